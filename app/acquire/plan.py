@@ -1,0 +1,92 @@
+"""The plan: an immutable list of steps, made from a profile, shown, checked, stored in the run and executed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+from drivers.base import StagePosition
+
+
+class Stream(StrEnum):
+    """What a frame is for."""
+
+    DARK = "dark"
+    EMPTY = "empty"
+    CALIBRATION = "calibration"
+    EVALUATION = "evaluation"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do: be there, with that light, and expose so often.
+
+    Attributes:
+        number: place in the plan, from 0.
+        stream: what the frames are for.
+        position_index: index of the scan point on the *unordered* spiral, or -1 where none applies (darks, empty).
+        target: where the stage has to be, or None when it may stay (darks).
+        exposure_s: exposure asked for.
+        light_on: whether the beam reaches the sample.
+        repeats: how many frames.
+    """
+
+    number: int
+    stream: Stream
+    position_index: int
+    target: StagePosition | None
+    exposure_s: float
+    light_on: bool
+    repeats: int = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All steps in the order in which they are executed.
+
+    Attributes:
+        steps: the steps; `steps[k].number == k`.
+        positions_m: (y, x) of every scan point's illumination on the object, metres, in spiral order.
+        evaluation_indices: the scan points of the evaluation series, in spiral order.
+        evaluation_exposures_s: exposures of the evaluation series, ascending.
+        calibration_exposure_s: exposure of the calibration scan.
+    """
+
+    steps: tuple[Step, ...]
+    positions_m: tuple[tuple[float, float], ...]
+    evaluation_indices: tuple[int, ...]
+    evaluation_exposures_s: tuple[float, ...]
+    calibration_exposure_s: float
+
+    @property
+    def frames(self) -> int:
+        """Number of exposures, darks included."""
+        return sum(step.repeats for step in self.steps)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The plan that `to_json` stored. Raises ValueError, KeyError or TypeError when it is not one."""
+        raw = json.loads(text)
+        steps = tuple(
+            Step(
+                number=s["number"],
+                stream=Stream(s["stream"]),
+                position_index=s["position_index"],
+                target=None if s["target"] is None else StagePosition(**s["target"]),
+                exposure_s=s["exposure_s"],
+                light_on=s["light_on"],
+                repeats=s["repeats"],
+            )
+            for s in raw["steps"]
+        )
+        return cls(
+            steps=steps,
+            positions_m=tuple((float(y), float(x)) for y, x in raw["positions_m"]),
+            evaluation_indices=tuple(raw["evaluation_indices"]),
+            evaluation_exposures_s=tuple(raw["evaluation_exposures_s"]),
+            calibration_exposure_s=raw["calibration_exposure_s"],
+        )

@@ -1,0 +1,254 @@
+"""Profiles: one TOML file names the devices, the geometry, the scan, the light and the limits.
+
+Everything is in SI units and every field says which. Unknown keys are refused, and nothing is changed after loading.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PROFILES = Path(__file__).parent / "profiles"
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class ProfileError(Exception):
+    """A profile is missing or wrong; the message names the file, the key, the value and the limit."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class GeometryProfile(_Section):
+    """Where the light goes."""
+
+    wavelength_m: Positive
+    """Vacuum wavelength, m."""
+    distance_m: Positive
+    """Object to camera as measured with a ruler, m; calibration refines it."""
+    pinhole_diameter_m: Positive
+    """Diameter of the illumination at the object, m."""
+
+
+class CameraProfile(_Section):
+    """The camera, real or simulated."""
+
+    driver: Literal["simulated"]
+    """Which camera: "simulated"."""
+    shape: tuple[int, int]
+    """Rows and columns of a frame, pixels."""
+    pixel_size_m: Positive
+    """Pixel pitch, m."""
+    bit_depth: Annotated[int, Field(ge=8, le=16)]
+    """Bits of a digital number."""
+    electrons_per_adu: Positive
+    """Conversion gain, electrons per digital number."""
+    black_level_adu: NonNegative
+    """Offset of a dark frame, digital numbers."""
+    read_noise_e: NonNegative
+    """Read noise, electrons rms."""
+    quantum_efficiency: Fraction
+    """Electrons per photon."""
+    dark_current_e_s: NonNegative
+    """Dark current, electrons per pixel and second."""
+    full_well_e: Positive
+    """Electrons at which a pixel saturates."""
+    min_exposure_s: Positive
+    """Shortest exposure, s."""
+    max_exposure_s: Positive
+    """Longest exposure, s."""
+    frame_overhead_s: NonNegative = 0.03
+    """Read-out and trigger time per frame, s."""
+    hot_pixels: Annotated[int, Field(ge=0)] = 0
+    """Simulated: number of pixels with a large dark current."""
+
+
+class StageProfile(_Section):
+    """The XY stage, real or simulated."""
+
+    driver: Literal["simulated"]
+    """Which stage: "simulated"."""
+    travel_m: Positive = 0.025
+    """Travel of each axis, m."""
+    limits_y_m: tuple[Finite, Finite]
+    """Soft limits of the y displacement, m, inside 0 .. travel."""
+    limits_x_m: tuple[Finite, Finite]
+    """Soft limits of the x displacement, m, inside 0 .. travel."""
+    centre_m: tuple[Finite, Finite]
+    """(y, x) displacement at which the beam hits the middle of the sample, m."""
+    park_m: tuple[Finite, Finite]
+    """(y, x) displacement at which the sample is out of the beam, m: the empty beam is taken there."""
+    velocity_m_s: Positive = 1.5e-3
+    """Velocity, m/s."""
+    acceleration_m_s2: Positive = 1.0e-3
+    """Acceleration, m/s^2."""
+    settling_s: NonNegative = 0.1
+    """Wait after arrival, s."""
+    microsteps_per_m: Positive = 2_184_533_333.0
+    """Microsteps per metre of the controller."""
+    backlash_m: NonNegative = 0.0
+    """Simulated: lost motion on reversal, m."""
+    repeatability_m: NonNegative = 0.0
+    """Standard deviation of the true position about the commanded one, m per axis; simulated, and calibration's prior."""
+    rotation_rad: Finite = 0.0
+    """Simulated: rotation of the stage against the camera, rad."""
+    scale_error: tuple[Finite, Finite] = (0.0, 0.0)
+    """Simulated: relative error of the y and x scale."""
+    shear: Finite = 0.0
+    """Simulated: x error per y displacement."""
+    stage_to_object: tuple[tuple[Finite, Finite], tuple[Finite, Finite]] = ((-1.0, 0.0), (0.0, -1.0))
+    """Object position = this matrix times the displacement from the centre: the sample moves, hence minus one."""
+    approach_m: NonNegative = 5.0e-5
+    """Length of the one-sided approach against backlash, m; 0 moves directly."""
+
+
+class LightProfile(_Section):
+    """The illumination."""
+
+    driver: Literal["simulated"]
+    """Who blocks the beam: "simulated"."""
+    photons_per_second: Positive
+    """Photons in the illumination before the object, 1/s."""
+
+
+class ScanProfile(_Section):
+    """What is scanned and how long."""
+
+    positions: Annotated[int, Field(ge=1)]
+    """Points of the Fermat spiral."""
+    overlap: Annotated[float, Field(ge=0, lt=1)]
+    """Wanted linear overlap, 1 - mean nearest-neighbour distance / pinhole diameter."""
+    evaluation_positions: Annotated[int, Field(ge=0)]
+    """Points of the evaluation series: every k-th of the unordered spiral."""
+    calibration_exposure_s: Positive
+    """Exposure of the bright scan, s."""
+    evaluation_exposures_s: tuple[Positive, ...]
+    """Exposures of the evaluation series, s, ascending."""
+    empty_exposure_s: Positive
+    """Exposure of the empty beam, s."""
+    empty_frames: Annotated[int, Field(ge=0)]
+    """Frames of the empty beam."""
+    dark_frames: Annotated[int, Field(ge=2)]
+    """Dark frames per exposure."""
+    keep_darks: Annotated[int, Field(ge=0)] = 3
+    """Raw dark frames kept per exposure; all darks count in mean, variance and histogram."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ScanProfile:
+        if list(self.evaluation_exposures_s) != sorted(set(self.evaluation_exposures_s)):
+            raise ValueError("evaluation_exposures_s must ascend without repeats")
+        if self.evaluation_positions > self.positions:
+            raise ValueError(f"evaluation_positions {self.evaluation_positions} exceeds positions {self.positions}")
+        return self
+
+
+class SampleProfile(_Section):
+    """The simulated sample: a binary mask with a transmitting drawing in an opaque field."""
+
+    object: str = "digit:4"
+    """What is drawn: "digit:4", "mnist:17", "idx:FILE:17" or a picture file."""
+    height_m: Positive = 1.0e-3
+    """Height of a drawn digit, m."""
+    opaque_m: Positive = 8.0e-3
+    """Side of the opaque field around the drawing, m; beyond it the beam passes freely."""
+
+
+class SimulationProfile(_Section):
+    """What the simulated bench does not tell: calibration has to find it."""
+
+    distance_error_m: Finite
+    """True minus nominal distance, m."""
+    edge_m: Positive
+    """Width of the pinhole image's soft edge (10-90 %), m."""
+    defocus_waves: Finite = 0.0
+    """Defocus over the pinhole, waves."""
+    astigmatism_waves: Finite = 0.0
+    """Astigmatism over the pinhole, waves."""
+    coma_waves: Finite = 0.0
+    """Coma over the pinhole, waves."""
+    oversampling: Literal[1, 2] = 1
+    """Fine pixels of the simulator's field per camera pixel."""
+    padding: Literal[1, 2] = 2
+    """Simulated window over the frame's width."""
+
+
+class ReconstructionProfile(_Section):
+    """Reconstruction of the object."""
+
+    decoder: str = "mnist"
+    """Decoder package: a shipped name or a path."""
+    field_m: Positive
+    """Side of the square that the decoder's image covers on the object, m."""
+
+
+class Profile(_Section):
+    """A whole bench and what to do with it."""
+
+    name: str
+    """Name in titles and files."""
+    geometry: GeometryProfile
+    camera: CameraProfile
+    stage: StageProfile
+    light: LightProfile
+    scan: ScanProfile
+    sample: SampleProfile = SampleProfile()
+    simulation: SimulationProfile | None = None
+    reconstruction: ReconstructionProfile
+
+    @property
+    def simulated(self) -> bool:
+        """Whether any device is simulated."""
+        return "simulated" in (self.camera.driver, self.stage.driver, self.light.driver)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Profile:
+        if self.simulated and self.simulation is None:
+            raise ValueError("a profile with simulated devices needs a [simulation] section")
+        if np.linalg.matrix_rank(np.array(self.stage.stage_to_object)) < 2:
+            raise ValueError("stage.stage_to_object must be invertible")
+        return self
+
+
+def shipped_profiles() -> list[str]:
+    """Names of the profiles that ship with the program."""
+    return sorted(p.stem for p in PROFILES.glob("*.toml"))
+
+
+def load_profile(name: str) -> Profile:
+    """A shipped profile by name or any by the path of its TOML file.
+
+    Raises:
+        ProfileError: one line for the first thing that is wrong, naming file, key and value.
+    """
+    path = Path(name) if name.endswith(".toml") else PROFILES / f"{name}.toml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProfileError(
+            f"profile {name!r}: cannot be read ({type(error).__name__}); "
+            f"shipped profiles: {', '.join(shipped_profiles())}; or give the path of a .toml file"
+        ) from None
+    return parse_profile(text, str(name))
+
+
+def parse_profile(text: str, name: str) -> Profile:
+    """A profile from TOML text; `name` stands in messages. Raises `ProfileError`."""
+    try:
+        return Profile.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ProfileError(f"profile {name!r}: not valid TOML: {error}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(whole profile)"
+        value = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
+        hint = "; remove it or correct its spelling" if first["type"] == "extra_forbidden" else ""
+        raise ProfileError(f"profile {name!r}: {key}: {first['msg']}{value}{hint}") from None

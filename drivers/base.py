@@ -1,0 +1,337 @@
+"""What a bench is made of: camera, stage, light and clock as protocols, their limits, and the errors they raise.
+
+Everything is in SI units. Positions are (y, x) displacements of the stage's carriage in its own frame; the map to the
+object (the sample moves, so object position = -displacement) belongs to the profile, not to the device.
+
+Nothing here moves on opening or connecting; limits raise `LimitError` and never clip.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Cancel = Callable[[], bool]
+"""Asked by long device calls several times a second; true means: stop what moves and raise `Cancelled`."""
+
+
+def never() -> bool:
+    """The `Cancel` of a call that nobody interrupts."""
+    return False
+
+
+class InstrumentError(Exception):
+    """A device failed. The message is one line: device, what failed, the value and the limit, what to do."""
+
+    def __init__(self, device: str, message: str):
+        super().__init__(f"{device}: {message}")
+        self.device = device
+
+
+class LimitError(InstrumentError):
+    """A value outside a device's limits was asked for; nothing was sent to the device."""
+
+
+class NotReadyError(InstrumentError):
+    """The device is closed, not homed, or otherwise not in a state to do what was asked."""
+
+
+class DeviceTimeout(InstrumentError):
+    """The device did not answer or finish in the time that the operation can take."""
+
+
+class ConnectionLost(InstrumentError):
+    """The device is gone: unplugged, silent, or sending nonsense."""
+
+
+class AcquisitionError(InstrumentError):
+    """A frame was exposed but did not arrive intact, also after one retry."""
+
+
+class OperatorNeeded(InstrumentError):
+    """Something only a person can do is needed and nobody is there to be asked."""
+
+
+class Cancelled(InstrumentError):
+    """The operation was cancelled by its caller; whatever moved has been stopped."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A closed range of a physical quantity.
+
+    Attributes:
+        low, high: the bounds, in `unit`.
+        unit: SI symbol for messages.
+    """
+
+    low: float
+    high: float
+    unit: str
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.high:
+            raise ValueError(f"empty interval: {self.low} > {self.high} {self.unit}")
+
+    def contains(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+    def require(self, value: float, device: str, quantity: str) -> None:
+        """Raise `LimitError` unless low <= value <= high (NaN is refused)."""
+        if not self.contains(value):
+            raise LimitError(
+                device,
+                f"{quantity} {value:.6g} {self.unit} is outside {self.low:.6g} .. {self.high:.6g} {self.unit}; "
+                "nothing was sent, choose a value inside",
+            )
+
+
+@dataclass(frozen=True)
+class StagePosition:
+    """A displacement of the stage, (y, x) in metres."""
+
+    y: float
+    x: float
+
+    def as_tuple(self) -> tuple[float, float]:
+        return (self.y, self.x)
+
+    def distance_to(self, other: StagePosition) -> float:
+        """Euclidean distance, metres."""
+        return float(np.hypot(self.y - other.y, self.x - other.x))
+
+
+@dataclass(frozen=True)
+class CameraInfo:
+    """What a camera is; read from the device where it knows.
+
+    Attributes:
+        model, serial: identity, stored with the run.
+        shape: (rows, columns) of the frames it delivers with the present region of interest.
+        pixel_size_m: pitch, the same in both directions.
+        bit_depth: of the digital numbers; saturation is 2**bit_depth - 1.
+        electrons_per_adu: conversion gain at the present gain setting.
+        black_level_adu: nominal offset of a dark frame.
+        exposure_s: exposures it accepts.
+        simulated: true when no light falls on any silicon.
+    """
+
+    model: str
+    serial: str
+    shape: tuple[int, int]
+    pixel_size_m: float
+    bit_depth: int
+    electrons_per_adu: float
+    black_level_adu: float
+    exposure_s: Interval
+    simulated: bool
+
+    @property
+    def saturation_adu(self) -> int:
+        return 2**self.bit_depth - 1
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """One frame as the camera delivered it.
+
+    Attributes:
+        image: (rows, columns) uint16, raw digital numbers.
+        exposure_s: the exposure that really took place, where the camera tells; else the one it accepted.
+        time: seconds since the epoch at the end of the exposure.
+    """
+
+    image: NDArray[np.uint16]
+    exposure_s: float
+    time: float
+
+
+@dataclass(frozen=True)
+class StageInfo:
+    """What a stage is.
+
+    Attributes:
+        model, serial: identity, stored with the run.
+        y_m, x_m: soft limits of the displacement on each axis; inside the travel.
+        velocity_m_s, acceleration_m_s2: of the programmed profile, for estimates and time-outs.
+        step_m: smallest commanded step.
+        settling_s: wait after arrival before the stage counts as still.
+        simulated: true when nothing moves.
+    """
+
+    model: str
+    serial: str
+    y_m: Interval
+    x_m: Interval
+    velocity_m_s: float
+    acceleration_m_s2: float
+    step_m: float
+    settling_s: float
+    simulated: bool
+
+    def require(self, target: StagePosition, device: str = "stage") -> None:
+        """Raise `LimitError` unless the target lies inside both soft limits."""
+        self.y_m.require(target.y, device, "y position")
+        self.x_m.require(target.x, device, "x position")
+
+    def move_duration_s(self, start: StagePosition, end: StagePosition) -> float:
+        """Time of a move with a trapezoidal profile; the axes move together and the longer one counts."""
+
+        def axis(distance: float) -> float:
+            v, a = self.velocity_m_s, self.acceleration_m_s2
+            if distance <= 0:
+                return 0.0
+            if distance < v * v / a:
+                return float(2 * np.sqrt(distance / a))
+            return distance / v + v / a
+
+        return max(axis(abs(end.y - start.y)), axis(abs(end.x - start.x)))
+
+
+class LightState(StrEnum):
+    BLOCKED = "blocked"
+    OPEN = "open"
+    UNKNOWN = "unknown"
+
+
+@runtime_checkable
+class Camera(Protocol):
+    """A triggered camera. Open before use, close when done; both may be called twice."""
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    @property
+    def info(self) -> CameraInfo:
+        """Valid once open."""
+        ...
+
+    def set_exposure(self, seconds: float) -> float:
+        """Set the exposure and return the one the camera accepted. Raises `LimitError`, `NotReadyError`."""
+        ...
+
+    def acquire(self, cancel: Cancel = never) -> Exposure:
+        """Trigger and return one frame exposed entirely after this call.
+
+        Raises: `DeviceTimeout`, `AcquisitionError`, `ConnectionLost`, `NotReadyError`, `Cancelled`.
+        """
+        ...
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """A two-axis stage. Opening never moves or homes it."""
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    @property
+    def info(self) -> StageInfo:
+        """Valid once open."""
+        ...
+
+    @property
+    def homed(self) -> bool:
+        """Whether positions are referenced; moves are refused until then."""
+        ...
+
+    def position(self) -> StagePosition:
+        """Present position as the controller counts it. Raises `NotReadyError`, `ConnectionLost`."""
+        ...
+
+    def home(self, cancel: Cancel = never) -> None:
+        """Seek the reference, blocking. Raises `DeviceTimeout`, `ConnectionLost`, `Cancelled`."""
+        ...
+
+    def move_to(self, target: StagePosition, cancel: Cancel = never) -> StagePosition:
+        """Move, wait for arrival and settling, return the position read back.
+
+        Raises: `LimitError` before anything is sent, `NotReadyError` when not homed, `DeviceTimeout`,
+        `ConnectionLost`, `Cancelled` (then the stage has been stopped).
+        """
+        ...
+
+    def stop(self) -> None:
+        """Stop both axes now. Never raises because nothing moves; safe from any thread."""
+        ...
+
+
+@runtime_checkable
+class Light(Protocol):
+    """The beam on or off the sample: a shutter, a person, or a simulated beam."""
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    @property
+    def state(self) -> LightState: ...
+
+    def block(self) -> None:
+        """Block the beam. Raises `OperatorNeeded` when it takes a person and there is none."""
+        ...
+
+    def unblock(self) -> None:
+        """Let the beam through. Raises as `block`."""
+        ...
+
+
+class Clock(Protocol):
+    """Where time comes from, so that tests neither sleep nor race."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        ...
+
+    def sleep(self, seconds: float) -> None: ...
+
+
+class SystemClock:
+    """Real time."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        if seconds > 0:
+            time.sleep(seconds)
+
+
+class VirtualClock:
+    """Time that passes only when somebody sleeps, so that a simulated scan takes no longer than its computation.
+
+    Args:
+        start: seconds since the epoch at which it begins.
+    """
+
+    def __init__(self, start: float = 0.0):
+        self._start = start
+        self._elapsed = 0.0
+        self._lock = threading.Lock()
+
+    def now(self) -> float:
+        return self._start + self._elapsed
+
+    def monotonic(self) -> float:
+        return self._elapsed
+
+    def sleep(self, seconds: float) -> None:
+        if seconds > 0:
+            with self._lock:
+                self._elapsed += seconds

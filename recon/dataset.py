@@ -1,0 +1,163 @@
+"""Measured data as reconstructions take it: electrons with their noise, positions on the object, and the geometry.
+
+Counts have become electrons once, at the edge: dark subtracted, gain applied, negatives kept. numpy only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class DatasetError(Exception):
+    """Data are missing, inconsistent or unreadable; the message names the file or field and the remedy."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the light goes.
+
+    Attributes:
+        wavelength_m: vacuum wavelength.
+        distance_m: object to camera.
+        pixel_size_m: camera pitch, equal in both directions; the object's grid has the same.
+        shape: (rows, columns) of a frame.
+    """
+
+    wavelength_m: float
+    distance_m: float
+    pixel_size_m: float
+    shape: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        for name in ("wavelength_m", "distance_m", "pixel_size_m"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value > 0):
+                raise DatasetError(f"geometry: {name} must be positive and finite, got {value}")
+        object.__setattr__(self, "shape", (int(self.shape[0]), int(self.shape[1])))
+
+    def fresnel_scaled(self, focus_to_sample_m: float) -> Geometry:
+        """The parallel-beam geometry equivalent to a cone beam (Fresnel scaling theorem; Paganin 2006).
+
+        M = (focus_to_sample + distance)/focus_to_sample; pixel -> pixel/M, distance -> distance/M.
+        """
+        if not (np.isfinite(focus_to_sample_m) and focus_to_sample_m > 0):
+            raise DatasetError(f"geometry: focus to sample must be positive and finite, got {focus_to_sample_m} m")
+        m = (focus_to_sample_m + self.distance_m) / focus_to_sample_m
+        return replace(self, distance_m=self.distance_m / m, pixel_size_m=self.pixel_size_m / m)
+
+
+@dataclass(frozen=True)
+class Ptychogram:
+    """One set of diffraction patterns with everything a reconstruction may know about them.
+
+    Attributes:
+        frames: (N, H, W) float32, electrons, mean dark subtracted; negative values are kept.
+        positions_m: (N, 2) float64, (y, x) of the illumination on the object; +y = +row, +x = +column.
+        exposures_s: (N,) float64, actual exposures.
+        geometry: wavelength, distance, pitch, frame shape.
+        dark_variance: (H, W) float32, electrons squared: read noise, dark current and quantisation, without photons.
+        mask: (H, W) bool, true = good pixel.
+        saturated: (N, H, W) bool, true = clipped pixel, to be left out of that frame; None when nothing is clipped.
+        indices: (N,) int64, position indices in the scan's plan (16 of 96 for an evaluation series).
+        quantum_efficiency: electrons per photon, for reporting doses in photons.
+        name: what this is, for titles and messages.
+        empty: (H, W) float32 electrons of the empty beam (sample parked away), or None.
+        empty_exposure_s: its exposure, or None.
+    """
+
+    frames: NDArray[np.float32]
+    positions_m: NDArray[np.float64]
+    exposures_s: NDArray[np.float64]
+    geometry: Geometry
+    dark_variance: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    saturated: NDArray[np.bool_] | None = None
+    indices: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    quantum_efficiency: float = 1.0
+    name: str = ""
+    empty: NDArray[np.float32] | None = None
+    empty_exposure_s: float | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.frames)
+        if self.frames.ndim != 3 or self.frames.shape[1:] != self.geometry.shape:
+            raise DatasetError(f"{self.name}: frames {self.frames.shape} do not fit the geometry {self.geometry.shape}")
+        if len(self.indices) == 0:
+            object.__setattr__(self, "indices", np.arange(n))
+        expected = {
+            "positions_m": (n, 2),
+            "exposures_s": (n,),
+            "indices": (n,),
+            "dark_variance": self.geometry.shape,
+            "mask": self.geometry.shape,
+        }
+        for key, shape in expected.items():
+            if getattr(self, key).shape != shape:
+                raise DatasetError(f"{self.name}: {key} has shape {getattr(self, key).shape}, expected {shape}")
+        for key, shape in {"saturated": self.frames.shape, "empty": self.geometry.shape}.items():
+            value = getattr(self, key)
+            if value is not None and value.shape != shape:
+                raise DatasetError(f"{self.name}: {key} has shape {value.shape}, expected {shape}")
+        if not np.isfinite(self.positions_m).all():
+            raise DatasetError(f"{self.name}: positions contain values that are not finite")
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def select(self, keep: NDArray) -> Ptychogram:
+        """The frames chosen by an index or boolean array."""
+        return replace(
+            self,
+            frames=self.frames[keep],
+            positions_m=self.positions_m[keep],
+            exposures_s=self.exposures_s[keep],
+            indices=self.indices[keep],
+            saturated=None if self.saturated is None else self.saturated[keep],
+        )
+
+    def crop(self, shape: tuple[int, int], centre: tuple[int, int] | None = None) -> Ptychogram:
+        """The (rows, columns) window of every frame around pixel `centre` (default: the frame's middle).
+
+        Raises:
+            DatasetError: the window does not lie inside the frame.
+        """
+        rows, columns = self.geometry.shape
+        cy, cx = centre if centre is not None else (rows // 2, columns // 2)
+        top, left = cy - shape[0] // 2, cx - shape[1] // 2
+        if top < 0 or left < 0 or top + shape[0] > rows or left + shape[1] > columns:
+            raise DatasetError(f"{self.name}: window {shape} around {(cy, cx)} leaves the frame {self.geometry.shape}")
+        window = (slice(top, top + shape[0]), slice(left, left + shape[1]))
+        return replace(
+            self,
+            frames=self.frames[(slice(None), *window)],
+            geometry=replace(self.geometry, shape=shape),
+            dark_variance=self.dark_variance[window],
+            mask=self.mask[window],
+            saturated=None if self.saturated is None else self.saturated[(slice(None), *window)],
+            empty=None if self.empty is None else self.empty[window],
+        )
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a simulated bench was really like; in simulated runs only, for scoring.
+
+    Attributes:
+        object: (M, M) complex64 transmission on a grid of `object_pixel_m`, centred on the object's origin.
+        object_pixel_m: pitch of that grid.
+        probe: (K, K) complex64, square root of photons a pixel at the plan's bright exposure, on `probe_pixel_m`.
+        probe_pixel_m: pitch of the probe's grid.
+        distance_m: object to camera.
+        positions_m: (N, 2) true (y, x) of the illumination on the object for each position index of the plan's
+            calibration scan, in metres; NaN where not (yet) visited.
+    """
+
+    object: NDArray[np.complex64]
+    object_pixel_m: float
+    probe: NDArray[np.complex64]
+    probe_pixel_m: float
+    distance_m: float
+    positions_m: NDArray[np.float64]

@@ -1,0 +1,174 @@
+"""Images to train on: IDX files, folders of pictures, and MNIST fetched once with its checksums."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import struct
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+IDX_TYPES = {0x08: np.uint8, 0x09: np.int8, 0x0B: np.int16, 0x0C: np.int32, 0x0D: np.float32, 0x0E: np.float64}
+PICTURE_SUFFIXES = {".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".gif"}
+
+# The files as published by LeCun, Cortes & Burges; the checksums are those of the publication.
+MNIST_FILES = {
+    "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+    "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+    "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+}
+MNIST_MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+
+
+class ImageSourceError(Exception):
+    """An image source is missing, broken or empty; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images with their class labels.
+
+    Attributes:
+        images: (n, size, size) float32, 0 = background (opaque on the bench), 1 = ink (transmitting).
+        labels: (n,) int64, or all zero where the source has none.
+        source: where they came from, for the training record.
+    """
+
+    images: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    source: str
+
+    def only(self, label: int) -> LabelledImages:
+        """The images of one class; raises `ImageSourceError` when there are none."""
+        keep = self.labels == label
+        if not keep.any():
+            present = ", ".join(str(v) for v in np.unique(self.labels))
+            raise ImageSourceError(f"{self.source}: no image has label {label}; labels present: {present}")
+        return LabelledImages(self.images[keep], self.labels[keep], f"{self.source}, label {label}")
+
+
+def read_idx(path: Path) -> NDArray:
+    """The array in an IDX file, gzipped or not (http://yann.lecun.com/exdb/mnist/).
+
+    Raises:
+        ImageSourceError: the file is missing, not IDX, or shorter than its header says.
+    """
+    try:
+        raw = path.read_bytes()
+        if raw[:2] == b"\x1f\x8b":
+            raw = gzip.decompress(raw)
+    except (OSError, EOFError) as error:
+        raise ImageSourceError(f"{path}: cannot be read ({error})") from None
+    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in IDX_TYPES or not 1 <= raw[3] <= 4:
+        raise ImageSourceError(f"{path}: not an IDX file (magic number {raw[:4].hex() or 'absent'})")
+    rank = raw[3]
+    header = 4 + 4 * rank
+    if len(raw) < header:
+        raise ImageSourceError(f"{path}: IDX header is truncated at {len(raw)} of {header} bytes")
+    shape = struct.unpack(f">{rank}I", raw[4:header])
+    dtype = np.dtype(IDX_TYPES[raw[2]]).newbyteorder(">")
+    expected = int(np.prod(shape)) * dtype.itemsize
+    if len(raw) - header != expected:
+        raise ImageSourceError(f"{path}: holds {len(raw) - header} bytes of data, its header {shape} needs {expected}")
+    return np.frombuffer(raw, dtype, offset=header).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def fit_square(image: NDArray, size: int) -> NDArray[np.float32]:
+    """A grey image in 0..1 centred in a size x size square: padded when smaller, area-averaged when larger."""
+    from PIL import Image
+
+    image = np.asarray(image, np.float32)
+    longest = max(image.shape)
+    if longest > size:
+        shape = tuple(max(1, round(n * size / longest)) for n in image.shape)
+        resized = Image.fromarray(image).resize((shape[1], shape[0]), Image.Resampling.BOX)
+        image = np.asarray(resized, np.float32)
+    rows, columns = image.shape
+    square = np.zeros((size, size), np.float32)
+    top, left = (size - rows) // 2, (size - columns) // 2
+    square[top : top + rows, left : left + columns] = image
+    return square
+
+
+def _scaled(images: NDArray) -> NDArray[np.float32]:
+    if np.issubdtype(images.dtype, np.integer):
+        return (images / np.float32(np.iinfo(images.dtype).max)).astype(np.float32)
+    return images.astype(np.float32)
+
+
+def load_idx_images(images: Path, labels: Path | None, size: int) -> LabelledImages:
+    """An IDX image file (n, rows, columns) and its label file (n,), fitted into size x size squares."""
+    stack = read_idx(images)
+    if stack.ndim != 3:
+        raise ImageSourceError(f"{images}: holds {stack.ndim} dimensions, images need 3 (count, rows, columns)")
+    marks = np.zeros(len(stack), np.int64) if labels is None else read_idx(labels).astype(np.int64)
+    if marks.shape != (len(stack),):
+        raise ImageSourceError(f"{labels}: {marks.shape} labels for {len(stack)} images in {images}")
+    fitted = np.stack([fit_square(image, size) for image in _scaled(stack)])
+    return LabelledImages(fitted, marks, images.name)
+
+
+def load_folder(folder: Path, size: int, *, dark_ink: bool = False) -> LabelledImages:
+    """A folder of pictures, one sub-folder a class (or none); labels number the sub-folders in name order."""
+    from PIL import Image, UnidentifiedImageError
+
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+    if not files:
+        raise ImageSourceError(f"{folder}: no pictures found; supported: {', '.join(sorted(PICTURE_SUFFIXES))}")
+    classes = {name: k for k, name in enumerate(sorted({p.parent.relative_to(folder).as_posix() for p in files}))}
+    images = []
+    for path in files:
+        try:
+            with Image.open(path) as picture:
+                grey = np.asarray(picture.convert("L"), np.float32) / 255.0
+        except (OSError, UnidentifiedImageError) as error:
+            raise ImageSourceError(f"{path}: not a readable picture ({error})") from None
+        images.append(fit_square(1.0 - grey if dark_ink else grey, size))
+    labels = np.array([classes[p.parent.relative_to(folder).as_posix()] for p in files], np.int64)
+    return LabelledImages(np.stack(images), labels, folder.name)
+
+
+def mnist_folder() -> Path:
+    """Where MNIST is looked for and kept: $PTYCHOSCOPE_DATA/mnist, else the user's cache."""
+    shared = os.environ.get("PTYCHOSCOPE_DATA")
+    if shared and (Path(shared) / "mnist").is_dir():
+        return Path(shared) / "mnist"
+    base = os.environ.get("XDG_CACHE_HOME") or (Path.home() / ".cache")
+    return Path(base) / "ptychoscope" / "mnist"
+
+
+def ensure_mnist(name: str) -> Path:
+    """The path of one published MNIST file, fetched when it is not there; its checksum is always verified."""
+    path = mnist_folder() / name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        try:
+            with urllib.request.urlopen(MNIST_MIRROR + name, timeout=30) as response:
+                part.write_bytes(response.read())
+        except (urllib.error.URLError, OSError) as error:
+            raise ImageSourceError(
+                f"MNIST file {name}: not in {path.parent} and not to be fetched from {MNIST_MIRROR} ({error}); "
+                "set PTYCHOSCOPE_DATA to a folder that holds mnist/, or go online once"
+            ) from None
+        os.replace(part, path)
+    digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    if digest != MNIST_FILES[name]:
+        raise ImageSourceError(f"{path}: checksum {digest} is not the published {MNIST_FILES[name]}; delete it")
+    return path
+
+
+def load_mnist(part: str, size: int = 32) -> LabelledImages:
+    """MNIST's "train" (60,000) or "test" (10,000) digits, zero-padded to size x size."""
+    prefix = {"train": "train", "test": "t10k"}[part]
+    images = ensure_mnist(f"{prefix}-images-idx3-ubyte.gz")
+    labels = ensure_mnist(f"{prefix}-labels-idx1-ubyte.gz")
+    loaded = load_idx_images(images, labels, size)
+    return LabelledImages(loaded.images, loaded.labels, f"MNIST {part} set")

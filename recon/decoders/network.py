@@ -1,0 +1,142 @@
+"""The implicit rank-minimising autoencoder (IRMAE) of the paper's Fig. 2.
+
+Jing, Zbontar & LeCun, "Implicit rank-minimizing autoencoder" (2020), as adapted by Seifert, Shao & Mosk (2024):
+four strided convolutions, a linear map to the latent, a chain of bias-free square layers that drives the latent
+to a low rank, and a decoder that ends in a sigmoid, so that images lie in 0..1 and can be amplitude transmissions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything that fixes the shapes of an autoencoder; stored in its package as plain numbers.
+
+    Attributes:
+        name: identifies the family; a package with another name is refused.
+        image_size: side of the square images, in decoder pixels; a multiple of 16.
+        latent_size: length of the latent vector.
+        linear_layers: square layers between encoder and latent (the paper: 8; 0 is a plain autoencoder).
+        encoder_channels: channels after each of the four strided convolutions.
+        decoder_channels: channels at image_size/4, /2 and /1 before the last convolution.
+    """
+
+    name: str = "irmae"
+    image_size: int = 32
+    latent_size: int = 128
+    linear_layers: int = 8
+    encoder_channels: tuple[int, int, int, int] = (32, 64, 128, 256)
+    decoder_channels: tuple[int, int, int] = (128, 64, 32)
+
+    def __post_init__(self) -> None:
+        if self.name != "irmae":
+            raise ValueError(f"unknown decoder architecture {self.name!r}; known: 'irmae'")
+        if self.image_size < 16 or self.image_size % 16:
+            raise ValueError(f"image_size must be a positive multiple of 16, got {self.image_size}")
+        if self.latent_size < 1 or self.linear_layers < 0:
+            raise ValueError(f"latent_size {self.latent_size} and linear_layers {self.linear_layers} must be >= 1, >= 0")
+        object.__setattr__(self, "encoder_channels", tuple(self.encoder_channels))
+        object.__setattr__(self, "decoder_channels", tuple(self.decoder_channels))
+
+    def as_dict(self) -> dict:
+        """The fields as JSON-ready values."""
+        return asdict(self)
+
+
+class Encoder(nn.Module):
+    """Images (n, 1, s, s) in 0..1 to latents (n, latent_size)."""
+
+    def __init__(self, architecture: Architecture):
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 1
+        for out in architecture.encoder_channels:
+            layers += [nn.Conv2d(channels, out, kernel_size=4, stride=2, padding=1), nn.ReLU()]
+            channels = out
+        self.features = nn.Sequential(*layers)
+        side = architecture.image_size // 16
+        self.to_latent = nn.Linear(channels * side * side, architecture.latent_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.to_latent(self.features(images).flatten(1))
+
+
+class Decoder(nn.Module):
+    """Latents (n, latent_size) to images (n, 1, s, s) in 0..1."""
+
+    def __init__(self, architecture: Architecture):
+        super().__init__()
+        first, second, third = architecture.decoder_channels
+        self.side = architecture.image_size // 4
+        self.channels = first
+        self.from_latent = nn.Linear(architecture.latent_size, first * self.side * self.side)
+        self.upsample = nn.Sequential(
+            nn.ReLU(),
+            nn.ConvTranspose2d(first, second, kernel_size=4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.ConvTranspose2d(second, third, kernel_size=4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(third, 1, kernel_size=3, padding=1),
+        )
+
+    def logits(self, latents: Tensor) -> Tensor:
+        """Images before the sigmoid, for a numerically safe cross-entropy."""
+        features = self.from_latent(latents).view(-1, self.channels, self.side, self.side)
+        return self.upsample(features)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return torch.sigmoid(self.logits(latents))
+
+
+class Autoencoder(nn.Module):
+    """Encoder, the chain of linear layers, and decoder, as they are while training.
+
+    The linear chain starts orthogonal: with PyTorch's default initialisation the product of eight layers is so
+    small that the latent's rank collapses to one for many epochs.
+    """
+
+    def __init__(self, architecture: Architecture):
+        super().__init__()
+        self.architecture = architecture
+        self.encoder = Encoder(architecture)
+        size = architecture.latent_size
+        self.linear = nn.Sequential(*(nn.Linear(size, size, bias=False) for _ in range(architecture.linear_layers)))
+        for layer in self.linear:
+            nn.init.orthogonal_(layer.weight)
+        self.decoder = Decoder(architecture)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (n, 1, s, s) to the latents (n, latent_size) that the decoder takes."""
+        return self.linear(self.encoder(images))
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Reconstructed images before the sigmoid."""
+        return self.decoder.logits(self.encode(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.sigmoid(self.logits(images))
+
+    @torch.no_grad()
+    def folded_linear(self) -> Tensor:
+        """The chain as one matrix W (latent_size, latent_size): h = W f(x)."""
+        size = self.architecture.latent_size
+        folded = torch.eye(size, dtype=torch.float64)
+        for layer in self.linear:
+            folded = layer.weight.detach().to("cpu", torch.float64) @ folded
+        return folded
+
+    @torch.no_grad()
+    def folded_encoder(self) -> Encoder:
+        """An encoder whose last layer already contains the chain, so that it ends at the decoder's latents."""
+        folded = Encoder(self.architecture)
+        folded.load_state_dict(self.encoder.state_dict())
+        matrix = self.folded_linear()
+        last = folded.to_latent
+        last.weight.copy_((matrix @ last.weight.double()).float())
+        last.bias.copy_((matrix @ last.bias.double()).float())
+        return folded

@@ -1,0 +1,167 @@
+"""A decoder package: one safetensors file with the network, the statistics of its latents and its training record.
+
+Loading never executes code: safetensors holds numbers only, and the architecture is looked up by name.
+
+Tensors: `encoder.*` and `decoder.*` (half precision; the encoder ends at the decoder's latents, the linear chain folded
+in), `latent.mean` (d,), `latent.eigenvalues` (d,) descending, `latent.eigenvectors` (d, d) in columns, and
+`linear.singular_values` (d,) of the folded chain. Metadata (JSON): `architecture`, `training`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from recon.decoders.network import Architecture, Autoencoder, Decoder, Encoder
+
+FORMAT = "ptychoscope-decoder-1"
+PRETRAINED = Path(__file__).parent / "pretrained"
+STATISTICS_BATCH = 1000
+
+
+class DecoderError(Exception):
+    """A decoder package is missing or unusable; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class DecoderPackage:
+    """A pretrained autoencoder with the statistics of its latents.
+
+    Attributes:
+        name: the package's name (the file's stem).
+        architecture: shapes of the network.
+        encoder: images (n, 1, s, s) to latents (n, d), the linear chain folded in.
+        decoder: latents (n, d) to images (n, 1, s, s) in 0..1.
+        latent_mean: (d,) mean latent of the training images (Eq. 2 of the paper).
+        latent_eigenvalues: (d,) variances along the principal axes, descending.
+        latent_eigenvectors: (d, d) the principal axes, in columns.
+        linear_singular_values: (d,) of the folded linear chain.
+        training: record of the training: source, settings, validation PSNR, versions.
+        sha256: digest of the file, stored with every result made with it.
+    """
+
+    name: str
+    architecture: Architecture
+    encoder: Encoder
+    decoder: Decoder
+    latent_mean: Tensor
+    latent_eigenvalues: Tensor
+    latent_eigenvectors: Tensor
+    linear_singular_values: Tensor
+    training: dict[str, Any]
+    sha256: str
+
+    def effective_rank(self, threshold: float = 1e-3) -> int:
+        """Number of latent standard deviations (sqrt eigenvalue) above `threshold` of the largest."""
+        deviations = self.latent_eigenvalues.clamp_min(0).sqrt()
+        return int((deviations > threshold * deviations[0]).sum())
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents (n, d) of images (n, s, s) in 0..1."""
+        return self.encoder(images.unsqueeze(1))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (n, s, s) in 0..1 of latents (n, d); differentiable."""
+        return self.decoder(latents).squeeze(1)
+
+    def to(self, device: torch.device | str) -> DecoderPackage:
+        """A copy on `device`."""
+        from copy import deepcopy
+        from dataclasses import replace
+
+        return replace(
+            self,
+            encoder=deepcopy(self.encoder).to(device),
+            decoder=deepcopy(self.decoder).to(device),
+            latent_mean=self.latent_mean.to(device),
+            latent_eigenvalues=self.latent_eigenvalues.to(device),
+            latent_eigenvectors=self.latent_eigenvectors.to(device),
+        )
+
+
+@torch.no_grad()
+def _latents(encoder: Encoder, images: Tensor) -> Tensor:
+    return torch.cat([encoder(chunk.unsqueeze(1)) for chunk in images.split(STATISTICS_BATCH)]).double()
+
+
+@torch.no_grad()
+def write_package(path: Path, network: Autoencoder, images: Tensor, training: dict[str, Any]) -> None:
+    """Store a trained network with the latent statistics of `images` (n, s, s), the training set.
+
+    The statistics are those of the encoder as stored, in half precision. Written to a temporary name, then renamed.
+    """
+    encoder = network.folded_encoder()
+    encoder.half().float()
+    latents = _latents(encoder, images)
+    mean = latents.mean(0)
+    centred = latents - mean
+    covariance = centred.T @ centred / max(1, len(latents) - 1)
+    eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
+    tensors = {f"encoder.{k}": v.half().contiguous() for k, v in encoder.state_dict().items()}
+    tensors |= {f"decoder.{k}": v.half().contiguous() for k, v in network.decoder.state_dict().items()}
+    tensors["latent.mean"] = mean.float()
+    tensors["latent.eigenvalues"] = eigenvalues.flip(0).clamp_min(0).float().contiguous()
+    tensors["latent.eigenvectors"] = eigenvectors.flip(1).float().contiguous()
+    tensors["linear.singular_values"] = torch.linalg.svdvals(network.folded_linear()).float()
+    metadata = {
+        "format": FORMAT,
+        "architecture": json.dumps(network.architecture.as_dict()),
+        "training": json.dumps(training),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    save_file(tensors, part, metadata)
+    os.replace(part, path)
+
+
+def installed_packages() -> list[str]:
+    """Names of the decoders that ship with the program."""
+    return sorted(p.stem for p in PRETRAINED.glob("*.safetensors"))
+
+
+def find_package(name: str) -> Path:
+    """The file of a shipped decoder (`mnist`) or of a path to a package; raises `DecoderError` naming what exists."""
+    path = Path(name)
+    if path.suffix != ".safetensors":
+        path = PRETRAINED / f"{name}.safetensors"
+    if not path.is_file():
+        have = ", ".join(installed_packages()) or "none"
+        raise DecoderError(f"decoder {name!r} not found at {path.name}; installed: {have}; or give a .safetensors path")
+    return path
+
+
+def load_package(name: str) -> DecoderPackage:
+    """Load a shipped decoder by name or any package by path, on the CPU, in single precision, without gradients."""
+    path = find_package(name)
+    try:
+        with safe_open(path, framework="pt") as handle:
+            metadata = handle.metadata() or {}
+            tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118  (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise DecoderError(f"{path}: not a readable safetensors file ({error})") from None
+    if metadata.get("format") != FORMAT:
+        raise DecoderError(f"{path}: format is {metadata.get('format')!r}, this program reads {FORMAT!r}")
+    try:
+        architecture = Architecture(**json.loads(metadata["architecture"]))
+        training = json.loads(metadata["training"])
+        encoder, decoder = Encoder(architecture), Decoder(architecture)
+        for module, prefix in ((encoder, "encoder."), (decoder, "decoder.")):
+            state = {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
+            module.load_state_dict(state)
+            module.requires_grad_(False).eval()
+        statistics = [tensors[f"latent.{key}"].float() for key in ("mean", "eigenvalues", "eigenvectors")]
+        singular_values = tensors["linear.singular_values"].float()
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise DecoderError(f"{path}: incomplete or inconsistent decoder package ({error})") from None
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return DecoderPackage(path.stem, architecture, encoder, decoder, *statistics, singular_values, training, digest)
