@@ -1,0 +1,143 @@
+"""What a run file is made from: the description fixed at its creation, and the frames that fill it.
+
+Plain numbers and texts: this package knows no device, plan or profile class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.dataset import Geometry, Truth
+
+StreamName = Literal["dark", "empty", "calibration", "evaluation"]
+
+
+@dataclass(frozen=True)
+class CameraRecord:
+    """The camera as the run knew it.
+
+    Attributes:
+        model, serial: identity.
+        electrons_per_adu: conversion gain.
+        black_level_adu: nominal offset.
+        saturation_adu: raw values from here on count as clipped.
+        quantum_efficiency: electrons per photon.
+    """
+
+    model: str
+    serial: str
+    electrons_per_adu: float
+    black_level_adu: float
+    saturation_adu: float
+    quantum_efficiency: float
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """The stage as the run knew it.
+
+    Attributes:
+        model, serial: identity.
+        stage_to_object: (2, 2) matrix; object position = matrix @ (displacement - centre), all (y, x).
+        centre_m: (y, x) displacement at which the beam hits the object's origin.
+    """
+
+    model: str
+    serial: str
+    stage_to_object: tuple[tuple[float, float], tuple[float, float]]
+    centre_m: tuple[float, float]
+
+    def object_position(self, displacement_m: NDArray | tuple[float, float]) -> NDArray[np.float64]:
+        """(..., 2) displacements (y, x) to (..., 2) positions of the illumination on the object, metres."""
+        offset = np.asarray(displacement_m, np.float64) - np.asarray(self.centre_m)
+        return offset @ np.asarray(self.stage_to_object, np.float64).T
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """Everything that is known before the first frame and never changes.
+
+    Attributes:
+        title: for people.
+        simulated: whether any device is simulated.
+        geometry: nominal wavelength, distance, pitch and the frame's shape.
+        illumination_m: diameter of the illumination at the object.
+        camera, stage: the devices.
+        positions: number of points of the plan's scan.
+        calibration_exposure_s, calibration_frames: of the bright scan.
+        evaluation_exposures_s, evaluation_frames: ascending exposures of the series, and frames of each.
+        empty_exposure_s, empty_frames: of the empty beam; 0 frames when there is none.
+        dark_exposures_s: every exposure that has darks of its own.
+        keep_darks: raw dark frames kept per exposure.
+        plan_json, profile_json: as executed.
+        software: names and versions.
+        truth: of a simulated bench; its positions are filled in frame by frame.
+    """
+
+    title: str
+    simulated: bool
+    geometry: Geometry
+    illumination_m: float
+    camera: CameraRecord
+    stage: StageRecord
+    positions: int
+    calibration_exposure_s: float
+    calibration_frames: int
+    evaluation_exposures_s: tuple[float, ...]
+    evaluation_frames: int
+    empty_exposure_s: float
+    empty_frames: int
+    dark_exposures_s: tuple[float, ...]
+    keep_darks: int
+    plan_json: str
+    profile_json: str
+    software: Mapping[str, str] = field(default_factory=dict)
+    truth: Truth | None = None
+
+    @property
+    def data_bytes(self) -> int:
+        """Size of the frames and darks in the file, uncompressed."""
+        pixels = self.geometry.shape[0] * self.geometry.shape[1]
+        frames = (
+            self.calibration_frames
+            + self.evaluation_frames * len(self.evaluation_exposures_s)
+            + self.empty_frames
+            + self.keep_darks * len(self.dark_exposures_s)
+        )
+        return pixels * (2 * frames + 8 * len(self.dark_exposures_s))
+
+
+@dataclass(frozen=True)
+class FrameRecord:
+    """One frame on its way into the file.
+
+    Attributes:
+        stream: what it is for.
+        step, repeat: its place in the plan, both from 0.
+        last: whether it is the step's last frame, so that the step is complete with it.
+        position_index: index of the scan point, -1 where none applies.
+        asked_exposure_s: the plan's exposure: it chooses the entry.
+        exposure_s: the exposure that took place.
+        time: seconds since the epoch.
+        image: (rows, columns) uint16 raw digital numbers.
+        commanded_m, readback_m: (y, x) displacement of the stage; NaN where nobody commanded anything.
+        true_position_m: (y, x) true position of the illumination on the object, simulated calibration frames only.
+    """
+
+    stream: StreamName
+    step: int
+    repeat: int
+    last: bool
+    position_index: int
+    asked_exposure_s: float
+    exposure_s: float
+    time: float
+    image: NDArray[np.uint16]
+    commanded_m: tuple[float, float]
+    readback_m: tuple[float, float]
+    true_position_m: tuple[float, float] | None = None

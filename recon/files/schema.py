@@ -1,0 +1,135 @@
+"""Every name in a run file, in one place.
+
+One entry per exposure: `entry_1` holds the calibration scan, `entry_2 ... entry_k` the evaluation series in ascending
+exposure. Everything that changes while a scan runs is a dataset of fixed size, allocated when the file is created and
+overwritten in place: after the skeleton no write touches the file's metadata, so a kill cannot tear it.
+"""
+
+from __future__ import annotations
+
+FORMAT_VERSION = 1
+CXI_VERSION = 160
+CREATOR = "Ptychoscope"
+
+# Root: attributes, then PtyLab's aliases for entry_1.
+ATTR_CREATOR = "creator"
+ATTR_FORMAT = "format_version"
+ATTR_DEFAULT = "default"
+ATTR_CLASS = "NX_class"
+ATTR_UNITS = "units"
+CXI_VERSION_NAME = "cxi_version"
+PTYLAB_FRAMES = "ptychogram"
+PTYLAB_ENCODER = "encoder"
+PTYLAB_WAVELENGTH = "wavelength"
+PTYLAB_PIXEL = "dxd"
+PTYLAB_DISTANCE = "zo"
+PTYLAB_PUPIL = "entrancePupilDiameter"
+PTYLAB_ORIENTATION = "orientation"
+
+# An entry.
+NAME = "name"
+TITLE = "title"
+DEFINITION = "definition"
+DEFINITION_VALUE = "NXcxi_ptycho"
+STREAM = "stream"
+EXPOSURE = "exposure_s"
+SIMULATED = "simulated"
+START_TIME = "start_time"
+END_TIME = "end_time"
+OUTCOME = "outcome"
+PLAN = "plan"
+PROFILE = "profile"
+SOFTWARE = "software"
+LOG = "log"
+COMMITTED = "committed"
+"""int64 vector: plan steps completed, frames of the step in progress, then frames in entry_1, in empty_1 and in
+entry_2 ... entry_k. One write commits a frame; everything beyond these counts is to be discarded."""
+
+# The detector.
+INSTRUMENT = "instrument_1"
+SOURCE = "instrument_1/source_1"
+BEAM = "instrument_1/beam_1"
+DETECTOR = "instrument_1/detector_1"
+ENERGY = "energy"
+BEAM_ENERGY = "incident_beam_energy"
+BEAM_WAVELENGTH = "incident_wavelength"
+EXTENT = "extent"
+DATA = "data"
+MASK = "mask"
+DATA_DARK = "data_dark"
+DARK_VARIANCE = "dark_variance"
+DISTANCE = "distance"
+X_PIXEL = "x_pixel_size"
+Y_PIXEL = "y_pixel_size"
+COUNT_TIME = "count_time"
+TIMESTAMPS = "timestamps"
+POSITION_INDEX = "position_index"
+FRAMES_COMMITTED = "frames_committed"
+GAIN = "electrons_per_adu"
+BLACK_LEVEL = "black_level"
+SATURATION = "saturation_adu"
+QUANTUM_EFFICIENCY = "quantum_efficiency"
+CAMERA = "camera"
+CAMERA_SERIAL = "camera_serial"
+
+# The sample and its stage.
+GEOMETRY = "sample_1/geometry_1"
+TRANSLATION = "translation"
+TRANSFORMATIONS = "sample_1/transformations"
+COMMANDED = "commanded"
+READBACK = "readback"
+STAGE_TO_OBJECT = "stage_to_object"
+STAGE_CENTRE = "stage_centre"
+STAGE = "stage"
+STAGE_SERIAL = "stage_serial"
+
+# Links, darks, the empty beam.
+DATA_LINKS = "data_1"
+DARK = "dark_1"
+DARKS = "darks"
+EMPTY = "empty_1"
+DARK_COUNT = "count"
+DARK_MEAN = "mean"
+DARK_SAMPLE_VARIANCE = "variance"
+DARK_HISTOGRAM = "residual_histogram"
+DARK_HISTOGRAM_EDGES = "residual_edges"
+DARK_HISTOGRAM_FRAMES = "residual_frames"
+DARK_RAW = "frames"
+
+# Truth of a simulated run.
+TRUTH = "truth"
+TRUTH_OBJECT = "object"
+TRUTH_OBJECT_PIXEL = "object_pixel_size"
+TRUTH_PROBE = "probe"
+TRUTH_PROBE_PIXEL = "probe_pixel_size"
+TRUTH_DISTANCE = "distance"
+TRUTH_POSITIONS = "positions"
+
+# Results.
+CALIBRATION = "calibration"
+PROBE_IMAGE = "image_1"
+OBJECT_IMAGE = "image_2"
+POSTERIOR = "posterior"
+RESULT_DISTANCE = "distance"
+RESULT_POSITIONS = "positions"
+RESULT_LOSS = "loss"
+RESULT_SETTINGS = "settings"
+RESULT_SOFTWARE = "software"
+IMAGE_PIXEL = "pixel_size"
+
+HISTOGRAM_BIN_ADU = 0.125
+HISTOGRAM_HALF_RANGE_ADU = 256.0
+LOG_LINES = 1024
+LOG_LINE_BYTES = 200
+SHORT_TEXT = 32
+OUTCOMES = ("running", "completed", "aborted", "failed")
+
+
+def entry_name(number: int) -> str:
+    """`entry_1`, `entry_2`, ..."""
+    return f"entry_{number}"
+
+
+def dark_name(number: int) -> str:
+    """Group of the n-th dark exposure (from 1) inside `entry_1/darks`."""
+    return f"dark_{number}"

@@ -1,0 +1,77 @@
+"""Losses between expected intensities and measured electrons, one class each.
+
+`expected` (..., H, W) >= 0 and `measured` (..., H, W), which may be negative, are in electrons; `variance` (H, W) is the
+dark variance in electrons squared; `weight` broadcasts and is zero where a pixel does not count. Each returns the
+*sum* over all pixels, a scalar that carries gradients to `expected`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Loss(Protocol):
+    """What a reconstruction minimises."""
+
+    name: str
+
+    def __call__(self, expected: Tensor, measured: Tensor, variance: Tensor, weight: Tensor) -> Tensor: ...
+
+
+class MixedGaussian:
+    """Eq. 1 of the paper: ln(I + s^2) + (X - I)^2/(I + s^2), twice the negative log-likelihood of a Gaussian."""
+
+    name = "mixed"
+
+    def __call__(self, expected: Tensor, measured: Tensor, variance: Tensor, weight: Tensor) -> Tensor:
+        total = expected + variance
+        return (weight * (total.log() + (measured - expected).square() / total)).sum()
+
+
+class PaperPoisson:
+    """The paper's Poisson-only loss (section 3.3): (sqrt X - sqrt I)^2, with X taken as 0 where it is negative.
+
+    `floor` (electrons) smooths the square root at I = 0, where its slope has no limit.
+    """
+
+    name = "poisson"
+
+    def __init__(self, floor: float = 1e-4):
+        self.floor = floor
+
+    def __call__(self, expected: Tensor, measured: Tensor, variance: Tensor, weight: Tensor) -> Tensor:
+        root = (expected + self.floor).sqrt()
+        return (weight * (measured.clamp_min(0).sqrt() - root).square()).sum()
+
+
+class StabilisedAmplitude:
+    """4 (sqrt(X + s^2 + 3/8) - sqrt(I + s^2 + 3/8))^2: unit variance at every intensity (Anscombe 1948; Murtagh 1995).
+
+    Not efficient in the dark, but nearly quadratic in the field: the loss to start a calibration with.
+    """
+
+    name = "amplitude"
+
+    def __call__(self, expected: Tensor, measured: Tensor, variance: Tensor, weight: Tensor) -> Tensor:
+        offset = variance + 0.375
+        difference = (measured + offset).clamp_min(0).sqrt() - (expected + offset).sqrt()
+        return (4 * weight * difference.square()).sum()
+
+
+LOSSES: dict[str, type[Loss]] = {"mixed": MixedGaussian, "poisson": PaperPoisson, "amplitude": StabilisedAmplitude}
+
+
+def loss_named(name: str) -> Loss:
+    """The loss of that name; raises ValueError naming the known ones."""
+    if name not in LOSSES:
+        raise ValueError(f"unknown loss {name!r}; known: {', '.join(LOSSES)}")
+    return LOSSES[name]()
+
+
+def pixel_weights(mask: Tensor, saturated: Tensor | None) -> Tensor:
+    """Weights from the (H, W) mask of good pixels and the (B, H, W) mask of clipped ones."""
+    good = mask.to(torch.float32)
+    return good if saturated is None else good * (~saturated).to(torch.float32)
