@@ -1,0 +1,269 @@
+"""The object from frames under a known illumination: conventionally (free pixels) or in a decoder's latent space.
+
+The paper's reconstruction: Adam, a learning rate that decays as 0.97^epoch, patterns in random order, Eq. 1 or the
+Poisson-only loss, everything but the object fixed. What may be known is an `Illumination`, which holds no object.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from recon.calibrate import Illumination
+from recon.dataset import Ptychogram
+from recon.decoders.package import DecoderPackage
+from recon.model import ForwardModel, object_size
+from recon.noise import loss_named, pixel_weights
+from recon.objects import DecoderObject, PixelObject
+
+DECAY = 0.97
+"""Learning rate of epoch n over that of the first: DECAY**n (the paper, section 2.2)."""
+
+
+@dataclass(frozen=True)
+class ReconstructionSettings:
+    """How to reconstruct.
+
+    Attributes:
+        epochs: passes over the patterns (the paper: within 100).
+        learning_rate: Adam's, at the start; the paper uses 0.1 to 1 for latents.
+        batch: patterns per step.
+        loss: "mixed" (Eq. 1), "poisson" (the paper's Poisson-only) or "amplitude".
+        total_variation: weight of the object's total variation, in units of the loss per unit step of amplitude;
+            conventional only. A prior, so it does not change with the dose.
+        start: "mean" (Eq. 2) or "random", a draw from the latents' Gaussian; latent only.
+        seed: order of the patterns, random start.
+    """
+
+    epochs: int = 100
+    learning_rate: float = 0.3
+    batch: int = 4
+    loss: str = "mixed"
+    total_variation: float = 0.0
+    start: str = "mean"
+    seed: int = 0
+
+
+CONVENTIONAL = ReconstructionSettings(epochs=60, learning_rate=0.05, total_variation=1.0)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Result of a reconstruction.
+
+    Attributes:
+        method: "latent" or "conventional".
+        object: (M, M) complex64 on the camera's pitch, index M//2 at the origin.
+        image: (s, s) float32, the decoder's own image; None for conventional.
+        latent: (d,) float32; None for conventional.
+        expected: (N, H, W) float32 electrons that the result predicts.
+        loss: (epochs,) mean loss per pixel and frame.
+        settings: as asked.
+        decoder: name and digest of the package, or None.
+        interrupted: stopped before its last epoch.
+    """
+
+    method: str
+    object: NDArray[np.complex64]
+    image: NDArray[np.float32] | None
+    latent: NDArray[np.float32] | None
+    expected: NDArray[np.float32]
+    loss: NDArray[np.float64]
+    settings: ReconstructionSettings
+    decoder: tuple[str, str] | None = None
+    interrupted: bool = False
+
+    def summary(self) -> dict[str, Any]:
+        """Numbers for files and reports."""
+        return {
+            "method": self.method,
+            "decoder": None if self.decoder is None else self.decoder[0],
+            "decoder_sha256": None if self.decoder is None else self.decoder[1],
+            "loss": float(self.loss[-1]),
+            "epochs": len(self.loss),
+            "interrupted": self.interrupted,
+            "settings": asdict(self.settings),
+        }
+
+
+Report = Callable[[int, int, float], None]
+"""Called after every epoch with its number, the number of epochs, and its loss."""
+
+
+def total_variation(obj: Tensor, smoothing: float = 1e-2) -> Tensor:
+    """Isotropic total variation of a complex image (M, M), smoothed at zero: sum sqrt(|grad|^2 + eps^2) - eps."""
+    rows = obj[1:, :-1] - obj[:-1, :-1]
+    columns = obj[:-1, 1:] - obj[:-1, :-1]
+    energy = rows.real.square() + rows.imag.square() + columns.real.square() + columns.imag.square()
+    return ((energy + smoothing**2).sqrt() - smoothing).sum()
+
+
+class _Search:
+    """Patterns, illumination and forward model on the device, and the loop that the paper describes."""
+
+    def __init__(self, data: Ptychogram, illumination: Illumination, settings: ReconstructionSettings, device: str):
+        geometry = replace(illumination.geometry, shape=data.geometry.shape)
+        self.data, self.settings, self.device = data, settings, device
+        self.probe = torch.from_numpy(illumination.probe).to(device)
+        self.model = ForwardModel.build(geometry, len(illumination.probe), device)
+        positions = illumination.positions_of(data.indices) / geometry.pixel_size_m
+        self.positions = torch.from_numpy(positions).float().to(device)
+        # Room for the whole field: all points of the scan, so that every exposure and subset has the same grid.
+        everywhere = torch.from_numpy(illumination.positions_m / geometry.pixel_size_m)
+        self.size = object_size(everywhere, len(illumination.probe))
+        self.frames = torch.from_numpy(data.frames).to(device)
+        self.variance = torch.from_numpy(data.dark_variance).to(device)
+        mask = torch.from_numpy(data.mask).to(device)
+        saturated = None if data.saturated is None else torch.from_numpy(data.saturated).to(device)
+        self.weights = pixel_weights(mask, saturated).expand(self.frames.shape)
+        self.seconds = torch.from_numpy(data.exposures_s).float().to(device)
+        self.loss = loss_named(settings.loss)
+
+    def expected(self, obj: Tensor, batch: Tensor) -> Tensor:
+        intensity = self.model.intensities(self.probe, obj, self.positions[batch])
+        return intensity * self.seconds[batch, None, None]
+
+    def run(self, target: nn.Module, report: Report, stop: Callable[[], bool]) -> tuple[list[float], bool]:
+        s = self.settings
+        optimiser = torch.optim.Adam(target.parameters(), lr=s.learning_rate)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, DECAY)
+        generator = torch.Generator().manual_seed(s.seed)
+        losses: list[float] = []
+        for epoch in range(s.epochs):
+            total = 0.0
+            for batch in torch.randperm(len(self.data), generator=generator).split(s.batch):
+                optimiser.zero_grad(set_to_none=True)
+                obj = target()
+                value = self.loss(self.expected(obj, batch), self.frames[batch], self.variance, self.weights[batch])
+                if s.total_variation:
+                    value = value + s.total_variation * len(batch) / len(self.data) * total_variation(obj)
+                value.backward()
+                optimiser.step()
+                total += float(value.detach())
+            schedule.step()
+            losses.append(total / self.data.frames.size)
+            report(epoch + 1, s.epochs, losses[-1])
+            if stop():
+                return losses, True
+        return losses, False
+
+    @torch.no_grad()
+    def finished(self, target: nn.Module) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
+        obj = target()
+        order = torch.arange(len(self.data))
+        expected = torch.cat([self.expected(obj, batch) for batch in order.split(self.settings.batch)])
+        return obj.cpu().numpy(), expected.cpu().numpy()
+
+
+def reconstruct_pixels(
+    data: Ptychogram,
+    illumination: Illumination,
+    settings: ReconstructionSettings = CONVENTIONAL,
+    *,
+    device: str = "cpu",
+    report: Report = lambda *_: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Reconstruction:
+    """The conventional reconstruction: free complex pixels, total variation as the regularisation that it needs."""
+    search = _Search(data, illumination, settings, device)
+    # A uniform start whose brightness explains the light that came through.
+    lit = float((search.frames * search.weights).sum())
+    sent = illumination.electrons_per_second * float(search.seconds.sum())
+    level = math.sqrt(min(1.0, max(lit / sent, 1e-3)))
+    target = PixelObject(torch.full((search.size, search.size), level, dtype=torch.complex64)).to(device)
+    losses, interrupted = search.run(target, report, stop)
+    obj, expected = search.finished(target)
+    return Reconstruction(
+        "conventional", obj, None, None, expected, np.array(losses), settings, interrupted=interrupted
+    )
+
+
+def random_latent(package: DecoderPackage, seed: int) -> Tensor:
+    """A draw (d,) from the Gaussian with the training latents' mean and covariance."""
+    generator = torch.Generator().manual_seed(seed)
+    white = torch.randn(len(package.latent_mean), generator=generator)
+    deviation = package.latent_eigenvalues.cpu().sqrt() * white
+    return (package.latent_mean.cpu() + package.latent_eigenvectors.cpu() @ deviation).to(package.latent_mean.device)
+
+
+def reconstruct_latent(
+    data: Ptychogram,
+    illumination: Illumination,
+    package: DecoderPackage,
+    field_m: float,
+    settings: ReconstructionSettings = ReconstructionSettings(),  # noqa: B008  (frozen)
+    *,
+    device: str = "cpu",
+    report: Report = lambda *_: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Reconstruction:
+    """The paper's latent reconstruction: only the latent vector is searched, without further regularisation.
+
+    Args:
+        field_m: side of the square that the decoder's image covers on the object.
+
+    Raises:
+        ValueError: `settings.start` is neither "mean" nor "random".
+    """
+    if settings.start not in ("mean", "random"):
+        raise ValueError(f"unknown latent start {settings.start!r}; known: mean, random")
+    search = _Search(data, illumination, settings, device)
+    package = package.to(device)
+    start = None if settings.start == "mean" else random_latent(package, settings.seed)
+    target = DecoderObject(package, search.size, illumination.geometry.pixel_size_m, field_m, start).to(device)
+    losses, interrupted = search.run(target, report, stop)
+    obj, expected = search.finished(target)
+    with torch.no_grad():
+        image = target.image().cpu().numpy()
+    return Reconstruction(
+        "latent",
+        obj,
+        image,
+        target.latent.detach().cpu().numpy(),
+        expected,
+        np.array(losses),
+        settings,
+        (package.name, package.sha256),
+        interrupted,
+    )
+
+
+def draw_latent(package: DecoderPackage, latent: NDArray | None, size: int, pixel_m: float, field_m: float) -> NDArray:
+    """(size, size) float32 amplitude of a latent (None: the training mean) on the object's grid: a baseline."""
+    start = None if latent is None else torch.from_numpy(latent)
+    with torch.no_grad():
+        return DecoderObject(package, size, pixel_m, field_m, start).amplitude().numpy()
+
+
+def fit_image(package: DecoderPackage, amplitude: NDArray, pixel_m: float, field_m: float, steps: int = 300) -> NDArray:
+    """The closest that the decoder can draw to a known (M, M) amplitude, least squares in image space: the ceiling.
+
+    Returns (M, M) float32. For scores and studies only; it sees the truth.
+    """
+    truth = torch.from_numpy(np.asarray(amplitude, np.float32))
+    size = package.architecture.image_size
+    resize = resize_to_decoder(len(truth), pixel_m, field_m, size)
+    start = package.encode((resize @ truth @ resize.T).clamp(0, 1)[None])[0]
+    target = DecoderObject(package, len(truth), pixel_m, field_m, start)
+    optimiser = torch.optim.Adam(target.parameters(), lr=0.05)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        (target.amplitude() - truth).square().mean().backward()
+        optimiser.step()
+    return target.amplitude().detach().numpy()
+
+
+def resize_to_decoder(size: int, pixel_m: float, field_m: float, samples: int) -> Tensor:
+    """(samples, size) matrix that averages an object grid over the decoder's pixels along one axis."""
+    edges = -field_m / 2 + field_m / samples * np.arange(samples + 1)
+    low = (np.arange(size) - size // 2 - 0.5) * pixel_m
+    overlap = np.minimum(edges[1:, None], low[None] + pixel_m) - np.maximum(edges[:-1, None], low[None])
+    weights = np.clip(overlap, 0, None)
+    return torch.from_numpy((weights / np.maximum(weights.sum(1, keepdims=True), 1e-30)).astype(np.float32))
