@@ -28,7 +28,7 @@ class SampleError(Exception):
 
 # ---- Handwriting --------------------------------------------------------------------------------------------------
 
-# Letter forms: strokes separated by a slash, each a list of control points x,y in hundredths of the height, y downwards.
+# Letter forms: strokes separated by a slash, each a list of control points x,y in hundredths of the height, y down.
 # A spline runs through the points of a stroke; a corner is where one stroke ends and the next begins.
 _GLYPHS: dict[int, tuple[str, ...]] = {
     0: (

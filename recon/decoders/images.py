@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
+import math
 import os
 import struct
-import urllib.error
 import urllib.request
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +66,7 @@ def read_idx(path: Path) -> NDArray:
         raw = path.read_bytes()
         if raw[:2] == b"\x1f\x8b":
             raw = gzip.decompress(raw)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ImageSourceError(f"{path}: cannot be read ({error})") from None
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in IDX_TYPES or not 1 <= raw[3] <= 4:
         raise ImageSourceError(f"{path}: not an IDX file (magic number {raw[:4].hex() or 'absent'})")
@@ -74,7 +76,7 @@ def read_idx(path: Path) -> NDArray:
         raise ImageSourceError(f"{path}: IDX header is truncated at {len(raw)} of {header} bytes")
     shape = struct.unpack(f">{rank}I", raw[4:header])
     dtype = np.dtype(IDX_TYPES[raw[2]]).newbyteorder(">")
-    expected = int(np.prod(shape)) * dtype.itemsize
+    expected = math.prod(shape) * dtype.itemsize
     if len(raw) - header != expected:
         raise ImageSourceError(f"{path}: holds {len(raw) - header} bytes of data, its header {shape} needs {expected}")
     return np.frombuffer(raw, dtype, offset=header).reshape(shape).astype(dtype.newbyteorder("="))
@@ -103,20 +105,36 @@ def _scaled(images: NDArray) -> NDArray[np.float32]:
     return images.astype(np.float32)
 
 
+def _in_range(images: NDArray[np.float32]) -> bool:
+    return bool(np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1)
+
+
 def load_idx_images(images: Path, labels: Path | None, size: int) -> LabelledImages:
-    """An IDX image file (n, rows, columns) and its label file (n,), fitted into size x size squares."""
+    """An IDX image file (n, rows, columns) and its label file (n,), fitted into size x size squares.
+
+    Raises:
+        ImageSourceError: not IDX, not images, empty, values outside 0 .. 1, or another number of labels.
+    """
     stack = read_idx(images)
     if stack.ndim != 3:
         raise ImageSourceError(f"{images}: holds {stack.ndim} dimensions, images need 3 (count, rows, columns)")
+    if stack.size == 0:
+        raise ImageSourceError(f"{images}: holds no image (shape {stack.shape})")
+    scaled = _scaled(stack)
+    if not _in_range(scaled):
+        raise ImageSourceError(f"{images}: values leave 0 .. 1 (integers count as fractions of their largest value)")
     marks = np.zeros(len(stack), np.int64) if labels is None else read_idx(labels).astype(np.int64)
     if marks.shape != (len(stack),):
         raise ImageSourceError(f"{labels}: {marks.shape} labels for {len(stack)} images in {images}")
-    fitted = np.stack([fit_square(image, size) for image in _scaled(stack)])
+    fitted = np.stack([fit_square(image, size) for image in scaled])
     return LabelledImages(fitted, marks, images.name)
 
 
 def load_folder(folder: Path, size: int, *, dark_ink: bool = False) -> LabelledImages:
-    """A folder of pictures, one sub-folder a class (or none); labels number the sub-folders in name order."""
+    """A folder of pictures, one sub-folder a class (or none); labels number the sub-folders in name order.
+
+    Bright is ink unless `dark_ink`. Raises `ImageSourceError` when there is no picture or one cannot be read.
+    """
     from PIL import Image, UnidentifiedImageError
 
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
@@ -148,21 +166,28 @@ def ensure_mnist(name: str) -> Path:
     """The path of one published MNIST file, fetched when it is not there; its checksum is always verified."""
     path = mnist_folder() / name
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
         try:
             with urllib.request.urlopen(MNIST_MIRROR + name, timeout=30) as response:
-                part.write_bytes(response.read())
-        except (urllib.error.URLError, OSError) as error:
+                fetched = response.read()
+        except (OSError, http.client.HTTPException) as error:
             raise ImageSourceError(
                 f"MNIST file {name}: not in {path.parent} and not to be fetched from {MNIST_MIRROR} ({error}); "
                 "set PTYCHOSCOPE_DATA to a folder that holds mnist/, or go online once"
             ) from None
-        os.replace(part, path)
-    digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-    if digest != MNIST_FILES[name]:
-        raise ImageSourceError(f"{path}: checksum {digest} is not the published {MNIST_FILES[name]}; delete it")
+        _verify(MNIST_MIRROR + name, name, fetched, "try again later")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_bytes(fetched)
+        part.replace(path)
+    else:
+        _verify(str(path), name, path.read_bytes(), "delete it to fetch it again")
     return path
+
+
+def _verify(where: str, name: str, content: bytes, remedy: str) -> None:
+    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if digest != MNIST_FILES[name]:
+        raise ImageSourceError(f"{where}: checksum {digest} is not the published {MNIST_FILES[name]}; {remedy}")
 
 
 def load_mnist(part: str, size: int = 32) -> LabelledImages:

@@ -39,7 +39,10 @@ class Architecture:
         if self.image_size < 16 or self.image_size % 16:
             raise ValueError(f"image_size must be a positive multiple of 16, got {self.image_size}")
         if self.latent_size < 1 or self.linear_layers < 0:
-            raise ValueError(f"latent_size {self.latent_size} and linear_layers {self.linear_layers} must be >= 1, >= 0")
+            raise ValueError(
+                f"latent_size must be at least 1 and linear_layers at least 0, "
+                f"got {self.latent_size} and {self.linear_layers}"
+            )
         object.__setattr__(self, "encoder_channels", tuple(self.encoder_channels))
         object.__setattr__(self, "decoder_channels", tuple(self.decoder_channels))
 
@@ -105,9 +108,10 @@ class Autoencoder(nn.Module):
         self.architecture = architecture
         self.encoder = Encoder(architecture)
         size = architecture.latent_size
-        self.linear = nn.Sequential(*(nn.Linear(size, size, bias=False) for _ in range(architecture.linear_layers)))
-        for layer in self.linear:
+        chain = [nn.Linear(size, size, bias=False) for _ in range(architecture.linear_layers)]
+        for layer in chain:
             nn.init.orthogonal_(layer.weight)
+        self.linear = nn.Sequential(*chain)
         self.decoder = Decoder(architecture)
 
     def encode(self, images: Tensor) -> Tensor:
@@ -127,6 +131,7 @@ class Autoencoder(nn.Module):
         size = self.architecture.latent_size
         folded = torch.eye(size, dtype=torch.float64)
         for layer in self.linear:
+            assert isinstance(layer, nn.Linear)
             folded = layer.weight.detach().to("cpu", torch.float64) @ folded
         return folded
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -61,9 +63,11 @@ class DecoderPackage:
     sha256: str
 
     def effective_rank(self, threshold: float = 1e-3) -> int:
-        """Number of latent standard deviations (sqrt eigenvalue) above `threshold` of the largest."""
-        deviations = self.latent_eigenvalues.clamp_min(0).sqrt()
-        return int((deviations > threshold * deviations[0]).sum())
+        """Number of singular values of the latent covariance (variances) above `threshold` of the largest.
+
+        The paper's Fig. 3(A) reads 22 there for all of MNIST and 13 for the fours.
+        """
+        return int((self.latent_eigenvalues > threshold * self.latent_eigenvalues[0]).sum())
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -76,9 +80,6 @@ class DecoderPackage:
 
     def to(self, device: torch.device | str) -> DecoderPackage:
         """A copy on `device`."""
-        from copy import deepcopy
-        from dataclasses import replace
-
         return replace(
             self,
             encoder=deepcopy(self.encoder).to(device),
@@ -86,32 +87,40 @@ class DecoderPackage:
             latent_mean=self.latent_mean.to(device),
             latent_eigenvalues=self.latent_eigenvalues.to(device),
             latent_eigenvectors=self.latent_eigenvectors.to(device),
+            linear_singular_values=self.linear_singular_values.to(device),
         )
 
 
 @torch.no_grad()
-def _latents(encoder: Encoder, images: Tensor) -> Tensor:
-    return torch.cat([encoder(chunk.unsqueeze(1)) for chunk in images.split(STATISTICS_BATCH)]).double()
+def latent_statistics(encoder: Encoder, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (d,), eigenvalues (d,) descending and eigenvectors (d, d) in columns, of the latents of images (n, s, s).
+
+    Computed in double precision; the covariance has the unbiased divisor n - 1.
+    """
+    latents = torch.cat([encoder(chunk.unsqueeze(1)) for chunk in images.split(STATISTICS_BATCH)]).double()
+    mean = latents.mean(0)
+    centred = latents - mean
+    covariance = centred.T @ centred / max(1, len(latents) - 1)
+    eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
+    return mean, eigenvalues.flip(0).clamp_min(0), eigenvectors.flip(1)
 
 
 @torch.no_grad()
-def write_package(path: Path, network: Autoencoder, images: Tensor, training: dict[str, Any]) -> None:
-    """Store a trained network with the latent statistics of `images` (n, s, s), the training set.
+def write_package(
+    path: Path, network: Autoencoder, images: Tensor | NDArray[np.float32], training: dict[str, Any]
+) -> None:
+    """Store a trained network, on the CPU, with the latent statistics of `images` (n, s, s), the training set.
 
     The statistics are those of the encoder as stored, in half precision. Written to a temporary name, then renamed.
     """
     encoder = network.folded_encoder()
     encoder.half().float()
-    latents = _latents(encoder, images)
-    mean = latents.mean(0)
-    centred = latents - mean
-    covariance = centred.T @ centred / max(1, len(latents) - 1)
-    eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
+    mean, eigenvalues, eigenvectors = latent_statistics(encoder, torch.as_tensor(images, dtype=torch.float32))
     tensors = {f"encoder.{k}": v.half().contiguous() for k, v in encoder.state_dict().items()}
     tensors |= {f"decoder.{k}": v.half().contiguous() for k, v in network.decoder.state_dict().items()}
     tensors["latent.mean"] = mean.float()
-    tensors["latent.eigenvalues"] = eigenvalues.flip(0).clamp_min(0).float().contiguous()
-    tensors["latent.eigenvectors"] = eigenvectors.flip(1).float().contiguous()
+    tensors["latent.eigenvalues"] = eigenvalues.float().contiguous()
+    tensors["latent.eigenvectors"] = eigenvectors.float().contiguous()
     tensors["linear.singular_values"] = torch.linalg.svdvals(network.folded_linear()).float()
     metadata = {
         "format": FORMAT,
@@ -121,7 +130,7 @@ def write_package(path: Path, network: Autoencoder, images: Tensor, training: di
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     save_file(tensors, part, metadata)
-    os.replace(part, path)
+    part.replace(path)
 
 
 def installed_packages() -> list[str]:
@@ -140,28 +149,74 @@ def find_package(name: str) -> Path:
     return path
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _modules(architecture: Architecture, tensors: dict[str, Tensor]) -> tuple[Encoder, Decoder]:
+    # Built without storage, so that neither a file's wild sizes nor the random initialisation cost anything.
+    with torch.device("meta"):
+        encoder, decoder = Encoder(architecture), Decoder(architecture)
+    for module, prefix in ((encoder, "encoder."), (decoder, "decoder.")):
+        state = {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
+        module.load_state_dict(state, assign=True)
+        module.requires_grad_(False).eval()
+    return encoder, decoder
+
+
+def _statistics(architecture: Architecture, tensors: dict[str, Tensor]) -> list[Tensor]:
+    d = architecture.latent_size
+    shapes = {
+        "latent.mean": (d,),
+        "latent.eigenvalues": (d,),
+        "latent.eigenvectors": (d, d),
+        "linear.singular_values": (d,),
+    }
+    found = [tensors[key].float() for key in shapes]
+    for (key, shape), tensor in zip(shapes.items(), found, strict=True):
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{key} has shape {tuple(tensor.shape)}, the architecture needs {shape}")
+    return found
+
+
 def load_package(name: str) -> DecoderPackage:
-    """Load a shipped decoder by name or any package by path, on the CPU, in single precision, without gradients."""
+    """Load a shipped decoder by name or any package by path, on the CPU, in single precision, without gradients.
+
+    Raises:
+        DecoderError: one line: the file is missing, foreign, truncated, incomplete or holds non-finite numbers.
+    """
     path = find_package(name)
     try:
         with safe_open(path, framework="pt") as handle:
             metadata = handle.metadata() or {}
             tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118  (not a dict)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except (SafetensorError, OSError) as error:
-        raise DecoderError(f"{path}: not a readable safetensors file ({error})") from None
+        raise DecoderError(f"{path}: not a readable safetensors file ({_one_line(error)})") from None
     if metadata.get("format") != FORMAT:
         raise DecoderError(f"{path}: format is {metadata.get('format')!r}, this program reads {FORMAT!r}")
     try:
         architecture = Architecture(**json.loads(metadata["architecture"]))
         training = json.loads(metadata["training"])
-        encoder, decoder = Encoder(architecture), Decoder(architecture)
-        for module, prefix in ((encoder, "encoder."), (decoder, "decoder.")):
-            state = {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
-            module.load_state_dict(state)
-            module.requires_grad_(False).eval()
-        statistics = [tensors[f"latent.{key}"].float() for key in ("mean", "eigenvalues", "eigenvectors")]
-        singular_values = tensors["linear.singular_values"].float()
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise DecoderError(f"{path}: incomplete or inconsistent decoder package ({error})") from None
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return DecoderPackage(path.stem, architecture, encoder, decoder, *statistics, singular_values, training, digest)
+        for key, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                raise ValueError(f"{key} holds numbers that are not finite")
+        encoder, decoder = _modules(architecture, tensors)
+        statistics = _statistics(architecture, tensors)
+    except KeyError as error:
+        raise DecoderError(f"{path}: incomplete decoder package: {error} is missing") from None
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DecoderError(f"{path}: incomplete or inconsistent decoder package ({_one_line(error)})") from None
+    mean, eigenvalues, eigenvectors, singular = statistics
+    return DecoderPackage(
+        name=path.stem,
+        architecture=architecture,
+        encoder=encoder,
+        decoder=decoder,
+        latent_mean=mean,
+        latent_eigenvalues=eigenvalues,
+        latent_eigenvectors=eigenvectors,
+        linear_singular_values=singular,
+        training=training,
+        sha256=digest,
+    )

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-import os
+import pickle
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from recon.decoders.network import Architecture, Autoencoder
+
+CHECKPOINT_KEYS = {"identity", "network", "optimiser", "schedule", "history"}
+
+
+class TrainingError(Exception):
+    """A training cannot start or go on; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +67,47 @@ def validation_psnr_db(network: Autoencoder, images: Tensor, batch: int = 1000) 
     return float(torch.cat(values).mean())
 
 
-def _load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+def pick_device(name: str) -> str:
+    """The torch device of a name: "auto" takes a GPU when there is one. Raises `TrainingError` when it is not there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise TrainingError(f"device {name!r} is not usable here ({reason}); use auto or cpu") from None
+    return name
+
+
+def _stack(images: Tensor | NDArray[np.float32], what: str, size: int) -> Tensor:
+    stack = torch.as_tensor(images, dtype=torch.float32).cpu()
+    if stack.ndim != 3 or len(stack) == 0 or tuple(stack.shape[1:]) != (size, size):
+        raise ValueError(f"{what} images have shape {tuple(stack.shape)}, the architecture takes (n, {size}, {size})")
+    if not (stack.isfinite().all() and stack.min() >= 0 and stack.max() <= 1):
+        raise ValueError(f"{what} images leave 0 .. 1")
+    return stack
+
+
+def _digest(images: Tensor) -> str:
+    return hashlib.sha256(images.contiguous().numpy().data).hexdigest()
+
+
+def _load_checkpoint(path: Path, identity: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
-    state = torch.load(path, weights_only=True)
-    return state if state["identity"] == json.dumps(identity) else None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TrainingError(f"{path}: not a readable checkpoint ({reason}); delete it to train afresh") from None
+    if not isinstance(state, dict) or set(state) != CHECKPOINT_KEYS:
+        raise TrainingError(f"{path}: not a checkpoint of this program; delete it to train afresh")
+    return state if state["identity"] == identity else None
 
 
 def train(
-    images: Tensor,
-    validation: Tensor,
+    images: Tensor | NDArray[np.float32],
+    validation: Tensor | NDArray[np.float32],
     architecture: Architecture,
     settings: TrainingSettings,
     *,
@@ -75,19 +115,31 @@ def train(
     device: str = "cpu",
     checkpoint: Path | None = None,
     report: Callable[[EpochReport], None] = lambda _: None,
+    step: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> tuple[Autoencoder, dict[str, Any]]:
-    """Train on images (n, s, s) in 0..1 and return the network with the record of its training.
+    """Train on images (n, s, s) in 0..1 and return the network, on the CPU, and the record of its training.
 
-    With `checkpoint`, the state after every epoch is kept there and an interrupted training with the same settings
-    and source goes on from it; another training's checkpoint is left out of account and replaced.
+    With `checkpoint` the state after every epoch is kept there and an interrupted training with the same settings,
+    architecture and images goes on from it; another training's checkpoint is left out of account and replaced.
+    `report` is called after every epoch, `step` after every step with the steps done and in all, and once at the
+    start.
 
     Raises:
-        ValueError: the images do not have the architecture's size.
+        ValueError: the images do not have the architecture's size, are none, or leave 0 .. 1.
+        TrainingError: the loss is no longer finite, or the checkpoint cannot be read.
     """
-    size = architecture.image_size
-    if images.shape[1:] != (size, size):
-        raise ValueError(f"training images are {tuple(images.shape[1:])}, the architecture takes {size} x {size}")
-    identity = {"settings": asdict(settings), "architecture": architecture.as_dict(), "source": source, "n": len(images)}
+    if settings.epochs < 1 or settings.batch < 1:
+        raise ValueError(f"epochs {settings.epochs} and batch {settings.batch} must be at least 1")
+    images = _stack(images, "training", architecture.image_size)
+    validation = _stack(validation, "validation", architecture.image_size)
+    identity = json.dumps(
+        {
+            "settings": asdict(settings),
+            "architecture": architecture.as_dict(),
+            "images": _digest(images),
+            "validation": _digest(validation),
+        }
+    )
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         network = Autoencoder(architecture).to(device)
@@ -103,10 +155,13 @@ def train(
         optimiser.load_state_dict(saved["optimiser"])
         schedule.load_state_dict(saved["schedule"])
         history = json.loads(saved["history"])
+    count, total_steps = len(images), steps * settings.epochs
     images, validation = images.to(device), validation.to(device)
+    done_steps = steps * len(history)
+    step(done_steps, total_steps)
     for epoch in range(len(history), settings.epochs):
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(settings.seed * 100_003 + epoch))
-        total = 0.0
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed * 100_003 + epoch))
+        total = torch.zeros((), device=device, dtype=torch.float64 if device != "mps" else torch.float32)
         for indices in order.split(settings.batch):
             batch = images[indices.to(device)].unsqueeze(1)
             loss = functional.binary_cross_entropy_with_logits(network.logits(batch), batch)
@@ -114,12 +169,19 @@ def train(
             loss.backward()
             optimiser.step()
             schedule.step()
-            total += float(loss.detach()) * len(indices)
-        done = EpochReport(epoch + 1, settings.epochs, total / len(images), validation_psnr_db(network, validation))
+            total += loss.detach() * len(indices)
+            done_steps += 1
+            step(done_steps, total_steps)
+        done = EpochReport(epoch + 1, settings.epochs, float(total) / count, validation_psnr_db(network, validation))
+        if not math.isfinite(done.loss):
+            raise TrainingError(
+                f"training diverged in epoch {done.epoch}: the loss is {done.loss}; lower learning_rate"
+                f" ({settings.learning_rate}) or enlarge batch ({settings.batch})"
+            )
         history.append({"loss": done.loss, "validation_psnr_db": done.validation_psnr_db})
         if checkpoint:
             state = {
-                "identity": json.dumps(identity),
+                "identity": identity,
                 "network": network.state_dict(),
                 "optimiser": optimiser.state_dict(),
                 "schedule": schedule.state_dict(),
@@ -127,11 +189,11 @@ def train(
             }
             part = checkpoint.with_name(checkpoint.name + ".part")
             torch.save(state, part)
-            os.replace(part, checkpoint)
+            part.replace(checkpoint)
         report(done)
     record = {
         "source": source,
-        "images": len(images),
+        "images": count,
         "settings": asdict(settings),
         "loss": "binary cross-entropy",
         "optimiser": "Adam, one-cycle learning rate",

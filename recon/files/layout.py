@@ -75,6 +75,8 @@ class RunDescription:
         dark_exposures_s: every exposure that has darks of its own.
         keep_darks: raw dark frames kept per exposure.
         plan_json, profile_json: as executed.
+        seed: of the simulated noise, so that a resumed run takes the same frames.
+        sample: what lies on the simulated stage, as it was asked for; "" when nobody said.
         software: names and versions.
         truth: of a simulated bench; its positions are filled in frame by frame.
     """
@@ -96,6 +98,8 @@ class RunDescription:
     keep_darks: int
     plan_json: str
     profile_json: str
+    seed: int = 0
+    sample: str = ""
     software: Mapping[str, str] = field(default_factory=dict)
     truth: Truth | None = None
 

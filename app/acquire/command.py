@@ -1,0 +1,113 @@
+"""`ptychoscope scan`: a scan with progress on stderr and Ctrl-C as its abort."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, TextIO
+
+from app.acquire.frame import Frame
+from app.acquire.runner import Progress, Runner, RunState
+from app.acquire.scan import Scan
+from app.profile import load_profile
+from recon.files.read import open_run
+
+REFRESH_S = 0.2
+
+
+class ConsoleProgress:
+    """An observer that keeps one line on a terminal up to date, and writes a line per tenth to anything else.
+
+    Args:
+        stream: where to write.
+        simulated: simulated time says nothing about real time: the estimate follows from the speed so far.
+        abort_after: abort once so many frames of this session are in the file.
+    """
+
+    def __init__(self, stream: TextIO, simulated: bool, abort_after: int | None = None):
+        self._stream = stream
+        self._simulated = simulated
+        self._abort_after = abort_after
+        self._terminal = stream.isatty()
+        self._begin = time.monotonic()
+        self._shown = 0.0
+        self._tenth = -1
+        self._frames = 0
+        self.runner: Runner | None = None
+
+    def state_changed(self, state: RunState) -> None:
+        self._stream.write(("\r" if self._terminal else "") + f"scan: {state.value}\n")
+        self._stream.flush()
+
+    def frame_committed(self, frame: Frame, progress: Progress) -> None:
+        self._frames += 1
+        if self._abort_after is not None and self._frames >= self._abort_after and self.runner is not None:
+            self.runner.abort()
+        now = time.monotonic()
+        tenth = 10 * progress.done // progress.total
+        due = now - self._shown >= REFRESH_S if self._terminal else tenth > self._tenth
+        if not due and progress.done < progress.total:
+            return
+        self._shown, self._tenth = now, tenth
+        remaining = progress.remaining_s
+        if self._simulated:
+            remaining = (now - self._begin) / self._frames * (progress.total - progress.done)
+        text = f"{frame.step.stream.value}: frame {progress.done} of {progress.total}, about {remaining:.0f} s to go"
+        self._stream.write(f"\r{text:<70}" if self._terminal and progress.done < progress.total else f"{text}\n")
+        self._stream.flush()
+
+
+def run_scan(
+    profile: str, seed: int, sample: str | None, out: Path | None, resume: Path | None, abort_after: int | None = None
+) -> dict[str, Any]:
+    """A scan into `out`, or the rest of `resume` (exactly one of them), as numbers for the command line.
+
+    Raises what `Scan` and `Runner.run` raise.
+    """
+    begin = time.monotonic()
+    if resume is not None:
+        with open_run(resume) as run:
+            if run.outcome == RunState.COMPLETED:
+                return _result(resume, run.outcome, run.frames_committed, begin)
+        scan = Scan.interrupted(resume)
+    elif out is not None:
+        scan = Scan.new(load_profile(profile), out, seed, sample)
+    else:
+        raise ValueError("neither a new file nor one to resume")
+    observer = ConsoleProgress(sys.stderr, scan.profile.simulated, abort_after)
+    with scan.devices:
+        runner = scan.runner(observer)
+        observer.runner = runner
+        with _interrupt_aborts(runner):
+            outcome = runner.run()
+    with open_run(scan.path) as run:
+        frames = run.frames_committed
+    return _result(scan.path, outcome.value, frames, begin)
+
+
+def _result(path: Path, outcome: str, frames: int, begin: float) -> dict[str, Any]:
+    return {"run": str(path), "outcome": outcome, "frames": frames, "seconds": time.monotonic() - begin}
+
+
+@contextmanager
+def _interrupt_aborts(runner: Runner) -> Iterator[None]:
+    """Ctrl-C asks the runner to abort instead of tearing through it; a second one interrupts for good."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, previous)
+        runner.abort()
+
+    previous = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,112 @@
+"""From a profile to a plan, and what a plan will cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.acquire import fermat
+from app.acquire.plan import Plan, Step, Stream
+from app.profile import Profile
+from drivers.base import StageInfo, StagePosition
+
+
+def make_plan(profile: Profile) -> Plan:
+    """All steps of a single-trajectory run.
+
+    Darks of every distinct exposure, the beam blocked; the empty beam with the sample parked; then the scan points on
+    a short path, at each the calibration frame and, at evaluation points, the whole ascending series before the stage
+    moves on: a second visit would not find the same place.
+    """
+    scan = profile.scan
+    spacing = fermat.spacing_for_overlap(scan.positions, profile.geometry.pinhole_diameter_m, scan.overlap)
+    points = fermat.spiral(scan.positions, spacing)
+    chosen = fermat.every_kth(scan.positions, scan.evaluation_positions)
+    series = scan.evaluation_exposures_s if chosen else ()
+    steps: list[Step] = []
+
+    def add(stream: Stream, index: int, target: StagePosition | None, exposure: float, light: bool, n: int = 1) -> None:
+        steps.append(Step(len(steps), stream, index, target, exposure, light, n))
+
+    exposures = {scan.calibration_exposure_s, *series}
+    if scan.empty_frames:
+        exposures.add(scan.empty_exposure_s)
+    for exposure in sorted(exposures):
+        add(Stream.DARK, -1, None, exposure, False, scan.dark_frames)
+    if scan.empty_frames:
+        add(Stream.EMPTY, -1, StagePosition(*profile.stage.park_m), scan.empty_exposure_s, True, scan.empty_frames)
+    to_stage = np.linalg.inv(np.array(profile.stage.stage_to_object))
+    for index in fermat.visiting_order(points):
+        y, x = np.array(profile.stage.centre_m) + to_stage @ points[index]
+        target = StagePosition(float(y), float(x))
+        add(Stream.CALIBRATION, int(index), target, scan.calibration_exposure_s, True)
+        if int(index) in chosen:
+            for exposure in series:
+                add(Stream.EVALUATION, int(index), target, exposure, True)
+    return Plan(
+        steps=tuple(steps),
+        positions_m=tuple((float(y), float(x)) for y, x in points),
+        evaluation_indices=chosen,
+        evaluation_exposures_s=series,
+        calibration_exposure_s=scan.calibration_exposure_s,
+    )
+
+
+def approach_point(target: StagePosition, approach_m: float) -> StagePosition:
+    """Where a one-sided approach begins: below the target on both axes, so that the last move always grows."""
+    return StagePosition(target.y - approach_m, target.x - approach_m)
+
+
+@dataclass(frozen=True)
+class PlanCost:
+    """What a plan takes.
+
+    Attributes:
+        duration_s: exposures, read-out, moves with their approaches and settling; homing is not counted.
+        travel_m: of the stage between the scan points, without approaches.
+        frames: exposures, darks included.
+        sample_photons: dose of the sample: photons in the illumination before the object while a calibration or
+            evaluation frame is exposed.
+        beam_photons: the same over all exposures with the beam on, the empty ones included.
+    """
+
+    duration_s: float
+    travel_m: float
+    frames: int
+    sample_photons: float
+    beam_photons: float
+
+
+def step_durations(plan: Plan, stage: StageInfo, approach_m: float, overhead_s: float) -> tuple[float, ...]:
+    """Seconds that each step takes, the move to it included."""
+    durations = []
+    present: StagePosition | None = None
+    for step in plan.steps:
+        seconds = step.repeats * (step.exposure_s + overhead_s)
+        if step.target is not None and step.target != present:
+            begin = step.target if approach_m == 0 else approach_point(step.target, approach_m)
+            if present is not None:
+                seconds += stage.move_duration_s(present, begin) + stage.settling_s
+            if approach_m > 0:
+                seconds += stage.move_duration_s(begin, step.target) + stage.settling_s
+            present = step.target
+        durations.append(seconds)
+    return tuple(durations)
+
+
+def plan_cost(plan: Plan, stage: StageInfo, profile: Profile) -> PlanCost:
+    """Duration, travel and dose of a plan on this stage."""
+    durations = step_durations(plan, stage, profile.stage.approach_m, profile.camera.frame_overhead_s)
+    scan = [step for step in plan.steps if step.stream is Stream.CALIBRATION and step.target is not None]
+    targets = np.array([step.target.as_tuple() for step in scan if step.target is not None]).reshape(-1, 2)
+    rate = profile.light.photons_per_second
+    lit = [step for step in plan.steps if step.light_on]
+    sample = (s for s in lit if s.stream in (Stream.CALIBRATION, Stream.EVALUATION))
+    return PlanCost(
+        duration_s=sum(durations),
+        travel_m=fermat.path_length(targets),
+        frames=plan.frames,
+        sample_photons=rate * sum(s.repeats * s.exposure_s for s in sample),
+        beam_photons=rate * sum(s.repeats * s.exposure_s for s in lit),
+    )

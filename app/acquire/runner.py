@@ -1,0 +1,296 @@
+"""The runner: executes a plan, owns the devices while it does, and leaves nothing moving behind.
+
+    IDLE --> PREFLIGHT --> RUNNING <--> PAUSED
+                 |            |           |
+                 |            +-----------+--> ABORTED     (abort; the file can be resumed)
+                 |            +--> COMPLETED
+                 +------------+--> FAILED                  (a device, the disk or a limit; the file can be resumed)
+
+A runner runs once. `run` belongs to one thread; `pause`, `proceed` and `abort` may come from any.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from app.acquire.frame import Frame
+from app.acquire.plan import Plan, Step, Stream
+from app.acquire.planning import approach_point, step_durations
+from app.acquire.recorder import Recorder
+from app.devices import Devices
+from drivers.base import Cancelled, LightState, StagePosition
+from recon.files.write import RunWriter
+
+STREAM_CODES = {Stream.DARK: 1, Stream.EMPTY: 2, Stream.CALIBRATION: 3, Stream.EVALUATION: 4}
+"""Noise streams of a simulated camera; never renumber them, or resumed runs change."""
+_REPEATS_PER_STEP = 2**20
+
+
+class RunState(StrEnum):
+    IDLE = "idle"
+    PREFLIGHT = "preflight"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    ABORTED = "aborted"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        done, total: frames, darks included.
+        remaining_s: bench time that the rest of the plan takes.
+    """
+
+    done: int
+    total: int
+    remaining_s: float
+
+
+class Observer(Protocol):
+    """Who watches a run. An exception in here fails the run."""
+
+    def state_changed(self, state: RunState) -> None:
+        """Called in the thread that changed it."""
+        ...
+
+    def frame_committed(self, frame: Frame, progress: Progress) -> None:
+        """The frame is in the file (a dark: in its step's statistics). Called in the recorder's thread; be quick."""
+        ...
+
+
+class SilentObserver:
+    """An observer that looks away."""
+
+    def state_changed(self, state: RunState) -> None:
+        pass
+
+    def frame_committed(self, frame: Frame, progress: Progress) -> None:
+        pass
+
+
+class Runner:
+    """Executes one plan once.
+
+    Args:
+        plan: what to do.
+        devices: open devices.
+        approach_m: length of the one-sided approach; 0 moves directly.
+        preflight: checks everything and raises before anything moves or any file appears.
+        open_writer: makes the file, or opens an interrupted one; called after the preflight.
+        observer: who watches.
+        overhead_s: read-out time per frame, for the estimate.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        devices: Devices,
+        approach_m: float,
+        preflight: Callable[[], None],
+        open_writer: Callable[[], RunWriter],
+        observer: Observer | None = None,
+        overhead_s: float = 0.0,
+    ):
+        self._plan = plan
+        self._devices = devices
+        self._approach_m = approach_m
+        self._preflight = preflight
+        self._open_writer = open_writer
+        self._observer = observer or SilentObserver()
+        self._overhead_s = overhead_s
+        self._state = RunState.IDLE
+        self._wake = threading.Condition()
+        self._pause_wanted = False
+        self._abort_wanted = False
+        self._commanded: StagePosition | None = None
+        self._done = 0
+        self._moved = False
+
+    @property
+    def state(self) -> RunState:
+        return self._state
+
+    def pause(self) -> None:
+        """Stop before the next step; the step in progress is finished."""
+        with self._wake:
+            self._pause_wanted = True
+
+    def proceed(self) -> None:
+        """Go on after a pause."""
+        with self._wake:
+            self._pause_wanted = False
+            self._wake.notify_all()
+
+    def abort(self) -> None:
+        """End the run now: the exposure or move in progress is cancelled. The file can be resumed."""
+        # Safe in a signal handler: the condition's lock is reentrant.
+        with self._wake:
+            self._abort_wanted = True
+            self._wake.notify_all()
+
+    def run(self) -> RunState:
+        """Execute the plan from its first step that the file lacks.
+
+        Returns:
+            COMPLETED or ABORTED. A file that is complete already completes without touching a device.
+
+        Raises:
+            whatever failed, after everything has been stopped and the outcome recorded: `PreflightError`,
+            `InstrumentError`, `DatasetError`, OSError.
+        """
+        if self._state is not RunState.IDLE:
+            raise RuntimeError(f"this runner is {self._state}; make a new one")
+        try:
+            self._become(RunState.PREFLIGHT)
+            self._preflight()
+            writer = self._open_writer()
+        except BaseException:
+            self._become(RunState.FAILED)
+            raise
+        if writer.steps_committed >= len(self._plan.steps):
+            writer.close()
+            self._become(RunState.COMPLETED)
+            return self._state
+        return self._record(writer)
+
+    def _record(self, writer: RunWriter) -> RunState:
+        first_step, first_repeat = writer.steps_committed, writer.repeats_committed
+        self._done = sum(step.repeats for step in self._plan.steps[:first_step]) + first_repeat
+        self._prepare_estimate()
+        if writer.outcome != "running" or first_step or first_repeat:
+            writer.set_outcome("running")
+            writer.log(f"resumed at step {first_step}, frame {first_repeat}")
+        recorder = Recorder(writer, self._frame_committed)
+        ended = RunState.FAILED
+        try:
+            self._become(RunState.RUNNING)
+            self._execute(recorder, first_step, first_repeat)
+            ended = RunState.COMPLETED
+        except Cancelled as error:
+            if not self._abort_wanted:
+                recorder.put(f"failed: {error}")
+                raise
+            recorder.put("aborted")
+            ended = RunState.ABORTED
+        except Exception as error:
+            # The first error is the one to raise, also when the recorder is the one that failed.
+            _quietly(lambda text=f"failed: {error}": recorder.put(text))  # type: ignore[misc]
+            raise
+        finally:
+            self._leave(recorder, ended)
+        return self._state
+
+    def _leave(self, recorder: Recorder, ended: RunState) -> None:
+        """Stop what moved, close the file with its outcome, and only then say how it ended."""
+        try:
+            if self._moved:
+                self._devices.stage.stop()
+        finally:
+            failing = ended is RunState.FAILED
+            try:
+                if failing:
+                    _quietly(lambda: recorder.finish(ended.value))
+                else:
+                    recorder.finish(ended.value)
+            except BaseException:
+                ended = RunState.FAILED
+                raise
+            finally:
+                self._become(ended)
+
+    def _execute(self, recorder: Recorder, first_step: int, first_repeat: int) -> None:
+        if not self._devices.stage.homed and any(step.target for step in self._plan.steps[first_step:]):
+            self._checkpoint()
+            self._moved = True
+            self._devices.stage.home(self._aborting)
+        for step in self._plan.steps[first_step:]:
+            self._checkpoint()
+            self._execute_step(step, recorder, first_repeat if step.number == first_step else 0)
+
+    def _execute_step(self, step: Step, recorder: Recorder, first_repeat: int) -> None:
+        devices = self._devices
+        self._set_light(step.light_on)
+        readback = None if step.target is None else self._go(step.target)
+        devices.camera.set_exposure(step.exposure_s)
+        seed_next = getattr(devices.camera, "seed_next", None)
+        for repeat in range(first_repeat, step.repeats):
+            if self._abort_wanted:
+                raise Cancelled("run", "aborted by the operator; resume it from its file")
+            if seed_next is not None:
+                seed_next(STREAM_CODES[step.stream], step.number * _REPEATS_PER_STEP + repeat)
+            exposure = devices.camera.acquire(self._aborting)
+            truth = None
+            if step.stream is Stream.CALIBRATION and devices.true_position is not None:
+                truth = devices.true_position()
+            recorder.put(Frame(step, repeat, exposure, self._commanded, readback, truth))
+
+    def _set_light(self, wanted: bool) -> None:
+        light = self._devices.light
+        if wanted and light.state is not LightState.OPEN:
+            light.unblock()
+        elif not wanted and light.state is not LightState.BLOCKED:
+            light.block()
+
+    def _go(self, target: StagePosition) -> StagePosition:
+        """At the target, approached from below on both axes; stays when it is there already."""
+        stage = self._devices.stage
+        if target == self._commanded:
+            return stage.position()
+        self._moved = True
+        if self._approach_m > 0:
+            stage.move_to(approach_point(target, self._approach_m), self._aborting)
+        # Until the move has ended well the stage is nowhere in particular.
+        self._commanded = None
+        readback = stage.move_to(target, self._aborting)
+        self._commanded = target
+        return readback
+
+    def _aborting(self) -> bool:
+        return self._abort_wanted
+
+    def _checkpoint(self) -> None:
+        """Between two steps: wait while paused, leave when aborted."""
+        with self._wake:
+            if self._pause_wanted and not self._aborting():
+                self._become(RunState.PAUSED)
+                while self._pause_wanted and not self._aborting():
+                    self._wake.wait()
+                if not self._aborting():
+                    self._become(RunState.RUNNING)
+        if self._aborting():
+            raise Cancelled("run", "aborted by the operator; resume it from its file")
+
+    def _prepare_estimate(self) -> None:
+        plan = self._plan
+        durations = step_durations(plan, self._devices.stage.info, self._approach_m, self._overhead_s)
+        after = [0.0] * (len(durations) + 1)
+        for number in range(len(durations) - 1, -1, -1):
+            after[number] = after[number + 1] + durations[number]
+        self._remaining_after = after
+
+    def _frame_committed(self, frame: Frame) -> None:
+        self._done += 1
+        step = frame.step
+        per_frame = step.exposure_s + self._overhead_s
+        remaining = self._remaining_after[step.number + 1] + (step.repeats - 1 - frame.repeat) * per_frame
+        self._observer.frame_committed(frame, Progress(self._done, self._plan.frames, remaining))
+
+    def _become(self, state: RunState) -> None:
+        self._state = state
+        self._observer.state_changed(state)
+
+
+def _quietly(action: Callable[[], None]) -> None:
+    """Do it if possible: an earlier error is on its way and must not be hidden by this one."""
+    try:
+        action()
+    except Exception:
+        return

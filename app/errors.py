@@ -1,0 +1,64 @@
+"""What a user's mistake or a failing device looks like on the command line: one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable
+
+EXIT_KNOWN = 2
+"""Exit code of everything that a person can put right."""
+KNOWN = {
+    "ProfileError",
+    "InstrumentError",
+    "DatasetError",
+    "PreflightError",
+    "ImageSourceError",
+    "SampleError",
+    "DecoderError",
+    "UsageError",
+    "ClickException",
+}
+"""Names of the error classes, and so of their subclasses, whose message is meant for people. By name, because some
+live in modules that import torch and are never loaded by a scan."""
+
+
+class UsageError(Exception):
+    """The command line asks for something that makes no sense; the message says what and how to put it right."""
+
+
+def known_message(error: BaseException) -> str | None:
+    """The line for a person, or None for a bug, which deserves its traceback."""
+    if any(cls.__name__ in KNOWN for cls in type(error).__mro__):
+        return _one_line(error.format_message() if hasattr(error, "format_message") else str(error))
+    if isinstance(error, OSError):
+        if error.errno == errno.ENOSPC or "No space left" in str(error):
+            return "disk: full while writing; what was committed is safe, make room and resume the run"
+        name = f"{error.filename}: " if error.filename else ""
+        return _one_line(f"{name}{error.strerror or error}; check the path and its permissions")
+    return None
+
+
+def run_guarded(action: Callable[[], object]) -> int:
+    """Run the action; known errors become one line on stderr. Returns the exit code."""
+    try:
+        code = action()
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else (0 if exit_.code is None else 1)
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)  # noqa: T201
+        return 130
+    except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error, file=sys.stderr)  # noqa: T201
+            return EXIT_KNOWN
+        message = known_message(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)  # noqa: T201
+        return EXIT_KNOWN
+    return code if isinstance(code, int) else 0
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,328 @@
+"""`ptychoscope train`: a decoder from MNIST, an IDX file or a folder of pictures, with progress and resumption.
+
+Torch is loaded by the work itself, not by this module.
+"""
+
+from __future__ import annotations
+
+import json as json_format
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from app.errors import UsageError
+
+if TYPE_CHECKING:
+    from recon.decoders.images import LabelledImages
+
+SUFFIX = ".safetensors"
+DEFAULT_VALIDATION = 0.1
+
+
+class TrainCommandError(UsageError):
+    """A decoder cannot be trained as asked; the message is one line that names the value or file and the remedy."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training has made.
+
+    Attributes:
+        file: the decoder package.
+        epochs: passes over the images, those of an earlier, interrupted call included.
+        seconds: wall time of this call.
+        loss: of the last epoch, nats a pixel.
+        validation_psnr_db: mean over the validation images, through the network before it is stored.
+        effective_rank: of the latents' covariance, at a thousandth of its largest singular value.
+        images: number of training images.
+        interrupted: stopped by Ctrl-C; there is a checkpoint but no package.
+    """
+
+    file: Path
+    epochs: int
+    seconds: float
+    loss: float
+    validation_psnr_db: float
+    effective_rank: int | None
+    images: int
+    interrupted: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready values, every number finite or null."""
+
+        def finite(value: float) -> float | None:
+            return value if math.isfinite(value) else None
+
+        return {
+            "decoder": self.file.stem,
+            "file": str(self.file),
+            "images": self.images,
+            "epochs": self.epochs,
+            "seconds": round(self.seconds, 3),
+            "loss": finite(self.loss),
+            "validation_psnr_db": finite(self.validation_psnr_db),
+            "effective_rank": self.effective_rank,
+            "interrupted": self.interrupted,
+        }
+
+
+def _load(images: Path, labels: Path | None, size: int, dark_ink: bool) -> LabelledImages:
+    from recon.decoders.images import load_folder, load_idx_images
+
+    if images.is_dir():
+        if labels is not None:
+            raise TrainCommandError(f"--labels {labels}: a folder's labels are its sub-folders; leave --labels out")
+        return load_folder(images, size, dark_ink=dark_ink)
+    if dark_ink:
+        raise TrainCommandError(f"--dark-ink is for folders of pictures; {images} is not a folder")
+    return load_idx_images(images, labels, size)
+
+
+def _split(source: LabelledImages, fraction: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
+    """Training and validation parts, drawn without replacement."""
+    from recon.decoders.images import LabelledImages
+
+    held = round(fraction * len(source.images))
+    if not 0 < held < len(source.images):
+        raise TrainCommandError(
+            f"--validation {fraction:g} of {len(source.images)} images leaves {held} to validate and "
+            f"{len(source.images) - held} to train; both need at least one"
+        )
+    order = np.random.default_rng([seed, 0]).permutation(len(source.images))
+    parts = [
+        LabelledImages(source.images[part], source.labels[part], source.source)
+        for part in (np.sort(order[held:]), np.sort(order[:held]))
+    ]
+    return parts[0], parts[1]
+
+
+def _sources(
+    images: Path | None,
+    labels: Path | None,
+    only: int | None,
+    size: int,
+    validation: str | None,
+    dark_ink: bool,
+    seed: int,
+) -> tuple[LabelledImages, LabelledImages]:
+    """Training and validation images as the options ask for them."""
+    from recon.decoders.images import load_mnist
+
+    fraction, held_out = None, None
+    if validation is not None:
+        try:
+            fraction = float(validation)
+        except ValueError:
+            held_out = Path(validation)
+    if fraction is not None and not 0 < fraction < 1:
+        raise TrainCommandError(f"--validation {validation}: a fraction lies between 0 and 1; or give a file or folder")
+    if images is None:
+        if labels is not None or dark_ink:
+            raise TrainCommandError("--labels and --dark-ink need --images; without it MNIST is taken")
+        train_set = load_mnist("train", size)
+        test_set = load_mnist("test", size) if validation is None else None
+    else:
+        train_set, test_set = _load(images, labels, size, dark_ink), None
+    if only is not None:
+        train_set = train_set.only(only)
+        test_set = test_set.only(only) if test_set else None
+    if test_set is not None:
+        return train_set, test_set
+    if held_out is not None:
+        return train_set, _load(held_out, None, size, dark_ink and held_out.is_dir())
+    return _split(train_set, fraction or DEFAULT_VALIDATION, seed)
+
+
+def _target(images: Path | None, only: int | None, name: str | None, out: Path | None) -> Path:
+    """Where the package goes: --out as a file, or --name (or the source's name) in --out as a folder or here."""
+    folder = Path()
+    if out is not None and not out.is_dir():
+        if out.suffix != SUFFIX:
+            raise TrainCommandError(f"--out {out}: give a file that ends in {SUFFIX} or an existing folder")
+        if name is not None:
+            raise TrainCommandError(
+                f"--name {name} and --out {out} both name the package; give one, or a folder as --out"
+            )
+        target = out
+    else:
+        folder = out or folder
+        if name is None:
+            # "letters-idx3-ubyte.gz" and the folder "letters" both train the decoder "letters".
+            stem = "mnist" if images is None else images.resolve().name.split(".")[0].removesuffix("-idx3-ubyte")
+            name = stem if only is None else f"{stem}-{only}"
+        target = folder / f"{name.removesuffix(SUFFIX)}{SUFFIX}"
+    if target.exists():
+        raise TrainCommandError(f"{target}: exists already; give another --out or remove it")
+    return target
+
+
+def train_decoder(
+    *,
+    images: Path | None = None,
+    labels: Path | None = None,
+    only: int | None = None,
+    epochs: int = 16,
+    batch: int = 128,
+    seed: int = 0,
+    device: str = "auto",
+    latent: int = 128,
+    linear_layers: int = 8,
+    image_size: int = 32,
+    validation: str | None = None,
+    dark_ink: bool = False,
+    name: str | None = None,
+    out: Path | None = None,
+) -> TrainingResult:
+    """Train and store a decoder; progress, with the time left, goes to stderr. The options are those of `train`.
+
+    The state after every epoch is kept beside the output. After Ctrl-C the result is marked `interrupted`, and the
+    same call goes on from there.
+
+    Raises:
+        TrainCommandError: one line.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from recon.decoders.images import ImageSourceError
+
+    started = time.monotonic()
+    target = _target(images, only, name, out)
+    checkpoint = target.with_name(target.name + ".checkpoint")
+    console = Console(stderr=True)
+    try:
+        if image_size < 16 or image_size % 16:
+            raise ValueError(f"image_size must be a positive multiple of 16, got {image_size}")
+        train_set, test_set = _sources(images, labels, only, image_size, validation, dark_ink, seed)
+        target.parent.mkdir(parents=True, exist_ok=True)
+
+        from recon.decoders.network import Architecture
+        from recon.decoders.package import load_package, write_package
+        from recon.decoders.training import EpochReport, TrainingError, TrainingSettings, pick_device
+        from recon.decoders.training import train as train_network
+    except (ImageSourceError, ValueError, OSError) as error:
+        raise TrainCommandError(" ".join(str(error).split())) from None
+
+    reports: list[EpochReport] = []
+    interrupted, rank = False, None
+    try:
+        chosen = pick_device(device)
+        architecture = Architecture(image_size=image_size, latent_size=latent, linear_layers=linear_layers)
+        settings = TrainingSettings(epochs=epochs, batch=batch, seed=seed)
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as progress:
+            bar = progress.add_task(f"training {target.stem}", total=None)
+            console.print(
+                f"training {target.stem} on {chosen}: {len(train_set.images)} images from {train_set.source}, "
+                f"{len(test_set.images)} to validate, {epochs} epochs",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+            def step(done: int, total: int) -> None:
+                if not reports and done and progress.tasks[0].total is None:
+                    console.print(f"going on from {checkpoint}", highlight=False, soft_wrap=True)
+                if progress.tasks[0].total is None:
+                    progress.reset(bar, total=total, completed=done)
+                progress.update(bar, completed=done)
+
+            def report(epoch: EpochReport) -> None:
+                reports.append(epoch)
+                console.print(
+                    f"epoch {epoch.epoch}/{epoch.epochs}: loss {epoch.loss:.4f}, "
+                    f"validation {epoch.validation_psnr_db:.2f} dB, {time.monotonic() - started:.0f} s",
+                    highlight=False,
+                    soft_wrap=True,
+                )
+
+            network, record = train_network(
+                train_set.images,
+                test_set.images,
+                architecture,
+                settings,
+                source=train_set.source,
+                device=chosen,
+                checkpoint=checkpoint,
+                report=report,
+                step=step,
+            )
+        write_package(target, network, train_set.images, record)
+        rank = load_package(str(target)).effective_rank()
+        history = record["history"]
+        checkpoint.unlink(missing_ok=True)
+    except KeyboardInterrupt:
+        interrupted = True
+        last = reports[-1] if reports else None
+        history = [{"loss": last.loss, "validation_psnr_db": last.validation_psnr_db}] if last else []
+        hint = f"kept in {checkpoint}; the same command goes on" if checkpoint.exists() else "no epoch was complete"
+        console.print(f"interrupted: {hint}", highlight=False, soft_wrap=True)
+    except (TrainingError, ValueError, OSError) as error:
+        raise TrainCommandError(" ".join(str(error).split())) from None
+    epochs_done = (reports[-1].epoch if reports else 0) if interrupted else len(history)
+    return TrainingResult(
+        file=target,
+        epochs=epochs_done,
+        seconds=time.monotonic() - started,
+        loss=history[-1]["loss"] if history else math.nan,
+        validation_psnr_db=history[-1]["validation_psnr_db"] if history else math.nan,
+        effective_rank=rank,
+        images=len(train_set.images),
+        interrupted=interrupted,
+    )
+
+
+def train(
+    images: Annotated[
+        Path | None, typer.Option(help="IDX file or folder of pictures (a sub-folder a class); without it MNIST.")
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="IDX file of labels that goes with an IDX --images.")] = None,
+    only: Annotated[int | None, typer.Option(help="Train on this label only.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Of initialisation, shuffling and the validation split.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    latent: Annotated[int, typer.Option(min=1, help="Length of the latent vector.")] = 128,
+    linear_layers: Annotated[int, typer.Option(min=0, help="Rank-minimising layers; 0 is a plain autoencoder.")] = 8,
+    image_size: Annotated[int, typer.Option(min=16, help="Side of the images, pixels, a multiple of 16.")] = 32,
+    validation: Annotated[
+        str | None,
+        typer.Option(help="IDX file, folder, or fraction held out; default MNIST's test set, else 0.1."),
+    ] = None,
+    dark_ink: Annotated[bool, typer.Option("--dark-ink", help="Pictures in folders are dark on bright.")] = False,
+    name: Annotated[str | None, typer.Option(help="Name of the decoder, when --out does not give it.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Package to write (.safetensors), or an existing folder; default here.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+) -> None:
+    """Train a decoder on a class of images. After Ctrl-C the same command goes on where it was."""
+    result = train_decoder(
+        images=images,
+        labels=labels,
+        only=only,
+        epochs=epochs,
+        batch=batch,
+        seed=seed,
+        device=device,
+        latent=latent,
+        linear_layers=linear_layers,
+        image_size=image_size,
+        validation=validation,
+        dark_ink=dark_ink,
+        name=name,
+        out=out,
+    )
+    if json:
+        typer.echo(json_format.dumps(result.as_json(), allow_nan=False))
+    elif not result.interrupted:
+        typer.echo(
+            f"{result.file}: {result.validation_psnr_db:.2f} dB after {result.epochs} epochs, "
+            f"effective rank {result.effective_rank}, {result.seconds:.0f} s"
+        )
+    if result.interrupted:
+        raise typer.Exit(130)

@@ -1,0 +1,315 @@
+"""Reading a run: raw numbers as they are, or electrons with their noise."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.dataset import DatasetError, Geometry, Ptychogram, Truth
+
+from . import schema
+
+HOT_SIGMAS = 8.0
+"""A pixel whose mean dark lies this many robust standard deviations above the median is hot."""
+NOISY_RATIO = 16.0
+"""A pixel whose dark variance exceeds the pooled one by this factor is noisy (telegraph noise, hot)."""
+DEAD_MIN_DARKS = 16
+"""From so many darks on, a pixel that never changed although the others did is dead."""
+QUANTISATION_ADU2 = 1.0 / 12.0
+"""Variance of rounding to integers: the least that a variance can be."""
+_FIRST, _EMPTY = 2, 3
+
+
+@dataclass(frozen=True)
+class Dark:
+    """What the darks of one exposure say, in electrons.
+
+    Attributes:
+        mean_adu: (H, W) float64 raw digital numbers to subtract: per pixel as far as pixels differ beyond the
+            scatter of their means, the pooled mean as far as they do not (James-Stein).
+        variance: (H, W) float32 electrons squared of one dark-subtracted frame, the mean's own error included,
+            shrunk in the same way.
+        good: (H, W) bool, false for hot, noisy and dead pixels.
+        count: dark frames.
+        histogram, edges_adu: pooled residuals about each pixel's mean; (B,) counts and (B + 1,) edges.
+    """
+
+    mean_adu: NDArray[np.float64]
+    variance: NDArray[np.float32]
+    good: NDArray[np.bool_]
+    count: int
+    histogram: NDArray[np.int64]
+    edges_adu: NDArray[np.float64]
+
+
+def summarise_darks(
+    mean: NDArray, variance: NDArray, count: int, gain: float
+) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.bool_]]:
+    """(H, W) sample mean and variance of `count` darks to (mean to subtract, variance in electrons^2, good pixels).
+
+    300 darks give a variance per pixel that scatters by 8 %, and every frame shares the error of the mean: both are
+    shrunk towards their pooled values by the share of the pixels' scatter that sampling explains.
+    """
+    mean, variance = mean.astype(np.float64), variance.astype(np.float64)
+    middle = np.median(mean)
+    spread = 1.4826 * np.median(np.abs(mean - middle))
+    typical = max(float(np.median(variance)), QUANTISATION_ADU2)
+    spread = max(float(spread), float(np.sqrt(typical / count)))
+    good = (mean - middle <= HOT_SIGMAS * spread) & (variance <= NOISY_RATIO * typical)
+    if count >= DEAD_MIN_DARKS and typical > QUANTISATION_ADU2:
+        good &= variance > 0
+    if not good.any():
+        good = np.ones_like(good)
+    pooled = max(float(variance[good].mean()), QUANTISATION_ADU2)
+    share_mean = _real_share(float(mean[good].var()), pooled / count)
+    share_variance = _real_share(float(variance[good].var()), 2.0 * pooled**2 / (count - 1))
+    centre = float(mean[good].mean())
+    subtract = np.where(good, centre + share_mean * (mean - centre), mean)
+    shrunk = np.maximum(pooled + share_variance * (variance - pooled), QUANTISATION_ADU2)
+    shrunk = np.where(good, shrunk, np.maximum(variance, pooled)) * (1.0 + share_mean / count)
+    return subtract, (shrunk * gain**2).astype(np.float32), good
+
+
+def _real_share(observed: float, sampling: float) -> float:
+    return 0.0 if observed <= sampling else 1.0 - sampling / observed
+
+
+def open_run(path: Path | str) -> RunFile:
+    """Open a run for reading.
+
+    Raises:
+        DatasetError: missing, not HDF5, truncated, being written by another process, or of another program.
+    """
+    path = Path(path)
+    file = open_hdf5(path)
+    if file.attrs.get(schema.ATTR_CREATOR) != schema.CREATOR or schema.entry_name(1) not in file:
+        file.close()
+        raise DatasetError(f"{path}: is HDF5 but not a run of {schema.CREATOR}; import it instead")
+    version = int(file.attrs.get(schema.ATTR_FORMAT, 0))
+    if version > schema.FORMAT_VERSION:
+        file.close()
+        raise DatasetError(f"{path}: format {version} is newer than {schema.FORMAT_VERSION}; update the program")
+    return RunFile(file, path)
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """An HDF5 file for reading only. Raises `DatasetError`."""
+    if not path.is_file():
+        raise DatasetError(f"{path}: does not exist or is not a file; check the name")
+    try:
+        return h5py.File(path, "r")
+    except BlockingIOError:
+        raise DatasetError(f"{path}: another process is writing it; wait until the scan has ended") from None
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise DatasetError(f"{path}: not a readable HDF5 file ({reason}); it is truncated or something else") from None
+
+
+class RunFile:
+    """A run, open for reading; use as a context manager. Entries count from 1 (calibration)."""
+
+    def __init__(self, file: h5py.File, path: Path):
+        self._file = file
+        self.path = path
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> RunFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def entries(self) -> int:
+        """Number of entries: the calibration and one per evaluation exposure."""
+        return len(self._committed) - 3
+
+    @property
+    def outcome(self) -> str:
+        """ "running", "completed", "aborted" or "failed"; "running" in a closed file means that it was killed."""
+        return self._text(1, schema.OUTCOME)
+
+    @property
+    def simulated(self) -> bool:
+        return bool(self._get(1, schema.SIMULATED)[()])
+
+    @property
+    def title(self) -> str:
+        return self._text(1, schema.TITLE)
+
+    @property
+    def plan_json(self) -> str:
+        return self._text(1, schema.PLAN)
+
+    @property
+    def profile_json(self) -> str:
+        return self._text(1, schema.PROFILE)
+
+    @property
+    def profile(self) -> dict[str, Any]:
+        """The profile as plain values."""
+        return json.loads(self.profile_json)
+
+    @property
+    def seed(self) -> int:
+        """Seed of the simulated noise."""
+        return int(self._get(1, schema.SEED)[()])
+
+    @property
+    def sample(self) -> str:
+        """What lay on the simulated stage, as it was asked for."""
+        return self._text(1, schema.SAMPLE)
+
+    @property
+    def log(self) -> tuple[str, ...]:
+        lines = self._get(1, schema.LOG)[...]
+        return tuple(bytes(line).decode(errors="replace") for line in lines if line)
+
+    @property
+    def software(self) -> dict[str, str]:
+        group = self._get(1, schema.SOFTWARE)
+        return {name: bytes(value[()]).decode() for name, value in group.items()}
+
+    @property
+    def steps_committed(self) -> int:
+        """Plan steps that are complete."""
+        return int(self._committed[0])
+
+    @property
+    def frames_committed(self) -> int:
+        """Frames in all entries and the empty stream, darks not counted."""
+        return int(self._committed[_FIRST:].sum())
+
+    @property
+    def illumination_m(self) -> float:
+        """Nominal diameter of the illumination at the object."""
+        return float(self._get(1, f"{schema.BEAM}/{schema.EXTENT}")[()])
+
+    def committed(self, entry: int = 1) -> int:
+        """Frames committed in an entry."""
+        self._check(entry)
+        return int(self._committed[_FIRST if entry == 1 else entry + 2])
+
+    def exposure_s(self, entry: int) -> float:
+        """The exposure asked for in an entry."""
+        return float(self._get(entry, schema.EXPOSURE)[()])
+
+    def geometry(self, entry: int = 1) -> Geometry:
+        """Nominal geometry."""
+        detector = self._get(entry, schema.DETECTOR)
+        return Geometry(
+            wavelength_m=float(self._get(entry, f"{schema.BEAM}/{schema.BEAM_WAVELENGTH}")[()]),
+            distance_m=float(detector[schema.DISTANCE][()]),
+            pixel_size_m=float(detector[schema.X_PIXEL][()]),
+            shape=detector[schema.DATA].shape[1:],
+        )
+
+    def raw(self, entry: int = 1) -> NDArray[np.uint16]:
+        """(N, H, W) committed raw frames."""
+        return self._get(entry, schema.DETECTOR)[schema.DATA][: self.committed(entry)]
+
+    def commanded_m(self, entry: int = 1) -> NDArray[np.float64]:
+        """(N, 2) commanded (y, x) displacements of the committed frames."""
+        return self._get(entry, schema.TRANSFORMATIONS)[schema.COMMANDED][: self.committed(entry)]
+
+    def dark(self, entry: int = 1) -> Dark:
+        """The darks of an entry's exposure. Raises `DatasetError` when they are missing."""
+        return self._dark(self._get(entry, schema.DARK), float(self._get(entry, schema.DETECTOR)[schema.GAIN][()]))
+
+    def ptychogram(self, entry: int = 1) -> Ptychogram:
+        """The committed frames of an entry in electrons, with positions read back from the stage.
+
+        Raises:
+            DatasetError: no such entry, no committed frame, or no darks.
+        """
+        count = self.committed(entry)
+        if count == 0:
+            raise DatasetError(f"{self.path}: entry {entry} holds no committed frame; resume the scan")
+        detector = self._get(entry, schema.DETECTOR)
+        gain = float(detector[schema.GAIN][()])
+        dark = self.dark(entry)
+        raw = detector[schema.DATA][:count]
+        saturated = raw >= float(detector[schema.SATURATION][()])
+        frames = np.empty(raw.shape, np.float32)
+        for index, image in enumerate(raw):
+            frames[index] = (image - dark.mean_adu) * gain
+        translation = self._get(entry, schema.GEOMETRY)[schema.TRANSLATION][:count]
+        empty, empty_exposure = self._empty(gain)
+        return Ptychogram(
+            frames=frames,
+            positions_m=np.ascontiguousarray(translation[:, 1::-1], np.float64),
+            exposures_s=detector[schema.COUNT_TIME][:count].astype(np.float64),
+            geometry=self.geometry(entry),
+            dark_variance=dark.variance,
+            mask=dark.good & (detector[schema.MASK][...] == 0),
+            saturated=saturated if saturated.any() else None,
+            indices=detector[schema.POSITION_INDEX][:count].astype(np.int64),
+            quantum_efficiency=float(detector[schema.QUANTUM_EFFICIENCY][()]),
+            name=f"{self.path.name} {self._text(entry, schema.NAME)}",
+            empty=empty,
+            empty_exposure_s=empty_exposure,
+        )
+
+    def truth(self) -> Truth | None:
+        """What the simulated bench was like; None for a measured run."""
+        group = self._file[schema.entry_name(1)].get(schema.TRUTH)
+        if group is None:
+            return None
+        return Truth(
+            object=group[schema.TRUTH_OBJECT][...],
+            object_pixel_m=float(group[schema.TRUTH_OBJECT_PIXEL][()]),
+            probe=group[schema.TRUTH_PROBE][...],
+            probe_pixel_m=float(group[schema.TRUTH_PROBE_PIXEL][()]),
+            distance_m=float(group[schema.TRUTH_DISTANCE][()]),
+            positions_m=group[schema.TRUTH_POSITIONS][...],
+        )
+
+    @property
+    def _committed(self) -> NDArray[np.int64]:
+        return self._get(1, schema.COMMITTED)[...]
+
+    def _empty(self, gain: float) -> tuple[NDArray[np.float32] | None, float | None]:
+        group = self._file[schema.entry_name(1)].get(schema.EMPTY)
+        count = int(self._committed[_EMPTY])
+        if group is None or count == 0:
+            return None, None
+        dark = self._dark(group[schema.DARK], gain)
+        mean = group[schema.DATA][:count].mean(axis=0, dtype=np.float64)
+        exposure = float(group[schema.COUNT_TIME][:count].mean())
+        return ((mean - dark.mean_adu) * gain).astype(np.float32), exposure
+
+    def _dark(self, group: h5py.Group, gain: float) -> Dark:
+        count = int(group[schema.DARK_COUNT][()])
+        exposure = float(group[schema.EXPOSURE][()])
+        if count < 2:
+            raise DatasetError(f"{self.path}: darks of {exposure:g} s are missing; resume the scan or record them")
+        mean, variance = group[schema.DARK_MEAN][...], group[schema.DARK_SAMPLE_VARIANCE][...]
+        subtract, electrons2, good = summarise_darks(mean, variance, count, gain)
+        edges = group[schema.DARK_HISTOGRAM_EDGES][...]
+        return Dark(subtract, electrons2, good, count, group[schema.DARK_HISTOGRAM][...], edges)
+
+    def _check(self, entry: int) -> None:
+        if not 1 <= entry <= self.entries:
+            raise DatasetError(f"{self.path}: no entry {entry}; it has 1 .. {self.entries}")
+
+    def _get(self, entry: int, name: str) -> Any:
+        try:
+            return self._file[schema.entry_name(entry)][name]
+        except KeyError:
+            if name != schema.COMMITTED:
+                self._check(entry)
+            raise DatasetError(f"{self.path}: entry {entry} lacks {name!r}; the file is damaged") from None
+
+    def _text(self, entry: int, name: str) -> str:
+        return bytes(self._get(entry, name)[()]).decode()

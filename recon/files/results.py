@@ -1,0 +1,174 @@
+"""Results inside a run: the calibration CXI style, and named arrays per exposure. The measured data stay untouched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.dataset import DatasetError
+
+from . import schema
+from .read import open_run
+from .skeleton import put, put_text
+
+_NEW = "new_result"
+
+
+@dataclass(frozen=True)
+class StoredCalibration:
+    """A calibration as it lies in a run.
+
+    Attributes:
+        probe: (K, K) complex64, square root of photons a pixel, on `probe_pixel_m`.
+        probe_pixel_m: pitch.
+        object: (M, M) complex64 transmission on `object_pixel_m`; for looking at, never for latent methods.
+        object_pixel_m: pitch.
+        distance_m: object to camera.
+        positions_m: (N, 2) corrected (y, x) of each calibration frame in the file's order.
+        loss: (epochs,) history.
+        settings: how it was made.
+        software: names and versions.
+    """
+
+    probe: NDArray[np.complex64]
+    probe_pixel_m: float
+    object: NDArray[np.complex64]
+    object_pixel_m: float
+    distance_m: float
+    positions_m: NDArray[np.float64]
+    loss: NDArray[np.float64]
+    settings: Mapping[str, Any]
+    software: Mapping[str, str]
+
+
+def store_calibration(path: Path | str, calibration: StoredCalibration) -> None:
+    """Write a calibration into a run, in place of an earlier one.
+
+    Layout: `entry_1/image_1` (probe), `entry_1/image_2` (object), `entry_1/calibration`, and a link from the source.
+
+    Raises:
+        DatasetError: not a run of this program, or open elsewhere.
+    """
+    with _results(Path(path)) as file:
+        entry = file[schema.entry_name(1)]
+        with _replacing(entry, schema.PROBE_IMAGE) as group:
+            _image(group, "probe", calibration.probe, calibration.probe_pixel_m)
+        with _replacing(entry, schema.OBJECT_IMAGE) as group:
+            _image(group, "object", calibration.object, calibration.object_pixel_m)
+        with _replacing(entry, schema.CALIBRATION) as group:
+            put(group, schema.RESULT_DISTANCE, float(calibration.distance_m), "m")
+            put(group, schema.RESULT_POSITIONS, np.asarray(calibration.positions_m, np.float64), "m")
+            put(group, schema.RESULT_LOSS, np.asarray(calibration.loss, np.float64))
+            put_text(group, schema.RESULT_SETTINGS, json.dumps(dict(calibration.settings)))
+            put_text(group, schema.RESULT_SOFTWARE, json.dumps(dict(calibration.software)))
+        source = entry[schema.SOURCE]
+        if "illumination" not in source:
+            source["illumination"] = h5py.SoftLink(f"{entry.name}/{schema.PROBE_IMAGE}/{schema.DATA}")
+
+
+def load_calibration(path: Path | str) -> StoredCalibration | None:
+    """The calibration in a run, or None. Raises `DatasetError` as `open_run`."""
+    open_run(path).close()
+    with h5py.File(path, "r") as file:
+        entry = file[schema.entry_name(1)]
+        if schema.CALIBRATION not in entry:
+            return None
+        probe, image, group = entry[schema.PROBE_IMAGE], entry[schema.OBJECT_IMAGE], entry[schema.CALIBRATION]
+        return StoredCalibration(
+            probe=probe[schema.DATA][...],
+            probe_pixel_m=float(probe[schema.IMAGE_PIXEL][()]),
+            object=image[schema.DATA][...],
+            object_pixel_m=float(image[schema.IMAGE_PIXEL][()]),
+            distance_m=float(group[schema.RESULT_DISTANCE][()]),
+            positions_m=group[schema.RESULT_POSITIONS][...],
+            loss=group[schema.RESULT_LOSS][...],
+            settings=json.loads(bytes(group[schema.RESULT_SETTINGS][()])),
+            software=json.loads(bytes(group[schema.RESULT_SOFTWARE][()])),
+        )
+
+
+def store_result(
+    path: Path | str,
+    entry: int,
+    arrays: Mapping[str, NDArray],
+    settings: Mapping[str, Any],
+    name: str = schema.POSTERIOR,
+) -> None:
+    """Write named arrays (images, latents, covariances) with their settings into `entry_<entry>/<name>`.
+
+    Replaces an earlier result of that name.
+
+    Raises:
+        DatasetError: not a run of this program, no such entry, a name that belongs to measured data, or open elsewhere.
+    """
+    with _results(Path(path)) as file:
+        group_name = schema.entry_name(entry)
+        if group_name not in file:
+            raise DatasetError(f"{path}: no entry {entry} to store {name!r} in")
+        with _replacing(file[group_name], name) as group:
+            for key, array in arrays.items():
+                put(group, key, np.asarray(array))
+            put_text(group, schema.RESULT_SETTINGS, json.dumps(dict(settings)))
+
+
+def load_result(
+    path: Path | str, entry: int, name: str = schema.POSTERIOR
+) -> tuple[dict[str, NDArray], dict[str, Any]] | None:
+    """The arrays and settings that `store_result` wrote, or None. Raises `DatasetError` as `open_run`."""
+    open_run(path).close()
+    with h5py.File(path, "r") as file:
+        group = file.get(f"{schema.entry_name(entry)}/{name}")
+        if group is None:
+            return None
+        arrays = {key: value[...] for key, value in group.items() if key not in (schema.RESULT_SETTINGS, schema.NAME)}
+        return arrays, json.loads(bytes(group[schema.RESULT_SETTINGS][()]))
+
+
+def _image(group: h5py.Group, title: str, values: NDArray, pixel_m: float) -> None:
+    group.attrs[schema.ATTR_CLASS] = "NXdata"
+    put_text(group, schema.TITLE, title)
+    data = put(group, schema.DATA, np.asarray(values, np.complex64))
+    data.attrs["pixel_size_m"] = pixel_m
+    put(group, schema.IMAGE_PIXEL, float(pixel_m), "m")
+    put_text(group, "data_space", "real")
+    put_text(group, "data_type", "complex")
+
+
+@contextmanager
+def _results(path: Path) -> Iterator[h5py.File]:
+    """A run open for adding results."""
+    open_run(path).close()
+    try:
+        file = h5py.File(path, "r+")
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise DatasetError(
+            f"{path}: cannot be opened to store results ({reason}); is it in use or read-only?"
+        ) from None
+    with file:
+        yield file
+
+
+@contextmanager
+def _replacing(parent: h5py.Group, name: str) -> Iterator[h5py.Group]:
+    """A new group that takes the place of an old one only when it is complete."""
+    if name in parent and parent[name].attrs.get("result") is None:
+        raise DatasetError(f"{parent.file.filename}: {parent.name}/{name} is measured data; choose another name")
+    if _NEW in parent:
+        del parent[_NEW]
+    group = parent.create_group(_NEW)
+    group.attrs["result"] = 1
+    put_text(group, schema.NAME, name)
+    yield group
+    parent.file.flush()
+    if name in parent:
+        del parent[name]
+    parent.move(_NEW, name)

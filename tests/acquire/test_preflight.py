@@ -1,0 +1,123 @@
+from pathlib import Path
+
+import pytest
+
+from app.acquire.planning import make_plan
+from app.acquire.preflight import DISK_RESERVE, PreflightError, Severity, peak_over_mean, preflight, require
+from app.profile import Profile, load_profile
+from drivers.base import ConnectionLost, LightState
+from tests.acquire.fakes import FakeBench, small_profile
+
+
+def findings(bench: FakeBench, output: Path | None = None, needed: int = 0, **options):
+    return preflight(bench.plan, bench.profile, bench.devices, output, needed, **options)
+
+
+def changed(section: str, **values) -> FakeBench:
+    raw = small_profile().model_dump()
+    raw[section] |= values
+    return FakeBench(Profile.model_validate(raw))
+
+
+def assert_refused(found, *words: str) -> None:
+    with pytest.raises(PreflightError) as error:
+        require(found)
+    message = str(error.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_a_good_plan_has_no_findings_and_touches_nothing(tmp_path):
+    bench = FakeBench()
+    found = findings(bench, tmp_path / "run.h5")
+    assert found == []
+    require(found)
+    assert bench.log == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scan_beyond_the_travel_is_refused_with_its_count():
+    bench = changed("stage", centre_m=(12.5e-3, 24.9e-3))
+    assert_refused(findings(bench), "stage: x target", "0.0245 m", "more)", "nothing was moved")
+    assert bench.log == []
+
+
+def test_an_approach_that_leaves_the_limits_is_refused():
+    bench = changed("stage", park_m=(12.5e-3, 0.52e-3))
+    assert_refused(findings(bench), "x approach", "step")
+
+
+def test_an_exposure_out_of_range_is_refused():
+    bench = FakeBench(small_profile(evaluation_exposures_s=(1e-7, 3e-4)))
+    assert_refused(findings(bench), "exposure 1e-07 s", "1e-06 .. 10 s")
+
+
+def test_too_much_light_is_refused_and_bright_peaks_are_warned_of():
+    bench = changed("light", photons_per_second=1e9)
+    assert_refused(findings(bench), "electrons", "dim the light")
+    warned = [f for f in findings(changed("light", photons_per_second=2e7)) if "clipped" in f.message]
+    assert {f.severity for f in warned} == {Severity.WARNING}
+
+
+def test_the_beams_peak_follows_fresnel():
+    # On the axis |U|^2 = 4 sin^2(pi F/2) with F = a^2/(lambda z): 4 at F = 1, which is also the global maximum there.
+    raw = small_profile().model_dump()
+    raw["geometry"] |= {"distance_m": (250e-6) ** 2 / 561e-9}
+    assert peak_over_mean(Profile.model_validate(raw)) == pytest.approx(4.0, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda folder: folder / "run.dat", ".h5"),
+        (lambda folder: folder / "absent" / "run.h5", "does not exist"),
+        (lambda folder: (folder / "there.h5").write_bytes(b"mine") and folder / "there.h5", "exists already"),
+    ],
+)
+def test_bad_outputs_are_refused(tmp_path, make, word):
+    assert_refused(findings(FakeBench(), make(tmp_path)), word)
+
+
+def test_a_resumed_run_needs_its_file(tmp_path):
+    assert_refused(findings(FakeBench(), tmp_path / "run.h5", resume=True), "nothing to resume")
+
+
+def test_a_full_disk_is_refused(tmp_path):
+    full = findings(FakeBench(), tmp_path / "run.h5", 10**9, free=lambda folder: 10**9)
+    assert_refused(full, "1000 MB", "make room")
+    assert findings(FakeBench(), tmp_path / "run.h5", 10**9, free=lambda folder: 10**9 + DISK_RESERVE) == []
+
+
+def test_a_dead_device_is_named():
+    bench = FakeBench()
+
+    def lost():
+        raise ConnectionLost("stage", "does not answer; check its cable")
+
+    bench.stage.position = lost
+    assert_refused(findings(bench), "stage: does not answer")
+    bench.camera.close()
+    assert_refused(findings(bench), "camera: is closed")
+
+
+def test_a_camera_that_is_not_the_profiles_is_refused():
+    assert_refused(findings(changed("camera", shape=(8, 8))), "(6, 8)", "(8, 8)")
+    assert_refused(findings(changed("camera", pixel_size_m=5e-6)), "pixel")
+
+
+def test_an_unknown_light_is_a_warning():
+    bench = FakeBench()
+    bench.light.state = LightState.UNKNOWN
+    (finding,) = findings(bench)
+    assert finding.severity is Severity.WARNING
+    require([finding])
+
+
+@pytest.mark.parametrize("name", ["paper", "quick", "tiny"])
+def test_the_shipped_profiles_pass(name):
+    from app.devices import open_devices
+
+    profile = load_profile(name)
+    with open_devices(profile) as devices:
+        require(preflight(make_plan(profile), profile, devices, None, 0))
