@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -92,6 +93,89 @@ def scan(
     if (out is None) == (resume is None):
         raise UsageError("scan: give either --out FILE for a new run or --resume FILE for an interrupted one")
     report(run_scan(profile, seed, sample, out, resume, abort_after), as_json)
+
+
+DeviceOption = Annotated[str, typer.Option(help="Where torch works: auto (the GPU when there is one), cpu, cuda.")]
+
+
+@app.command()
+def calibrate(
+    path: Annotated[Path, typer.Argument(help="A run, or a CXI, PtyLab or npz file of somebody else's.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the figure; default beside the file.")] = None,
+    focus_to_sample: Annotated[
+        float | None, typer.Option(help="Cone beams: focus to sample, m (Fresnel scaling).")
+    ] = None,
+    probe_diameter: Annotated[
+        float | None, typer.Option(help="Illumination's diameter, m; a run knows it, else the frames' mean starts it.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs in all; default: by the kind of data.")] = None,
+    device: DeviceOption = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Order of the frames.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Find probe, object, distance and positions from a bright scan. Ctrl-C keeps the best so far."""
+    _gentle_threads()
+    from app.calibration import calibrate_file
+
+    report(calibrate_file(path, out, device, focus_to_sample, probe_diameter, epochs, seed), as_json)
+
+
+@app.command()
+def reconstruct(
+    path: Annotated[Path, typer.Argument(help="A calibrated run.")],
+    method: Annotated[str, typer.Option(help="latent or conventional.")] = "latent",
+    decoder: Annotated[str | None, typer.Option(help="mnist, mnist-3, mnist-4 or a package's path.")] = None,
+    exposure: Annotated[float | None, typer.Option(help="Exposure, s; default the shortest recorded.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the figure; default beside the run.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, help="Adam's; default: the best of several.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the patterns.")] = None,
+    start: Annotated[str, typer.Option(help="Latent start: mean (of the training latents) or random.")] = "mean",
+    loss: Annotated[str, typer.Option(help="mixed (Eq. 1 of the paper) or poisson.")] = "mixed",
+    device: DeviceOption = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Order of the patterns; random start.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Recover the object at one exposure of a calibrated run, in a decoder's latent space or in free pixels."""
+    _gentle_threads()
+    from app.reconstruction import reconstruct_file
+
+    values = reconstruct_file(
+        path, method, decoder, exposure, out, device, learning_rate, epochs, start, loss, seed
+    )
+    report(values, as_json)
+
+
+@app.command()
+def demo(
+    profile: ProfileOption = "quick",
+    seed: SeedOption = 0,
+    sample: ObjectOption = None,
+    out: Annotated[Path, typer.Option(help="Folder for run, report and figures.")] = Path("demo"),
+    decoder: Annotated[str | None, typer.Option(help="mnist, mnist-3, mnist-4 or a package's path.")] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """The paper's experiment on the simulated bench: scan, calibrate, reconstruct at every exposure, draw."""
+    _gentle_threads()
+    from app.demo import run_demo
+
+    values = run_demo(profile, seed, sample, out, device, decoder)
+    report(values if as_json else {k: values[k] for k in ("seconds", "run", "figure")}, as_json)
+
+
+def _gentle_threads() -> None:
+    """Threads that wait asleep: beside another busy program, spinning ones make torch ten times slower."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _register() -> None:
+    """Commands that bring their own options; their modules load nothing heavy before they run."""
+    from app.training import train
+
+    app.command()(train)
+
+
+_register()
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ from recon.calibrate import Illumination
 from recon.dataset import Ptychogram
 from recon.decoders.package import DecoderPackage
 from recon.model import ForwardModel, object_size
-from recon.noise import loss_named, pixel_weights
+from recon.noise import StabilisedAmplitude, loss_named, pixel_weights
 from recon.objects import DecoderObject, PixelObject
 
+WARM = StabilisedAmplitude()
 DECAY = 0.97
 """Learning rate of epoch n over that of the first: DECAY**n (the paper, section 2.2)."""
 
@@ -38,6 +39,8 @@ class ReconstructionSettings:
         loss: "mixed" (Eq. 1), "poisson" (the paper's Poisson-only) or "amplitude".
         total_variation: weight of the object's total variation, in units of the loss per unit step of amplitude;
             conventional only. A prior, so it does not change with the dose.
+        warm_epochs: first epochs with the variance-stabilised amplitude loss, nearly quadratic in the field: from a cold
+            start Eq. 1 ends in local minima at high dose. 0 is the paper's procedure.
         start: "mean" (Eq. 2) or "random", a draw from the latents' Gaussian; latent only.
         seed: order of the patterns, random start.
     """
@@ -47,11 +50,12 @@ class ReconstructionSettings:
     batch: int = 4
     loss: str = "mixed"
     total_variation: float = 0.0
+    warm_epochs: int = 0
     start: str = "mean"
     seed: int = 0
 
 
-CONVENTIONAL = ReconstructionSettings(epochs=60, learning_rate=0.05, total_variation=1.0)
+CONVENTIONAL = ReconstructionSettings(epochs=60, learning_rate=0.05, total_variation=3.0, warm_epochs=30)
 
 
 @dataclass(frozen=True)
@@ -138,10 +142,11 @@ class _Search:
         losses: list[float] = []
         for epoch in range(s.epochs):
             total = 0.0
+            loss = WARM if epoch < s.warm_epochs else self.loss
             for batch in torch.randperm(len(self.data), generator=generator).split(s.batch):
                 optimiser.zero_grad(set_to_none=True)
                 obj = target()
-                value = self.loss(self.expected(obj, batch), self.frames[batch], self.variance, self.weights[batch])
+                value = loss(self.expected(obj, batch), self.frames[batch], self.variance, self.weights[batch])
                 if s.total_variation:
                     value = value + s.total_variation * len(batch) / len(self.data) * total_variation(obj)
                 value.backward()

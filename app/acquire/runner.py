@@ -156,7 +156,9 @@ class Runner:
             self._become(RunState.FAILED)
             raise
         if writer.steps_committed >= len(self._plan.steps):
-            writer.close()
+            with writer:
+                if writer.outcome != RunState.COMPLETED:
+                    writer.set_outcome(RunState.COMPLETED.value)
             self._become(RunState.COMPLETED)
             return self._state
         return self._record(writer)

@@ -27,7 +27,7 @@ class StoredCalibration:
     """A calibration as it lies in a run.
 
     Attributes:
-        probe: (K, K) complex64, square root of photons a pixel, on `probe_pixel_m`.
+        probe: (K, K) complex64, square root of electrons per pixel and second, on `probe_pixel_m`.
         probe_pixel_m: pitch.
         object: (M, M) complex64 transmission on `object_pixel_m`; for looking at, never for latent methods.
         object_pixel_m: pitch.

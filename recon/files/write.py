@@ -143,7 +143,9 @@ class RunWriter:
         try:
             if file.attrs.get(schema.ATTR_CREATOR) != schema.CREATOR or schema.entry_name(1) not in file:
                 raise DatasetError(f"{path}: is not a run of {schema.CREATOR}; only its own runs can be resumed")
-            return cls(file, path, clock, fault)
+            writer = cls(file, path, clock, fault)
+            writer._restore_counters()
+            return writer
         except KeyError as error:
             file.close()
             raise DatasetError(f"{path}: is incomplete ({_reason(error)}) and cannot be resumed") from None
@@ -269,6 +271,14 @@ class RunWriter:
         self._commit(frame)
         # For other programs: readers of this one go by the commit vector, which counts in one write.
         self._write(frames[schema.FRAMES_COMMITTED], (), self._committed[place])
+        self._flush()
+
+    def _restore_counters(self) -> None:
+        """A kill between a frame's commit and its entry's own counter leaves that counter one behind."""
+        for (stream, _), (group, place) in self._places.items():
+            counter = (group if stream == "empty" else group[schema.DETECTOR])[schema.FRAMES_COMMITTED]
+            if int(counter[()]) != int(self._committed[place]):
+                self._write(counter, (), self._committed[place])
         self._flush()
 
     def _append_dark(self, frame: FrameRecord) -> None:

@@ -1,0 +1,198 @@
+"""`ptychoscope demo`: the paper's experiment on the simulated bench, from the first dark frame to a figure."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from rich.table import Table
+
+from app import calibration as calibrating
+from app.acquire.command import run_scan
+from app.errors import UsageError
+from app.figures import DoseColumn, dose_figure
+from app.profile import load_profile
+from app.progress import Course
+from app.reconstruction import (
+    LATENT,
+    LATENT_RATES,
+    Yardstick,
+    best_latent,
+    conventional,
+    field_of_view,
+    lit_part,
+    store,
+)
+from recon.calibrate import CalibrationSettings
+from recon.decoders.package import load_package
+from recon.files.read import open_run
+from recon.metrics import dice, success_db
+from recon.reconstruct import CONVENTIONAL, draw_latent, fit_image
+
+
+@dataclass(frozen=True)
+class ExposureScore:
+    """One line of the demo's table; PSNR over the lit mask, `recognisable` by the definition of success."""
+
+    exposure_s: float
+    photons_per_exposure: float
+    electrons_per_frame: float
+    psnr_latent_db: float
+    psnr_conventional_db: float
+    recognisable: bool
+
+
+def run_demo(
+    profile_name: str, seed: int, sample: str | None, out: Path, device: str, decoder: str | None
+) -> dict[str, Any]:
+    """Scan, calibrate, reconstruct at every exposure; write run, report and figure into `out`.
+
+    Returns the values of the command's JSON line. An earlier demo in `out` is replaced, anything else is left alone.
+
+    Raises:
+        UsageError: the profile is not simulated or has no evaluation series.
+    """
+    begin = time.monotonic()
+    profile = load_profile(profile_name)
+    if not profile.simulated:
+        raise UsageError(f"demo: profile {profile_name!r} drives real devices; use scan, calibrate and reconstruct")
+    if not profile.scan.evaluation_positions:
+        raise UsageError(f"demo: profile {profile_name!r} has no evaluation series")
+    device = calibrating.pick_device(device)
+    package = load_package(decoder or profile.reconstruction.decoder)
+    out.mkdir(parents=True, exist_ok=True)
+    path, fresh = out / "run.h5", out / "run-new.h5"
+    fresh.unlink(missing_ok=True)
+    scanned = run_scan(profile_name, seed, sample, fresh, None, None)
+    if scanned["outcome"] != "completed":
+        raise UsageError(f"demo: the scan was {scanned['outcome']}; resume it with ptychoscope scan --resume {fresh}")
+    os.replace(fresh, path)
+
+    with open_run(path) as run:
+        data, truth, entries = run.ptychogram(1), run.truth(), run.entries
+        diameter = run.illumination_m
+    if truth is None:
+        raise UsageError(f"{path}: a simulated run without its truth cannot be scored")
+    field = profile.reconstruction.field_m
+    with Course() as course:
+        settings = CalibrationSettings(
+            probe_diameter_m=diameter,
+            position_prior_m=max(profile.stage.repeatability_m, data.geometry.pixel_size_m / 10),
+            seed=seed,
+        )
+        calibration = calibrating.calibrate_data(data, settings, device, course)
+        calibrating.store(path, calibration)
+        calibrating.draw(calibration, data, out / "calibration.png")
+        errors = calibrating.score(calibration, truth)
+        course.say(
+            f"calibration: distance off by {errors.distance_error_m * 1e6:+.0f} um, positions by "
+            f"{errors.position_rms_px:.2f} px rms, probe by {errors.probe_error * 100:.1f} %"
+        )
+        light = calibration.illumination
+        columns: list[DoseColumn] = []
+        scores: list[ExposureScore] = []
+        yardstick: Yardstick | None = None
+        threshold = baseline = ceiling = float("nan")
+        with course.interruptible():
+            for entry in range(2, entries + 1):
+                with open_run(path) as run:
+                    frames = lit_part(run.ptychogram(entry), calibration.window)
+                    exposure = run.exposure_s(entry)
+                name = f"{exposure * 1e3:.4g} ms"
+                trials = [replace(LATENT, learning_rate=rate, seed=seed) for rate in LATENT_RATES]
+                latent = best_latent(frames, light, package, field, trials, device, course, f"latent, {name}")
+                pixels = conventional(
+                    frames, light, replace(CONVENTIONAL, seed=seed), device, course, f"conventional, {name}"
+                )
+                if yardstick is None:
+                    yardstick = Yardstick.build(truth, light, frames.indices, len(pixels.object))
+                    baseline, ceiling = _references(yardstick, package, light.geometry.pixel_size_m, field)
+                    threshold = success_db(baseline, ceiling)
+                latent_db = yardstick.psnr_db(latent.object)
+                score = ExposureScore(
+                    exposure_s=exposure,
+                    photons_per_exposure=profile.light.photons_per_second * exposure,
+                    electrons_per_frame=float((frames.frames * frames.mask).sum() / len(frames)),
+                    psnr_latent_db=latent_db,
+                    psnr_conventional_db=yardstick.psnr_db(pixels.object),
+                    recognisable=latent_db >= threshold
+                    and dice(latent.object, yardstick.amplitude, yardstick.lit) >= 0.8,
+                )
+                scores.append(score)
+                store(path, entry, latent, score.psnr_latent_db)
+                store(path, entry, pixels, score.psnr_conventional_db)
+                columns.append(_column(score, frames.frames[0], pixels.object, latent.object, field, light))
+                if course.stopped():
+                    break
+        course.console.print(_table(scores))
+    if yardstick is None:
+        raise UsageError(f"{path}: holds no evaluation series")
+    pixel = light.geometry.pixel_size_m
+    figure = dose_figure(
+        columns,
+        field_of_view(yardstick.amplitude, field, pixel),
+        field_of_view(yardstick.lit, field, pixel).astype(float),
+        f"{profile.name}, {sample or profile.sample.object}: 16 positions around the blue line, decoder {package.name}"
+        if len(frames) == 16
+        else f"{profile.name}, {sample or profile.sample.object}: {len(frames)} positions, decoder {package.name}",
+        out / "demo.png",
+    )
+    result = {
+        "seconds": time.monotonic() - begin,
+        "run": str(path),
+        "figure": str(figure),
+        "profile": profile.name,
+        "object": sample or profile.sample.object,
+        "decoder": package.name,
+        "calibration": asdict(errors) | {"distance_m": light.geometry.distance_m},
+        "prior_mean_db": baseline,
+        "decoder_ceiling_db": ceiling,
+        "exposures": [asdict(score) for score in scores],
+        "interrupted": course.stopped(),
+    }
+    (out / "report.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(f"figure: {figure}", file=sys.stderr)  # noqa: T201
+    return result
+
+
+def _references(yardstick: Yardstick, package, pixel_m: float, field_m: float) -> tuple[float, float]:
+    """PSNR of the training mean, and of the closest image that the decoder can draw."""
+    size = len(yardstick.amplitude)
+    mean = yardstick.psnr_db(draw_latent(package, None, size, pixel_m, field_m))
+    return mean, yardstick.psnr_db(fit_image(package, yardstick.amplitude, pixel_m, field_m))
+
+
+def _column(score: ExposureScore, pattern: NDArray, pixels: NDArray, latent: NDArray, field_m: float, light) -> DoseColumn:
+    pixel = light.geometry.pixel_size_m
+    return DoseColumn(
+        title=f"{score.exposure_s * 1e3:.3g} ms\n{score.photons_per_exposure:.2g} photons",
+        pattern=pattern,
+        conventional=field_of_view(pixels, field_m, pixel),
+        latent=field_of_view(latent, field_m, pixel),
+        conventional_db=score.psnr_conventional_db,
+        latent_db=score.psnr_latent_db,
+    )
+
+
+def _table(scores: list[ExposureScore]) -> Table:
+    table = Table(title="PSNR over the lit field")
+    for name in ("exposure", "photons", "electrons a frame", "latent", "conventional", "recognisable"):
+        table.add_column(name, justify="right")
+    for s in scores:
+        table.add_row(
+            f"{s.exposure_s * 1e3:.4g} ms",
+            f"{s.photons_per_exposure:.3g}",
+            f"{s.electrons_per_frame:.3g}",
+            f"{s.psnr_latent_db:.1f} dB",
+            f"{s.psnr_conventional_db:.1f} dB",
+            "yes" if s.recognisable else "no",
+        )
+    return table
+
+

@@ -1,0 +1,149 @@
+"""Pictures of results: pure functions from arrays to files, drawn without a window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import hsv_to_rgb
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+GREY = {"cmap": "gray", "vmin": 0.0, "vmax": 1.0}
+
+
+@dataclass(frozen=True)
+class DoseColumn:
+    """One exposure of the figure in the spirit of the paper's Fig. 4.
+
+    Attributes:
+        title: exposure and photons.
+        pattern: (H, W) electrons, one diffraction pattern.
+        conventional, latent: (S, S) amplitudes in the decoder's field.
+        conventional_db, latent_db: PSNR, or None without a truth.
+    """
+
+    title: str
+    pattern: NDArray
+    conventional: NDArray
+    latent: NDArray
+    conventional_db: float | None
+    latent_db: float | None
+
+
+def complex_colours(field: NDArray, top: float | None = None) -> NDArray[np.float64]:
+    """(H, W, 3) colours of a complex field: hue is the phase, brightness the amplitude."""
+    amplitude = np.abs(field) / (top or float(np.percentile(np.abs(field), 99.7)) or 1.0)
+    hue = (np.angle(field) / (2 * np.pi)) % 1.0
+    return hsv_to_rgb(np.stack([hue, np.full_like(hue, 0.85), np.clip(amplitude, 0, 1)], axis=-1))
+
+
+def _bare(axes: Axes, title: str = "") -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    if title:
+        axes.set_title(title, fontsize=9)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    FigureCanvasAgg(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def dose_figure(columns: Sequence[DoseColumn], truth: NDArray | None, lit: NDArray, heading: str, path: Path) -> Path:
+    """Diffraction patterns, conventional and latent objects against dose, the truth beside them; returns the path."""
+    extra = 0 if truth is None else 1
+    figure = Figure(figsize=(1.9 * (len(columns) + extra) + 0.6, 6.4), layout="constrained")
+    axes = figure.subplots(3, len(columns) + extra, squeeze=False)
+    for k, column in enumerate(columns):
+        top = max(float(np.percentile(column.pattern, 99.9)), 1.0)
+        axes[0, k].imshow(np.sqrt(np.clip(column.pattern, 0, top)), cmap="inferno")
+        _bare(axes[0, k], column.title)
+        for row, image, value in (
+            (1, column.conventional, column.conventional_db),
+            (2, column.latent, column.latent_db),
+        ):
+            axes[row, k].imshow(np.abs(image), **GREY)
+            axes[row, k].contour(lit, levels=[0.5], colors="tab:blue", linewidths=0.6)
+            _bare(axes[row, k])
+            if value is not None:
+                axes[row, k].set_xlabel(f"{value:.1f} dB", fontsize=9)
+    for row, name in enumerate(("diffraction (square root)", "conventional", "latent")):
+        axes[row, 0].set_ylabel(name, fontsize=10)
+    if truth is not None:
+        axes[1, -1].imshow(np.abs(truth), **GREY)
+        axes[1, -1].contour(lit, levels=[0.5], colors="tab:blue", linewidths=0.6)
+        _bare(axes[1, -1], "truth")
+        for row in (0, 2):
+            axes[row, -1].set_axis_off()
+    figure.suptitle(heading, fontsize=11)
+    return _save(figure, path)
+
+
+def calibration_figure(
+    probe: NDArray,
+    obj: NDArray,
+    positions_px: NDArray,
+    nominal_px: NDArray,
+    loss: NDArray,
+    distance_m: NDArray,
+    stages: Sequence[str],
+    heading: str,
+    path: Path,
+) -> Path:
+    """Probe, object, corrected positions and the course of the calibration; returns the path."""
+    figure = Figure(figsize=(12, 7.4), layout="constrained")
+    axes = figure.subplots(2, 3)
+    axes[0, 0].imshow(complex_colours(probe))
+    _bare(axes[0, 0], "probe (brightness: amplitude, hue: phase)")
+    half = min(len(obj) // 2, int(np.abs(positions_px).max()) + len(probe) // 3)
+    middle = slice(len(obj) // 2 - half, len(obj) // 2 + half)
+    shown = obj[middle, middle]
+    axes[0, 1].imshow(np.abs(shown), cmap="gray", vmin=0, vmax=float(np.percentile(np.abs(shown), 99.5)))
+    _bare(axes[0, 1], "object, amplitude")
+    axes[0, 2].imshow(np.angle(shown), cmap="twilight", vmin=-np.pi, vmax=np.pi)
+    _bare(axes[0, 2], "object, phase (-pi to pi)")
+    shift = positions_px - nominal_px
+    axes[1, 0].quiver(
+        nominal_px[:, 1], nominal_px[:, 0], shift[:, 1], shift[:, 0], angles="xy", color="tab:red", width=0.004
+    )
+    axes[1, 0].plot(nominal_px[:, 1], nominal_px[:, 0], ".", color="0.6", markersize=3)
+    axes[1, 0].set_aspect("equal")
+    axes[1, 0].invert_yaxis()
+    rms = float(np.sqrt((shift**2).sum(1).mean()))
+    axes[1, 0].set_title(f"position corrections, rms {rms:.2f} px", fontsize=9)
+    epochs = np.arange(1, len(loss) + 1)
+    for stage in dict.fromkeys(stages):
+        chosen = np.array([s == stage for s in stages])
+        axes[1, 1].plot(epochs[chosen], loss[chosen], ".-", label=stage)
+    axes[1, 1].legend(fontsize=8)
+    axes[1, 1].set(title="loss per pixel and frame (each stage on its own scale)", xlabel="epoch")
+    axes[1, 2].plot(epochs, np.asarray(distance_m) * 1e3, ".-")
+    axes[1, 2].ticklabel_format(useOffset=False)
+    axes[1, 2].set(title="distance (mm)", xlabel="epoch")
+    figure.suptitle(heading, fontsize=11)
+    return _save(figure, path)
+
+
+def reconstruction_figure(
+    measured: NDArray, expected: NDArray, obj: NDArray, loss: NDArray, heading: str, path: Path
+) -> Path:
+    """One result: object, summed patterns measured and expected, and the loss; returns the path."""
+    figure = Figure(figsize=(12, 3.4), layout="constrained")
+    axes = figure.subplots(1, 4)
+    axes[0].imshow(np.abs(obj), **GREY)
+    _bare(axes[0], "object, amplitude")
+    top = max(float(np.percentile(expected, 99.9)), 1e-12)
+    for k, image, title in ((1, measured, "measured, sum of frames"), (2, expected, "expected, sum of frames")):
+        axes[k].imshow(np.sqrt(np.clip(image, 0, top)), cmap="inferno", vmax=np.sqrt(top))
+        _bare(axes[k], title)
+    axes[3].plot(np.arange(1, len(loss) + 1), loss)
+    axes[3].set(title="loss per pixel and frame", xlabel="epoch")
+    figure.suptitle(heading, fontsize=11)
+    return _save(figure, path)

@@ -1,0 +1,72 @@
+"""Progress of long computations on stderr, with an estimate, and Ctrl-C as a wish to stop early."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Course:
+    """One bar of progress that names what is going on; quiet on anything but a terminal, save a line at each start."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description:<28}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._stopped = False
+
+    def __enter__(self) -> Course:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def begin(self, name: str, total: int) -> None:
+        """Start the next piece of work."""
+        self._task = self._bar.add_task(name, total=total, note="")
+        if not self.console.is_terminal:
+            self.console.print(f"{name} ...", highlight=False)
+
+    def advance(self, done: int, note: str = "") -> None:
+        """So much of the piece is done."""
+        if self._task is not None:
+            self._bar.update(self._task, completed=done, note=note)
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._bar.console.print(text, highlight=False)
+
+    def stopped(self) -> bool:
+        """Whether Ctrl-C was pressed inside `interruptible`."""
+        return self._stopped
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Inside, the first Ctrl-C asks for an early end that keeps the best so far; the second one interrupts."""
+
+        def handler(number: int, frame: FrameType | None) -> None:
+            if self._stopped:
+                raise KeyboardInterrupt
+            self._stopped = True
+            self.say("stopping after this epoch; the best so far is kept (Ctrl-C again to give up)")
+
+        previous = signal.signal(signal.SIGINT, handler)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)

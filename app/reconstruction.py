@@ -1,0 +1,220 @@
+"""`ptychoscope reconstruct`: the object of a calibrated run at one or every exposure, conventionally or latently."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from app.calibration import pick_device, software, stored_illumination
+from app.errors import UsageError
+from app.figures import reconstruction_figure
+from app.progress import Course
+from recon.calibrate import Illumination, illuminated
+from recon.dataset import Ptychogram, Truth
+from recon.decoders.package import DecoderPackage, load_package
+from recon.files.read import RunFile, open_run
+from recon.files.results import store_result
+from recon.metrics import fit_positions, psnr_db
+from recon.reconstruct import (
+    CONVENTIONAL,
+    Reconstruction,
+    ReconstructionSettings,
+    reconstruct_latent,
+    reconstruct_pixels,
+)
+
+METHODS = ("latent", "conventional")
+LATENT = ReconstructionSettings(epochs=40, batch=1)
+"""The paper's batches of one pattern; on simulated runs the loss has settled after 40 of its 100 epochs."""
+LATENT_RATES = (0.3, 1.0)
+"""Learning rates tried; the lower loss wins. The paper's range is 0.1 to 1."""
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """The truth of a simulated run, moved to where the calibration puts it, for scoring.
+
+    Attributes:
+        amplitude: (M, M) on the reconstruction's grid, the calibration's shift and scale applied.
+        lit: (M, M) the lit mask of the positions used.
+    """
+
+    amplitude: NDArray[np.float64]
+    lit: NDArray[np.bool_]
+
+    @classmethod
+    def build(cls, truth: Truth, light: Illumination, indices: NDArray[np.int64], size: int) -> Yardstick:
+        """From a run's truth for frames at the points `indices`, on a grid of `size` camera pixels."""
+        pixel = light.geometry.pixel_size_m
+        fit = fit_positions(light.positions_m, truth.positions_m[light.indices])
+        axis = (np.arange(size) - size // 2) * pixel
+        centre = len(truth.object) // 2
+        rows, columns = ((axis - shift) / fit.scale / truth.object_pixel_m + centre for shift in fit.shift_m)
+        grid = np.meshgrid(rows, columns, indexing="ij")
+        amplitude = ndimage.map_coordinates(np.abs(truth.object).astype(np.float64), grid, order=1)
+        return cls(amplitude, illuminated(light.probe, light.positions_of(indices) / pixel, size))
+
+    def psnr_db(self, obj: NDArray) -> float:
+        """Eq. 3 of the paper over the lit mask."""
+        return psnr_db(obj, self.amplitude, self.lit)
+
+
+def entry_of_exposure(run: RunFile, exposure_s: float) -> int:
+    """The evaluation entry whose exposure is the nearest on a log scale; raises `UsageError` beyond 5 %."""
+    entries = range(2, run.entries + 1)
+    if not entries:
+        raise UsageError(f"{run.path}: holds no evaluation series; its plan has only a calibration scan")
+    nearest = min(entries, key=lambda k: abs(math.log(run.exposure_s(k) / exposure_s)))
+    if abs(run.exposure_s(nearest) / exposure_s - 1) > 0.05:
+        known = ", ".join(f"{run.exposure_s(k):.4g}" for k in entries)
+        raise UsageError(f"{run.path}: no exposure of {exposure_s:.4g} s; recorded are {known} s")
+    return nearest
+
+
+def lit_part(data: Ptychogram, window: int) -> Ptychogram:
+    """The frames' lit window that calibration found; what lies outside holds next to no light."""
+    return data if window >= min(data.geometry.shape) else data.crop((window, window))
+
+
+def best_latent(
+    data: Ptychogram,
+    light: Illumination,
+    package: DecoderPackage,
+    field_m: float,
+    settings: Sequence[ReconstructionSettings],
+    device: str,
+    course: Course,
+    name: str,
+) -> Reconstruction:
+    """The paper's estimator: several learning rates or starts, the one with the lowest final loss kept."""
+    course.begin(name, sum(s.epochs for s in settings))
+    results: list[Reconstruction] = []
+    done = 0
+    for setting in settings:
+
+        def shown(epoch: int, _: int, loss: float, before: int = done) -> None:
+            course.advance(before + epoch, f"loss {loss:.5f}")
+
+        results.append(
+            reconstruct_latent(
+                data, light, package, field_m, setting, device=device, report=shown, stop=course.stopped
+            )
+        )
+        done += setting.epochs
+        if course.stopped():
+            break
+    return min(results, key=lambda r: float(r.loss[-1]))
+
+
+def conventional(
+    data: Ptychogram,
+    light: Illumination,
+    settings: ReconstructionSettings,
+    device: str,
+    course: Course,
+    name: str,
+) -> Reconstruction:
+    """The conventional reconstruction with progress."""
+    course.begin(name, settings.epochs)
+    return reconstruct_pixels(
+        data,
+        light,
+        settings,
+        device=device,
+        report=lambda epoch, _, loss: course.advance(epoch, f"loss {loss:.5f}"),
+        stop=course.stopped,
+    )
+
+
+def field_of_view(obj: NDArray, field_m: float, pixel_m: float) -> NDArray:
+    """The middle of an object's grid that the decoder's image covers."""
+    half = min(len(obj) // 2, math.ceil(field_m / 2 / pixel_m))
+    middle = slice(len(obj) // 2 - half, len(obj) // 2 + half)
+    return obj[middle, middle]
+
+
+def store(path: Path, entry: int, result: Reconstruction, psnr: float | None) -> None:
+    """Put a result into the run, beside the exposure it belongs to."""
+    arrays: dict[str, NDArray] = {"object": result.object, "loss": result.loss}
+    if result.image is not None and result.latent is not None:
+        arrays |= {"image": result.image, "latent": result.latent}
+    settings = result.summary() | {"psnr_db": psnr, "software": software()}
+    store_result(path, entry, arrays, settings, name=f"reconstruction_{result.method}")
+
+
+def reconstruct_file(
+    path: Path,
+    method: str,
+    decoder: str | None,
+    exposure_s: float | None,
+    out: Path | None,
+    device: str,
+    learning_rate: float | None,
+    epochs: int | None,
+    start: str,
+    loss: str,
+    seed: int,
+) -> dict[str, Any]:
+    """Reconstruct one exposure of a calibrated run; returns the values of the command's JSON line."""
+    if method not in METHODS:
+        raise UsageError(f"method {method!r}: known are {', '.join(METHODS)}")
+    begin = time.monotonic()
+    device = pick_device(device)
+    with open_run(path) as run:
+        profile, truth = run.profile, run.truth()
+        entry = 2 if exposure_s is None else entry_of_exposure(run, exposure_s)
+        if run.entries < entry:
+            raise UsageError(f"{path}: holds no evaluation series; its plan has only a calibration scan")
+        data, exposure = run.ptychogram(entry), run.exposure_s(entry)
+    light, window = stored_illumination(path)
+    data = lit_part(data, window)
+    field = profile["reconstruction"]["field_m"]
+    package = None
+    with Course() as course, course.interruptible():
+        if method == "latent":
+            package = load_package(decoder or profile["reconstruction"]["decoder"])
+            base = replace(LATENT, loss=loss, start=start, seed=seed)
+            base = base if epochs is None else replace(base, epochs=epochs)
+            rates = LATENT_RATES if learning_rate is None else (learning_rate,)
+            trials = [replace(base, learning_rate=rate) for rate in rates]
+            result = best_latent(data, light, package, field, trials, device, course, "latent")
+        else:
+            settings = replace(CONVENTIONAL, loss=loss, seed=seed)
+            if epochs is not None:
+                settings = replace(settings, epochs=epochs, warm_epochs=epochs // 2)
+            if learning_rate is not None:
+                settings = replace(settings, learning_rate=learning_rate)
+            result = conventional(data, light, settings, device, course, "conventional")
+    psnr = None
+    if truth is not None:
+        psnr = Yardstick.build(truth, light, data.indices, len(result.object)).psnr_db(result.object)
+    store(path, entry, result, psnr)
+    folder = out or path.with_name(f"{path.stem}-reconstruction")
+    shown = field_of_view(result.object, field, light.geometry.pixel_size_m)
+    heading = f"{path.name}: {method}, {exposure * 1e3:.4g} ms" + ("" if psnr is None else f", {psnr:.1f} dB")
+    figure = reconstruction_figure(
+        data.frames.sum(0),
+        result.expected.sum(0),
+        shown,
+        result.loss,
+        heading,
+        folder / f"{method}-{exposure * 1e3:.4g}ms.png",
+    )
+    return {
+        "method": method,
+        "decoder": None if package is None else package.name,
+        "exposure_s": exposure,
+        "psnr_db": psnr,
+        "loss": float(result.loss[-1]),
+        "epochs": len(result.loss),
+        "seconds": time.monotonic() - begin,
+        "figure": str(figure),
+    }
