@@ -15,6 +15,7 @@ from app.figures import calibration_figure
 from app.progress import Course
 from recon.calibrate import Calibration, CalibrationSettings, EpochReport, Illumination, calibrate
 from recon.dataset import DatasetError, Ptychogram, Truth
+from recon.device import pick_device
 from recon.files.imports import read_any
 from recon.files.read import open_hdf5, open_run
 from recon.files.results import StoredCalibration, load_calibration, store_calibration
@@ -25,20 +26,6 @@ from recon.metrics import distance_error_m, fit_positions, probe_error, resample
 def software() -> dict[str, str]:
     """Versions of what made a result."""
     return {name: metadata.version(name) for name in ("ptychoscope", "torch", "numpy")}
-
-
-def pick_device(name: str) -> str:
-    """The torch device for "auto" (the GPU when there is one), "cpu" or "cuda[:k]"; raises `UsageError`."""
-    import importlib
-
-    torch = importlib.import_module("torch")
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name != "cpu" and not name.startswith("cuda"):
-        raise UsageError(f"device {name!r}: known are auto, cpu, cuda and cuda:0 and so on")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"device {name!r}: torch finds no GPU here; use --device cpu")
-    return name
 
 
 def is_run(path: Path) -> bool:

@@ -123,14 +123,16 @@ def calibrate(
 @app.command()
 def reconstruct(
     path: Annotated[Path, typer.Argument(help="A calibrated run.")],
-    method: Annotated[str, typer.Option(help="latent or conventional.")] = "latent",
+    method: Annotated[str, typer.Option(help="latent, paper (its estimator exactly), or conventional.")] = "latent",
     decoder: Annotated[str | None, typer.Option(help="mnist, mnist-3, mnist-4 or a package's path.")] = None,
     exposure: Annotated[float | None, typer.Option(help="Exposure, s; default the shortest recorded.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the figure; default beside the run.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0, help="Adam's; default: the best of several.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the patterns.")] = None,
     start: Annotated[str, typer.Option(help="Latent start: mean (of the training latents) or random.")] = "mean",
-    loss: Annotated[str, typer.Option(help="mixed (Eq. 1 of the paper) or poisson.")] = "mixed",
+    loss: Annotated[
+        str | None, typer.Option(help="mixed (Eq. 1 of the paper), poisson (its other) or exact; default: by the data.")
+    ] = None,
     device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Order of the patterns; random start.")] = 0,
     as_json: JsonOption = False,
@@ -139,9 +141,7 @@ def reconstruct(
     _gentle_threads()
     from app.reconstruction import reconstruct_file
 
-    values = reconstruct_file(
-        path, method, decoder, exposure, out, device, learning_rate, epochs, start, loss, seed
-    )
+    values = reconstruct_file(path, method, decoder, exposure, out, device, learning_rate, epochs, start, loss, seed)
     report(values, as_json)
 
 

@@ -20,20 +20,25 @@ from app.figures import DoseColumn, dose_figure
 from app.profile import load_profile
 from app.progress import Course
 from app.reconstruction import (
-    LATENT,
-    LATENT_RATES,
+    PAPER,
+    PAPER_RATES,
     Yardstick,
     best_latent,
     conventional,
     field_of_view,
+    latent_settings,
     lit_part,
     store,
 )
-from recon.calibrate import CalibrationSettings
-from recon.decoders.package import load_package
+from recon.calibrate import CalibrationSettings, Illumination
+from recon.decoders.package import DecoderPackage, load_package
+from recon.device import pick_device
 from recon.files.read import open_run
 from recon.metrics import dice, success_db
-from recon.reconstruct import CONVENTIONAL, draw_latent, fit_image
+from recon.reconstruct import CONVENTIONAL, Reconstruction, draw_latent, fit_image
+
+ROWS = ("conventional", "latent, the paper's", "latent, with prior")
+"""Rows of the figure, in the order of its columns' images."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,9 @@ class ExposureScore:
     photons_per_exposure: float
     electrons_per_frame: float
     psnr_latent_db: float
+    psnr_paper_db: float
     psnr_conventional_db: float
+    loss: str
     recognisable: bool
 
 
@@ -64,7 +71,7 @@ def run_demo(
         raise UsageError(f"demo: profile {profile_name!r} drives real devices; use scan, calibrate and reconstruct")
     if not profile.scan.evaluation_positions:
         raise UsageError(f"demo: profile {profile_name!r} has no evaluation series")
-    device = calibrating.pick_device(device)
+    device = pick_device(device)
     package = load_package(decoder or profile.reconstruction.decoder)
     out.mkdir(parents=True, exist_ok=True)
     path, fresh = out / "run.h5", out / "run-new.h5"
@@ -99,14 +106,19 @@ def run_demo(
         scores: list[ExposureScore] = []
         yardstick: Yardstick | None = None
         threshold = baseline = ceiling = float("nan")
+        start: NDArray | None = None
         with course.interruptible():
             for entry in range(2, entries + 1):
                 with open_run(path) as run:
                     frames = lit_part(run.ptychogram(entry), calibration.window)
                     exposure = run.exposure_s(entry)
                 name = f"{exposure * 1e3:.4g} ms"
-                trials = [replace(LATENT, learning_rate=rate, seed=seed) for rate in LATENT_RATES]
-                latent = best_latent(frames, light, package, field, trials, device, course, f"latent, {name}")
+                # The darkest exposure starts at the mean, each brighter one where the one before has ended.
+                chosen = latent_settings(frames, seed, continued=start is not None)
+                latent = best_latent(frames, light, package, field, [chosen], device, course, f"latent, {name}", start)
+                start = latent.latent
+                trials = [replace(PAPER, learning_rate=rate, seed=seed) for rate in PAPER_RATES]
+                paper = best_latent(frames, light, package, field, trials, device, course, f"the paper's, {name}")
                 pixels = conventional(
                     frames, light, replace(CONVENTIONAL, seed=seed), device, course, f"conventional, {name}"
                 )
@@ -120,14 +132,17 @@ def run_demo(
                     photons_per_exposure=profile.light.photons_per_second * exposure,
                     electrons_per_frame=float((frames.frames * frames.mask).sum() / len(frames)),
                     psnr_latent_db=latent_db,
+                    psnr_paper_db=yardstick.psnr_db(paper.object),
                     psnr_conventional_db=yardstick.psnr_db(pixels.object),
+                    loss=chosen.loss,
                     recognisable=latent_db >= threshold
                     and dice(latent.object, yardstick.amplitude, yardstick.lit) >= 0.8,
                 )
                 scores.append(score)
                 store(path, entry, latent, score.psnr_latent_db)
+                store(path, entry, paper, score.psnr_paper_db, "paper")
                 store(path, entry, pixels, score.psnr_conventional_db)
-                columns.append(_column(score, frames.frames[0], pixels.object, latent.object, field, light))
+                columns.append(_column(score, frames.frames[0], (pixels, paper, latent), field, light))
                 if course.stopped():
                     break
         course.console.print(_table(scores))
@@ -138,9 +153,9 @@ def run_demo(
         columns,
         field_of_view(yardstick.amplitude, field, pixel),
         field_of_view(yardstick.lit, field, pixel).astype(float),
-        f"{profile.name}, {sample or profile.sample.object}: 16 positions around the blue line, decoder {package.name}"
-        if len(frames) == 16
-        else f"{profile.name}, {sample or profile.sample.object}: {len(frames)} positions, decoder {package.name}",
+        ROWS,
+        f"{sample or profile.sample.object} from {len(frames)} diffraction patterns of the profile {profile.name}, "
+        f"decoder {package.name}; inside the blue line there was light",
         out / "demo.png",
     )
     result = {
@@ -161,28 +176,28 @@ def run_demo(
     return result
 
 
-def _references(yardstick: Yardstick, package, pixel_m: float, field_m: float) -> tuple[float, float]:
+def _references(yardstick: Yardstick, package: DecoderPackage, pixel_m: float, field_m: float) -> tuple[float, float]:
     """PSNR of the training mean, and of the closest image that the decoder can draw."""
     size = len(yardstick.amplitude)
     mean = yardstick.psnr_db(draw_latent(package, None, size, pixel_m, field_m))
     return mean, yardstick.psnr_db(fit_image(package, yardstick.amplitude, pixel_m, field_m))
 
 
-def _column(score: ExposureScore, pattern: NDArray, pixels: NDArray, latent: NDArray, field_m: float, light) -> DoseColumn:
+def _column(
+    score: ExposureScore, pattern: NDArray, results: tuple[Reconstruction, ...], field_m: float, light: Illumination
+) -> DoseColumn:
     pixel = light.geometry.pixel_size_m
     return DoseColumn(
         title=f"{score.exposure_s * 1e3:.3g} ms\n{score.photons_per_exposure:.2g} photons",
         pattern=pattern,
-        conventional=field_of_view(pixels, field_m, pixel),
-        latent=field_of_view(latent, field_m, pixel),
-        conventional_db=score.psnr_conventional_db,
-        latent_db=score.psnr_latent_db,
+        images=tuple(field_of_view(result.object, field_m, pixel) for result in results),
+        psnr_db=(score.psnr_conventional_db, score.psnr_paper_db, score.psnr_latent_db),
     )
 
 
 def _table(scores: list[ExposureScore]) -> Table:
     table = Table(title="PSNR over the lit field")
-    for name in ("exposure", "photons", "electrons a frame", "latent", "conventional", "recognisable"):
+    for name in ("exposure", "photons", "electrons a frame", "latent", "the paper's", "conventional", "recognisable"):
         table.add_column(name, justify="right")
     for s in scores:
         table.add_row(
@@ -190,9 +205,8 @@ def _table(scores: list[ExposureScore]) -> Table:
             f"{s.photons_per_exposure:.3g}",
             f"{s.electrons_per_frame:.3g}",
             f"{s.psnr_latent_db:.1f} dB",
+            f"{s.psnr_paper_db:.1f} dB",
             f"{s.psnr_conventional_db:.1f} dB",
             "yes" if s.recognisable else "no",
         )
     return table
-
-

@@ -23,16 +23,14 @@ class DoseColumn:
     Attributes:
         title: exposure and photons.
         pattern: (H, W) electrons, one diffraction pattern.
-        conventional, latent: (S, S) amplitudes in the decoder's field.
-        conventional_db, latent_db: PSNR, or None without a truth.
+        images: (S, S) objects in the decoder's field, one per row of the figure.
+        psnr_db: PSNR of each, or None without a truth.
     """
 
     title: str
     pattern: NDArray
-    conventional: NDArray
-    latent: NDArray
-    conventional_db: float | None
-    latent_db: float | None
+    images: tuple[NDArray, ...]
+    psnr_db: tuple[float | None, ...]
 
 
 def complex_colours(field: NDArray, top: float | None = None) -> NDArray[np.float64]:
@@ -56,32 +54,38 @@ def _save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def dose_figure(columns: Sequence[DoseColumn], truth: NDArray | None, lit: NDArray, heading: str, path: Path) -> Path:
-    """Diffraction patterns, conventional and latent objects against dose, the truth beside them; returns the path."""
+def dose_figure(
+    columns: Sequence[DoseColumn],
+    truth: NDArray | None,
+    lit: NDArray,
+    rows: Sequence[str],
+    heading: str,
+    path: Path,
+) -> Path:
+    """Diffraction patterns and objects, a row a method, against dose, the truth beside them; returns the path."""
     extra = 0 if truth is None else 1
-    figure = Figure(figsize=(1.9 * (len(columns) + extra) + 0.6, 6.4), layout="constrained")
-    axes = figure.subplots(3, len(columns) + extra, squeeze=False)
+    height = 1 + len(rows)
+    figure = Figure(figsize=(1.9 * (len(columns) + extra) + 0.6, 2.1 * height), layout="constrained")
+    axes = figure.subplots(height, len(columns) + extra, squeeze=False)
     for k, column in enumerate(columns):
         top = max(float(np.percentile(column.pattern, 99.9)), 1.0)
         axes[0, k].imshow(np.sqrt(np.clip(column.pattern, 0, top)), cmap="inferno")
         _bare(axes[0, k], column.title)
-        for row, image, value in (
-            (1, column.conventional, column.conventional_db),
-            (2, column.latent, column.latent_db),
-        ):
+        for row, (image, value) in enumerate(zip(column.images, column.psnr_db, strict=True), start=1):
             axes[row, k].imshow(np.abs(image), **GREY)
             axes[row, k].contour(lit, levels=[0.5], colors="tab:blue", linewidths=0.6)
             _bare(axes[row, k])
             if value is not None:
                 axes[row, k].set_xlabel(f"{value:.1f} dB", fontsize=9)
-    for row, name in enumerate(("diffraction (square root)", "conventional", "latent")):
+    for row, name in enumerate(("diffraction (square root)", *rows)):
         axes[row, 0].set_ylabel(name, fontsize=10)
     if truth is not None:
+        for row in range(height):
+            axes[row, -1].set_axis_off()
+        axes[1, -1].set_axis_on()
         axes[1, -1].imshow(np.abs(truth), **GREY)
         axes[1, -1].contour(lit, levels=[0.5], colors="tab:blue", linewidths=0.6)
         _bare(axes[1, -1], "truth")
-        for row in (0, 2):
-            axes[row, -1].set_axis_off()
     figure.suptitle(heading, fontsize=11)
     return _save(figure, path)
 
@@ -123,10 +127,12 @@ def calibration_figure(
         chosen = np.array([s == stage for s in stages])
         axes[1, 1].plot(epochs[chosen], loss[chosen], ".-", label=stage)
     axes[1, 1].legend(fontsize=8)
-    axes[1, 1].set(title="loss per pixel and frame (each stage on its own scale)", xlabel="epoch")
+    axes[1, 1].set_title("loss per pixel and frame (a stage a scale)", fontsize=9)
+    axes[1, 1].set_xlabel("epoch")
     axes[1, 2].plot(epochs, np.asarray(distance_m) * 1e3, ".-")
     axes[1, 2].ticklabel_format(useOffset=False)
-    axes[1, 2].set(title="distance (mm)", xlabel="epoch")
+    axes[1, 2].set_title("distance (mm)", fontsize=9)
+    axes[1, 2].set_xlabel("epoch")
     figure.suptitle(heading, fontsize=11)
     return _save(figure, path)
 

@@ -13,16 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from app.calibration import pick_device, software, stored_illumination
+from app.calibration import software, stored_illumination
 from app.errors import UsageError
 from app.figures import reconstruction_figure
 from app.progress import Course
 from recon.calibrate import Illumination, illuminated
 from recon.dataset import Ptychogram, Truth
 from recon.decoders.package import DecoderPackage, load_package
+from recon.device import pick_device
 from recon.files.read import RunFile, open_run
 from recon.files.results import store_result
 from recon.metrics import fit_positions, psnr_db
+from recon.noise import LOSSES
 from recon.reconstruct import (
     CONVENTIONAL,
     Reconstruction,
@@ -31,11 +33,19 @@ from recon.reconstruct import (
     reconstruct_pixels,
 )
 
-METHODS = ("latent", "conventional")
-LATENT = ReconstructionSettings(epochs=40, batch=1)
-"""The paper's batches of one pattern; on simulated runs the loss has settled after 40 of its 100 epochs."""
-LATENT_RATES = (0.3, 1.0)
-"""Learning rates tried; the lower loss wins. The paper's range is 0.1 to 1."""
+METHODS = ("latent", "paper", "conventional")
+PAPER = ReconstructionSettings(epochs=40, batch=1)
+"""The paper's estimator, one pattern a step; on simulated runs the loss has settled after 40 of its 100 epochs."""
+PAPER_RATES = (0.3, 1.0)
+"""Learning rates tried for the paper's estimator; the lower loss wins. Its range is 0.1 to 1."""
+LATENT = ReconstructionSettings(epochs=40, batch=1, prior=True)
+"""This program's: whitened latents under their prior, the exact likelihood where the sensor resolves photons."""
+CONTINUED_RATE = 0.1
+"""Step in whitened latents when a darker exposure's result is the start: near the solution already."""
+EXACT_ELECTRONS = 18.0
+"""Brightest pixel up to which the exact likelihood is worth its terms; beyond, Eq. 1 is as good."""
+PHOTON_RESOLVING_E = 0.6
+"""Read noise below which single electrons can be told apart, so that the exact likelihood gains over Eq. 1."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +103,9 @@ def best_latent(
     device: str,
     course: Course,
     name: str,
+    start_latent: NDArray | None = None,
 ) -> Reconstruction:
-    """The paper's estimator: several learning rates or starts, the one with the lowest final loss kept."""
+    """Several learning rates or starts, the one with the lowest final loss kept: the paper's estimator has two."""
     course.begin(name, sum(s.epochs for s in settings))
     results: list[Reconstruction] = []
     done = 0
@@ -105,7 +116,15 @@ def best_latent(
 
         results.append(
             reconstruct_latent(
-                data, light, package, field_m, setting, device=device, report=shown, stop=course.stopped
+                data,
+                light,
+                package,
+                field_m,
+                setting,
+                start_latent=start_latent,
+                device=device,
+                report=shown,
+                stop=course.stopped,
             )
         )
         done += setting.epochs
@@ -134,6 +153,14 @@ def conventional(
     )
 
 
+def latent_settings(data: Ptychogram, seed: int, continued: bool) -> ReconstructionSettings:
+    """This program's latent settings for one exposure: the loss by read noise and brightness, the step by the start."""
+    brightest = float(np.where(data.mask, data.frames, 0).max())
+    counting = brightest <= EXACT_ELECTRONS and float(np.sqrt(np.median(data.dark_variance))) < PHOTON_RESOLVING_E
+    rate = CONTINUED_RATE if continued else LATENT.learning_rate
+    return replace(LATENT, loss="exact" if counting else "mixed", learning_rate=rate, seed=seed)
+
+
 def field_of_view(obj: NDArray, field_m: float, pixel_m: float) -> NDArray:
     """The middle of an object's grid that the decoder's image covers."""
     half = min(len(obj) // 2, math.ceil(field_m / 2 / pixel_m))
@@ -141,13 +168,13 @@ def field_of_view(obj: NDArray, field_m: float, pixel_m: float) -> NDArray:
     return obj[middle, middle]
 
 
-def store(path: Path, entry: int, result: Reconstruction, psnr: float | None) -> None:
+def store(path: Path, entry: int, result: Reconstruction, psnr: float | None, name: str = "") -> None:
     """Put a result into the run, beside the exposure it belongs to."""
     arrays: dict[str, NDArray] = {"object": result.object, "loss": result.loss}
     if result.image is not None and result.latent is not None:
         arrays |= {"image": result.image, "latent": result.latent}
     settings = result.summary() | {"psnr_db": psnr, "software": software()}
-    store_result(path, entry, arrays, settings, name=f"reconstruction_{result.method}")
+    store_result(path, entry, arrays, settings, name=f"reconstruction_{name or result.method}")
 
 
 def reconstruct_file(
@@ -160,12 +187,16 @@ def reconstruct_file(
     learning_rate: float | None,
     epochs: int | None,
     start: str,
-    loss: str,
+    loss: str | None,
     seed: int,
 ) -> dict[str, Any]:
     """Reconstruct one exposure of a calibrated run; returns the values of the command's JSON line."""
     if method not in METHODS:
         raise UsageError(f"method {method!r}: known are {', '.join(METHODS)}")
+    if loss is not None and loss not in LOSSES:
+        raise UsageError(f"loss {loss!r}: known are {', '.join(LOSSES)}")
+    if start not in ("mean", "random"):
+        raise UsageError(f"start {start!r}: known are mean, random")
     begin = time.monotonic()
     device = pick_device(device)
     with open_run(path) as run:
@@ -179,15 +210,16 @@ def reconstruct_file(
     field = profile["reconstruction"]["field_m"]
     package = None
     with Course() as course, course.interruptible():
-        if method == "latent":
+        if method != "conventional":
             package = load_package(decoder or profile["reconstruction"]["decoder"])
-            base = replace(LATENT, loss=loss, start=start, seed=seed)
-            base = base if epochs is None else replace(base, epochs=epochs)
-            rates = LATENT_RATES if learning_rate is None else (learning_rate,)
+            base = latent_settings(data, seed, continued=False) if method == "latent" else replace(PAPER, seed=seed)
+            base = replace(base, start=start, loss=loss or base.loss, epochs=epochs or base.epochs)
+            rates = PAPER_RATES if method == "paper" else (base.learning_rate,)
+            rates = rates if learning_rate is None else (learning_rate,)
             trials = [replace(base, learning_rate=rate) for rate in rates]
-            result = best_latent(data, light, package, field, trials, device, course, "latent")
+            result = best_latent(data, light, package, field, trials, device, course, method)
         else:
-            settings = replace(CONVENTIONAL, loss=loss, seed=seed)
+            settings = replace(CONVENTIONAL, loss=loss or CONVENTIONAL.loss, seed=seed)
             if epochs is not None:
                 settings = replace(settings, epochs=epochs, warm_epochs=epochs // 2)
             if learning_rate is not None:
@@ -196,7 +228,7 @@ def reconstruct_file(
     psnr = None
     if truth is not None:
         psnr = Yardstick.build(truth, light, data.indices, len(result.object)).psnr_db(result.object)
-    store(path, entry, result, psnr)
+    store(path, entry, result, psnr, method)
     folder = out or path.with_name(f"{path.stem}-reconstruction")
     shown = field_of_view(result.object, field, light.geometry.pixel_size_m)
     heading = f"{path.name}: {method}, {exposure * 1e3:.4g} ms" + ("" if psnr is None else f", {psnr:.1f} dB")

@@ -90,7 +90,9 @@ class Illumination:
         known = {int(index): k for k, index in enumerate(self.indices)}
         missing = [int(i) for i in indices if int(i) not in known]
         if missing:
-            raise DatasetError(f"calibration: no corrected position for scan point {missing[0]}; calibrate all of the scan")
+            raise DatasetError(
+                f"calibration: no corrected position for scan point {missing[0]}; calibrate all of the scan"
+            )
         return self.positions_m[[known[int(i)] for i in indices]]
 
 
@@ -394,7 +396,9 @@ def illuminated(probe: NDArray, positions_px: NDArray, size: int, threshold: flo
     return mask
 
 
-def _finish(data, unknowns, scale, window, losses, distances, stages, crop, energy, settings, interrupted) -> Calibration:
+def _finish(
+    data, unknowns, scale, window, losses, distances, stages, crop, energy, settings, interrupted
+) -> Calibration:
     probe = unknowns.probe.detach().cpu().numpy().astype(np.complex128) * math.sqrt(scale)
     obj = unknowns.object.detach().cpu().numpy().astype(np.complex128)
     positions = unknowns.positions_px().detach().cpu().numpy().astype(np.float64)

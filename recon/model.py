@@ -88,7 +88,9 @@ class ForwardModel:
         f = torch.fft.fftfreq(self.window, device=probe.device)
         row = -2 * math.pi * shift_px[:, :1] * f
         column = -2 * math.pi * shift_px[:, 1:] * f
-        ramp = torch.polar(torch.ones_like(row), row)[:, :, None] * torch.polar(torch.ones_like(column), column)[:, None]
+        ramp = (
+            torch.polar(torch.ones_like(row), row)[:, :, None] * torch.polar(torch.ones_like(column), column)[:, None]
+        )
         return torch.fft.ifft2(torch.fft.fft2(probe) * ramp)
 
     def exit_to_camera(self, exit_waves: Tensor, shift_px: Tensor | None, offset_m: Tensor | None) -> Tensor:

@@ -21,7 +21,7 @@ from recon.dataset import Ptychogram
 from recon.decoders.package import DecoderPackage
 from recon.model import ForwardModel, object_size
 from recon.noise import StabilisedAmplitude, loss_named, pixel_weights
-from recon.objects import DecoderObject, PixelObject
+from recon.objects import DecoderObject, PixelObject, WhitenedObject
 
 WARM = StabilisedAmplitude()
 DECAY = 0.97
@@ -36,11 +36,13 @@ class ReconstructionSettings:
         epochs: passes over the patterns (the paper: within 100).
         learning_rate: Adam's, at the start; the paper uses 0.1 to 1 for latents.
         batch: patterns per step.
-        loss: "mixed" (Eq. 1), "poisson" (the paper's Poisson-only) or "amplitude".
+        loss: "mixed" (Eq. 1), "poisson" (the paper's Poisson-only), "amplitude", or "exact" (Poisson-Gaussian).
         total_variation: weight of the object's total variation, in units of the loss per unit step of amplitude;
             conventional only. A prior, so it does not change with the dose.
         warm_epochs: first epochs with the variance-stabilised amplitude loss, nearly quadratic in the field: from a cold
             start Eq. 1 ends in local minima at high dose. 0 is the paper's procedure.
+        prior: search whitened latents under their unit-normal prior; false searches the latent itself without any, as
+            the paper does.
         start: "mean" (Eq. 2) or "random", a draw from the latents' Gaussian; latent only.
         seed: order of the patterns, random start.
     """
@@ -51,6 +53,7 @@ class ReconstructionSettings:
     loss: str = "mixed"
     total_variation: float = 0.0
     warm_epochs: int = 0
+    prior: bool = False
     start: str = "mean"
     seed: int = 0
 
@@ -149,6 +152,8 @@ class _Search:
                 value = loss(self.expected(obj, batch), self.frames[batch], self.variance, self.weights[batch])
                 if s.total_variation:
                     value = value + s.total_variation * len(batch) / len(self.data) * total_variation(obj)
+                if isinstance(target, WhitenedObject):
+                    value = value + len(batch) / len(self.data) * target.penalty()
                 value.backward()
                 optimiser.step()
                 total += float(value.detach())
@@ -203,16 +208,18 @@ def reconstruct_latent(
     illumination: Illumination,
     package: DecoderPackage,
     field_m: float,
-    settings: ReconstructionSettings = ReconstructionSettings(),  # noqa: B008  (frozen)
+    settings: ReconstructionSettings = ReconstructionSettings(),
     *,
+    start_latent: NDArray[np.float32] | None = None,
     device: str = "cpu",
     report: Report = lambda *_: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Reconstruction:
-    """The paper's latent reconstruction: only the latent vector is searched, without further regularisation.
+    """The paper's latent reconstruction: only the latent vector is searched, with `prior` under the latents' Gaussian.
 
     Args:
         field_m: side of the square that the decoder's image covers on the object.
+        start_latent: (d,) latent to begin with, such as that of a darker exposure; overrules `settings.start`.
 
     Raises:
         ValueError: `settings.start` is neither "mean" nor "random".
@@ -222,7 +229,10 @@ def reconstruct_latent(
     search = _Search(data, illumination, settings, device)
     package = package.to(device)
     start = None if settings.start == "mean" else random_latent(package, settings.seed)
-    target = DecoderObject(package, search.size, illumination.geometry.pixel_size_m, field_m, start).to(device)
+    if start_latent is not None:
+        start = torch.from_numpy(start_latent).to(device)
+    kind = WhitenedObject if settings.prior else DecoderObject
+    target = kind(package, search.size, illumination.geometry.pixel_size_m, field_m, start).to(device)
     losses, interrupted = search.run(target, report, stop)
     obj, expected = search.finished(target)
     with torch.no_grad():

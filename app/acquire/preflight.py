@@ -192,14 +192,22 @@ def _output(output: Path, needed: int, resume: bool, free: Callable[[Path], int]
     if output.suffix not in SUFFIXES:
         return [_error(f"output {output}: the name must end in .h5 or .hdf5, or other programs will not open it")]
     if resume:
-        return [] if output.is_file() else [_error(f"output {output}: does not exist; nothing to resume")]
+        if not output.is_file():
+            return [_error(f"output {output}: does not exist; nothing to resume")]
+        # Frames that are still to come have their place in the file already, but not on the disk.
+        status = output.stat()
+        return _room(output, max(0, status.st_size - 512 * getattr(status, "st_blocks", 0)), free)
     if output.exists():
         return [_error(f"output {output}: exists already; choose another name, or resume it")]
     if not folder.is_dir():
         return [_error(f"output {output}: the folder {folder} does not exist; create it")]
     if not os.access(folder, os.W_OK | os.X_OK):
         return [_error(f"output {output}: the folder {folder} is not writable; choose another")]
-    available = free(folder)
+    return _room(output, needed, free)
+
+
+def _room(output: Path, needed: int, free: Callable[[Path], int]) -> list[Finding]:
+    available = free(output.parent)
     if available < needed + DISK_RESERVE:
         return [
             _error(

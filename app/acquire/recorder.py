@@ -57,7 +57,7 @@ class Recorder:
         finally:
             try:
                 self._writer.close()
-            except OSError:
+            except (OSError, RuntimeError):  # h5py raises either
                 # A full or vanished disk: the first error says so already, and everything committed is in the file.
                 if self._error is None:
                     raise

@@ -5,8 +5,11 @@ A file killed between any two writes reopens for reading and for resuming, and h
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -72,6 +75,7 @@ class RunWriter:
             empty = first[schema.EMPTY]
             self._places["empty", float(empty[schema.EXPOSURE][()])] = (empty, _EMPTY)
         self._darks = {float(g[schema.EXPOSURE][()]): g for g in first[schema.DARKS].values()}
+        self._open: dict[str, h5py.Dataset] = {}
         self._accumulator: DarkAccumulator | None = None
         self._log_lines = int(np.count_nonzero(first[schema.LOG][...] != b""))
 
@@ -123,7 +127,7 @@ class RunWriter:
             temporary.unlink()
         _fsync(path.parent)
         fault("after skeleton rename")
-        return cls(h5py.File(path, "r+"), path, clock, fault)
+        return cls(_reopen(path), path, clock, fault)
 
     @classmethod
     def resume(cls, path: Path, clock: WriterClock, *, fault: Fault = no_fault) -> RunWriter:
@@ -133,7 +137,7 @@ class RunWriter:
             DatasetError: not a run of this program, damaged, or open in another process.
         """
         try:
-            file = h5py.File(path, "r+")
+            file = _reopen(path)
         except FileNotFoundError:
             raise DatasetError(f"{path}: does not exist; give the file of an interrupted run") from None
         except BlockingIOError:
@@ -322,17 +326,38 @@ class RunWriter:
     def _write(self, dataset: h5py.Dataset, place: Any, value: Any) -> None:
         """The one way into the file."""
         self._fault(f"before {dataset.name}")
-        dataset[place] = value
+        # Kept open until the file is closed: HDF5 holds small writes back, and an error in the late write of a dataset
+        # that is being discarded would be lost. Open, it is `_flush` that writes and fails.
+        dataset = self._open.setdefault(dataset.name, dataset)
+        with _as_os_error(self._path):
+            dataset[place] = value
         self._fault(f"after {dataset.name}")
 
     def _flush(self) -> None:
         self._fault("before flush")
-        self._file.flush()
+        with _as_os_error(self._path):
+            self._file.flush()
         self._fault("after flush")
+
+
+def _reopen(path: Path) -> h5py.File:
+    # Without a chunk cache a frame goes straight to the file, and a full disk shows in the write itself.
+    return h5py.File(path, "r+", rdcc_nbytes=0)
 
 
 def _reason(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def _as_os_error(path: Path) -> Iterator[None]:
+    """HDF5 reports a full disk as RuntimeError or as OSError without its number: make it an OSError with number."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        found = re.search(r"errno = (\d+)", str(error))
+        number = int(found.group(1)) if found else getattr(error, "errno", None) or errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def _fsync(path: Path) -> None:

@@ -143,6 +143,32 @@ def test_a_simulated_bench_resumes_to_the_same_frames(tmp_path):
         assert_same_measurement(path, whole.path)
 
 
+def test_a_disk_that_refuses_in_the_middle_of_the_file(tmp_path):
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "run.h5"
+    profile = small_profile(keep_darks=3)
+
+    def run():
+        bench = FakeBench(profile)
+
+        def limit():
+            # Writes beyond this offset fail from now on, as on a full disk.
+            half = path.stat().st_size // 2
+            resource.setrlimit(resource.RLIMIT_FSIZE, (half, half))
+
+        bench.camera.on_acquire = limit
+        with pytest.raises(OSError, match="File too large"):
+            bench.run(path)
+        assert bench.log[-1] == "stop"
+
+    assert in_child(run) == 0
+    with open_run(path) as partial:
+        assert partial.outcome in ("running", "failed")
+    FakeBench(profile).resume(path)
+    FakeBench(profile).run(tmp_path / "whole.h5")
+    assert_same_measurement(path, tmp_path / "whole.h5")
+
+
 def test_a_real_kill_signal(tmp_path):
     path = tmp_path / "run.h5"
     profile = small_profile()

@@ -1,0 +1,75 @@
+import gzip
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.acquire.scan import Scan
+from app.devices import make_sample, open_devices
+from app.errors import known_message
+from app.profile import load_profile
+from drivers.base import NotReadyError
+from recon.files.read import open_run
+
+TINY = load_profile("tiny")
+
+
+def idx_file(path, images):
+    header = bytes([0, 0, 8, 3]) + b"".join(int(n).to_bytes(4, "big") for n in images.shape)
+    path.write_bytes(gzip.compress(header + images.tobytes()))
+    return path
+
+
+def test_samples_of_every_kind(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (3, 10, 12), np.uint8)
+    idx = idx_file(tmp_path / "images.gz", images)
+    Image.fromarray(images[2]).save(tmp_path / "picture.png")
+    of_idx, of_picture = make_sample(f"idx:{idx}:2", TINY), make_sample(str(tmp_path / "picture.png"), TINY)
+    np.testing.assert_array_equal(of_idx.image, of_picture.image)
+    one, other = make_sample("digit:4", TINY), make_sample("digit:4:1", TINY)
+    assert one.image.shape != other.image.shape or (one.image != other.image).any()
+    np.testing.assert_array_equal(one.image, make_sample("digit:4:0", TINY).image)
+
+
+@pytest.mark.parametrize("spec", ["digit:", "digit:4:-1", "mnist:x", "idx:none.gz:0", "nothing.png", ""])
+def test_bad_samples_are_known_errors(spec):
+    with pytest.raises(Exception) as error:  # noqa: PT011
+        make_sample(spec, TINY)
+    assert known_message(error.value) is not None
+
+
+def test_mnist_digits_have_the_height_of_the_profile(shared_data):
+    sample = make_sample("mnist:17", TINY)
+    rows = np.flatnonzero(sample.image.max(axis=1) > 0)
+    assert len(rows) * sample.pitch_m == pytest.approx(TINY.sample.height_m, rel=0.06)
+
+
+def test_devices_are_closed_until_entered_and_after_leaving():
+    devices = open_devices(TINY)
+    with pytest.raises(NotReadyError):
+        _ = devices.camera.info
+    with devices:
+        assert devices.camera.info.shape == TINY.camera.shape
+        assert not devices.stage.homed
+    with pytest.raises(NotReadyError):
+        _ = devices.camera.info
+
+
+def test_a_simulated_run_counts_the_photons_of_its_beam(tmp_path):
+    scan = Scan.new(TINY, tmp_path / "run.h5", seed=5)
+    with scan.devices:
+        scan.runner().run()
+    with open_run(scan.path) as run:
+        data, truth = run.ptychogram(), run.truth()
+        series = run.ptychogram(2)
+    photons = TINY.light.photons_per_second * TINY.scan.empty_exposure_s
+    assert data.empty[data.mask].sum() == pytest.approx(photons, rel=0.01)
+    assert (np.abs(truth.probe) ** 2).sum() == pytest.approx(photons, rel=1e-4)
+    assert truth.distance_m == pytest.approx(TINY.geometry.distance_m + TINY.simulation.distance_error_m)
+    error = data.positions_m - truth.positions_m[data.indices]
+    assert 0 < np.abs(error).max() < 20e-6
+    assert np.sqrt(data.dark_variance[data.mask].mean()) == pytest.approx(TINY.camera.read_noise_e, rel=0.1)
+    # The series was taken where the bright frames were.
+    np.testing.assert_array_equal(series.positions_m, data.positions_m[np.isin(data.indices, series.indices)])
+    ratio = series.frames.sum((1, 2)) / data.frames[np.isin(data.indices, series.indices)].sum((1, 2))
+    assert ratio == pytest.approx(3e-4 / 0.3, rel=0.5)
