@@ -155,7 +155,8 @@ def calibrate_file(
         data = read_any(path)
         # Nothing is known of a foreign bench's stage: a prior of two pixels lets the data decide.
         scaled = data.geometry if focus_to_sample_m is None else data.geometry.fresnel_scaled(focus_to_sample_m)
-        data = replace(data, geometry=scaled)
+        # The origin of somebody else's stage may be anywhere; the object's grid is centred on the scan.
+        data = replace(data, geometry=scaled, positions_m=data.positions_m - data.positions_m.mean(0))
         settings = replace(
             settings,
             position_prior_m=2 * scaled.pixel_size_m,

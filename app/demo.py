@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -79,7 +78,7 @@ def run_demo(
     scanned = run_scan(profile_name, seed, sample, fresh, None, None)
     if scanned["outcome"] != "completed":
         raise UsageError(f"demo: the scan was {scanned['outcome']}; resume it with ptychoscope scan --resume {fresh}")
-    os.replace(fresh, path)
+    fresh.replace(path)
 
     with open_run(path) as run:
         data, truth, entries = run.ptychogram(1), run.truth(), run.entries

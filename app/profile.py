@@ -98,7 +98,7 @@ class StageProfile(_Section):
     backlash_m: NonNegative = 0.0
     """Simulated: lost motion on reversal, m."""
     repeatability_m: NonNegative = 0.0
-    """Standard deviation of the true position about the commanded one, m per axis; simulated, and calibration's prior."""
+    """Standard deviation of the true position about the commanded one, m per axis; also calibration's prior."""
     rotation_rad: Finite = 0.0
     """Simulated: rotation of the stage against the camera, rad."""
     scale_error: tuple[Finite, Finite] = (0.0, 0.0)

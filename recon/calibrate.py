@@ -12,7 +12,7 @@ that holds the light, then everything with the likelihood, then a few epochs on 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -90,9 +90,7 @@ class Illumination:
         known = {int(index): k for k, index in enumerate(self.indices)}
         missing = [int(i) for i in indices if int(i) not in known]
         if missing:
-            raise DatasetError(
-                f"calibration: no corrected position for scan point {missing[0]}; calibrate all of the scan"
-            )
+            raise DatasetError(f"calibration: no corrected position for point {missing[0]}; calibrate all of the scan")
         return self.positions_m[[known[int(i)] for i in indices]]
 
 
@@ -159,6 +157,8 @@ class Unknowns(nn.Module):
         # Rotation, shear and anisotropy as the position error (px) that they make at the scan's rms radius.
         self.affine = nn.Parameter(torch.zeros(3))
         self.deviation = nn.Parameter(torch.zeros_like(nominal_px))
+        self.nominal_px: Tensor
+        self.centred: Tensor
         self.register_buffer("nominal_px", nominal_px)
         centred = nominal_px - nominal_px.mean(0)
         self.radius = float(centred.square().sum(1).mean().sqrt().clamp_min(1.0))
@@ -267,9 +267,7 @@ def calibrate(
     crop = max(crop, window)
     probe, obj, scale = _start(data, settings, window, object_size(nominal, window))
     unknowns = Unknowns(probe, obj, nominal).to(device)
-    losses: list[float] = []
-    distances: list[float] = []
-    stages: list[str] = []
+    course = _Course()
     schedule = (
         ("warm", settings.warm_epochs, crop, StabilisedAmplitude()),
         ("joint", settings.joint_epochs, crop, MixedGaussian()),
@@ -282,14 +280,28 @@ def calibrate(
         part = data if (side, side) == data.geometry.shape else data.crop((side, side))
         fit = _Fit(part, unknowns, scale, window, settings, device)
         for value in fit.epochs(stage, epochs, loss):
-            losses.append(value)
-            distances.append(data.geometry.distance_m + float(unknowns.offset_m.detach()))
-            stages.append(stage)
-            report(EpochReport(len(losses), settings.epochs, stage, value, distances[-1]))
+            distance = data.geometry.distance_m + float(unknowns.offset_m.detach())
+            course.add(stage, value, distance)
+            report(EpochReport(len(course.loss), settings.epochs, stage, value, distance))
             if stop():
                 interrupted = True
                 break
-    return _finish(data, unknowns, scale, window, losses, distances, stages, crop, energy, settings, interrupted)
+    result = _finish(data, unknowns, scale, course, crop, energy, interrupted)
+    return replace(result, settings=settings)
+
+
+@dataclass
+class _Course:
+    """What every epoch has shown."""
+
+    stages: list[str] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    distance_m: list[float] = field(default_factory=list)
+
+    def add(self, stage: str, loss: float, distance_m: float) -> None:
+        self.stages.append(stage)
+        self.loss.append(loss)
+        self.distance_m.append(distance_m)
 
 
 @dataclass
@@ -349,7 +361,7 @@ class _Fit:
         prior_px = self.settings.position_prior_m / self.data.geometry.pixel_size_m
         return value + share * (u.deviation / prior_px).square().sum()
 
-    def epochs(self, stage: str, count: int, loss: Loss):
+    def epochs(self, stage: str, count: int, loss: Loss) -> Iterator[float]:
         """Run epochs one by one, yielding each one's mean loss per pixel and frame."""
         groups = self._groups(stage)
         optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
@@ -397,7 +409,7 @@ def illuminated(probe: NDArray, positions_px: NDArray, size: int, threshold: flo
 
 
 def _finish(
-    data, unknowns, scale, window, losses, distances, stages, crop, energy, settings, interrupted
+    data: Ptychogram, unknowns: Unknowns, scale: float, course: _Course, crop: int, energy: float, interrupted: bool
 ) -> Calibration:
     probe = unknowns.probe.detach().cpu().numpy().astype(np.complex128) * math.sqrt(scale)
     obj = unknowns.object.detach().cpu().numpy().astype(np.complex128)
@@ -409,16 +421,16 @@ def _finish(
         top = float(np.percentile(np.abs(obj)[weight > 0], 99))
         obj, probe = obj / top, probe * top
     pixel = data.geometry.pixel_size_m
-    geometry = replace(data.geometry, distance_m=distances[-1])
+    geometry = replace(data.geometry, distance_m=course.distance_m[-1])
     illumination = Illumination(probe.astype(np.complex64), geometry, positions * pixel, data.indices.copy())
     return Calibration(
         illumination,
         obj.astype(np.complex64),
-        np.array(losses),
-        np.array(distances),
-        tuple(stages),
+        np.array(course.loss),
+        np.array(course.distance_m),
+        tuple(course.stages),
         crop,
         energy,
-        settings,
+        CalibrationSettings(),
         interrupted,
     )

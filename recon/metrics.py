@@ -112,5 +112,5 @@ def dice(estimate: NDArray, truth: NDArray, mask: NDArray[np.bool_]) -> float:
 
 
 def success_db(prior_mean_db: float, noise_free_db: float) -> float:
-    """PSNR from which an image counts as recovered: midway, in dB, between the prior mean's and the noise-free fit's."""
+    """PSNR from which an image counts as recovered: midway, in dB, between prior mean and noise-free fit."""
     return 0.5 * (prior_mean_db + noise_free_db)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,12 +23,14 @@ class _GatherPatches(torch.autograd.Function):
     """Windows of one array; the gradient adds them back in place, in order, so that it is deterministic and lean."""
 
     @staticmethod
-    def forward(ctx, field: Tensor, rows: tuple[int, ...], columns: tuple[int, ...], size: int) -> Tensor:  # type: ignore[override]
+    def forward(
+        ctx: Any, field: Tensor, rows: tuple[int, ...], columns: tuple[int, ...], size: int
+    ) -> Tensor:
         ctx.shape, ctx.rows, ctx.columns, ctx.size = field.shape, rows, columns, size
         return torch.stack([field[r : r + size, c : c + size] for r, c in zip(rows, columns, strict=True)])
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         total = grad.new_zeros(ctx.shape)
         for patch, r, c in zip(grad, ctx.rows, ctx.columns, strict=True):
             total[r : r + ctx.size, c : c + ctx.size] += patch
@@ -44,6 +47,11 @@ def pixel_average(intensity: Tensor) -> Tensor:
     pad = torch.nn.functional.pad
     laplacian = pad(rows, (0, 0, 0, 1)) - pad(rows, (0, 0, 1, 0)) + pad(columns, (0, 1)) - pad(columns, (1, 0))
     return intensity + laplacian / 24.0
+
+
+def _outer_phase(row: Tensor, column: Tensor) -> Tensor:
+    """exp(i (row_m + column_n)) (B, H, W) of phases (B, H) and (B, W): H + W exponentials instead of H W."""
+    return torch.polar(torch.ones_like(row), row)[:, :, None] * torch.polar(torch.ones_like(column), column)[:, None]
 
 
 def object_size(positions_px: Tensor, window: int, margin: int = 8) -> int:
@@ -80,11 +88,10 @@ class ForwardModel:
         """exp(-2 pi i f.shift) (B, H, W) for shifts (B, 2) in pixels."""
         row = -2 * math.pi * shift_px[:, :1] * self.propagator.v
         column = -2 * math.pi * shift_px[:, 1:] * self.propagator.u
-        ones = torch.ones_like
-        return torch.polar(ones(row), row)[:, :, None] * torch.polar(ones(column), column)[:, None, :]
+        return _outer_phase(row, column)
 
     def _shifted_probe(self, probe: Tensor, shift_px: Tensor) -> Tensor:
-        """The probe (K, K) displaced by each of the shifts (B, 2), by a Fourier ramp: exact for a band-limited probe."""
+        """The probe (K, K) displaced by each of the shifts (B, 2), by a Fourier ramp: exact if band-limited."""
         f = torch.fft.fftfreq(self.window, device=probe.device)
         row = -2 * math.pi * shift_px[:, :1] * f
         column = -2 * math.pi * shift_px[:, 1:] * f

@@ -1,7 +1,7 @@
 """Losses between expected intensities and measured electrons, one class each.
 
-`expected` (..., H, W) >= 0 and `measured` (..., H, W), which may be negative, are in electrons; `variance` (H, W) is the
-dark variance in electrons squared; `weight` broadcasts and is zero where a pixel does not count. Each returns the
+`expected` (..., H, W) >= 0 and `measured` (..., H, W), which may be negative, are in electrons; `variance` (H, W) is
+the dark variance in electrons squared; `weight` broadcasts and is zero where a pixel does not count. Each returns the
 *sum* over all pixels, a scalar that carries gradients to `expected`.
 """
 

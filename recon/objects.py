@@ -29,7 +29,7 @@ def resize_matrix(size: int, pixel_m: float, field_m: float, samples: int, centr
     """
     coordinate = (np.arange(size) - size // 2) * pixel_m - centre_m
     position = (coordinate + field_m / 2) / field_m * samples - 0.5
-    weights = mitchell(position[:, None] - np.arange(samples)[None, :])
+    weights = mitchell((position[:, None] - np.arange(samples)[None, :]).astype(np.float64))
     inside = (position >= -0.5) & (position < samples - 0.5)
     total = weights.sum(1, keepdims=True)
     rows = np.where(inside[:, None], weights / np.where(total == 0, 1, total), 0.0)

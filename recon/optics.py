@@ -41,7 +41,8 @@ def longitudinal_wavenumber(
     carrier = 1.0 / wavelength_m
     # The difference of two nearly equal roots, rewritten so that nothing cancels.
     root = np.sqrt(np.maximum(carrier**2 - transverse, 0.0))
-    return -2.0 * np.pi * transverse / (root + carrier), v, u
+    kappa: NDArray[np.float64] = -2.0 * np.pi * transverse / (root + carrier)
+    return kappa, v.astype(np.float64), u.astype(np.float64)
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,8 @@ class ReconstructionSettings:
         loss: "mixed" (Eq. 1), "poisson" (the paper's Poisson-only), "amplitude", or "exact" (Poisson-Gaussian).
         total_variation: weight of the object's total variation, in units of the loss per unit step of amplitude;
             conventional only. A prior, so it does not change with the dose.
-        warm_epochs: first epochs with the variance-stabilised amplitude loss, nearly quadratic in the field: from a cold
-            start Eq. 1 ends in local minima at high dose. 0 is the paper's procedure.
+        warm_epochs: first epochs with the variance-stabilised amplitude loss, nearly quadratic in the field: from a
+            cold start Eq. 1 ends in local minima at high dose. 0 is the paper's procedure.
         prior: search whitened latents under their unit-normal prior; false searches the latent itself without any, as
             the paper does.
         start: "mean" (Eq. 2) or "random", a draw from the latents' Gaussian; latent only.

@@ -1,0 +1,187 @@
+"""The whole chain on the `tiny` bench: scan, calibrate, reconstruct, demo, and what each says when it cannot."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.cli import app
+from app.errors import run_guarded
+from recon.dataset import DatasetError
+from recon.device import pick_device
+from recon.files.read import open_run
+from recon.files.results import load_calibration, load_result
+from recon.metrics import fit_positions
+
+
+def call(capsys, *arguments) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the program."""
+    code = run_guarded(lambda: app([str(a) for a in arguments], standalone_mode=False))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def last_json(out: str) -> dict:
+    """The JSON object on the last line."""
+    return json.loads(out.splitlines()[-1], parse_constant=lambda text: pytest.fail(f"{text} is not JSON"))
+
+
+def one_line(err: str) -> str:
+    """The single line of a user's mistake."""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert "Traceback" not in err
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> dict:
+    """One demo on the tiny bench: its JSON values."""
+    folder = tmp_path_factory.mktemp("demo")
+    from app.demo import run_demo
+
+    return run_demo("tiny", 0, None, folder, "cpu", None)
+
+
+@pytest.fixture
+def run_path(demo, tmp_path):
+    """A copy of the demo's run that a test may change."""
+    return shutil.copy(demo["run"], tmp_path / "run.h5")
+
+
+def test_demo_reports_what_scripts_rely_on(demo):
+    assert {"seconds", "run", "figure", "calibration", "exposures"} <= set(demo)
+    assert {"distance_error_m", "position_rms_px", "probe_error"} <= set(demo["calibration"])
+    assert len(demo["exposures"]) == 2
+    for line in demo["exposures"]:
+        assert {"exposure_s", "photons_per_exposure", "psnr_latent_db", "psnr_conventional_db"} <= set(line)
+    assert demo["exposures"][0]["photons_per_exposure"] == pytest.approx(1e3, rel=1e-3)
+    with Image.open(demo["figure"]) as picture:
+        assert np.asarray(picture.convert("L")).std() > 10
+
+
+def test_demo_beats_its_own_baselines_in_the_dark(demo):
+    darkest = demo["exposures"][0]
+    assert darkest["loss"] == "exact"
+    assert darkest["psnr_latent_db"] > demo["prior_mean_db"] + 2
+    assert darkest["psnr_latent_db"] > darkest["psnr_conventional_db"] + 2
+    assert max(line["psnr_latent_db"] for line in demo["exposures"]) < demo["decoder_ceiling_db"] + 0.5
+
+
+def test_demo_numbers_can_be_recomputed_from_its_run(demo):
+    with open_run(demo["run"]) as run:
+        truth, pixel, indices = run.truth(), run.geometry().pixel_size_m, run.ptychogram(1).indices
+    stored = load_calibration(demo["run"])
+    fit = fit_positions(stored.positions_m, truth.positions_m[indices])
+    assert fit.rms_m / pixel == pytest.approx(demo["calibration"]["position_rms_px"], rel=1e-6)
+    assert fit.rms_m / pixel < 0.5
+    error = stored.distance_m / fit.scale - truth.distance_m
+    assert error == pytest.approx(demo["calibration"]["distance_error_m"], rel=1e-6)
+    assert demo["calibration"]["probe_error"] < 0.2
+    arrays, settings = load_result(demo["run"], 2, "reconstruction_latent")
+    assert arrays["image"].shape == (32, 32)
+    assert settings["decoder_sha256"]
+    assert settings["psnr_db"] == pytest.approx(demo["exposures"][0]["psnr_latent_db"])
+
+
+def test_calibrate_command(run_path, tmp_path, capsys):
+    code, out, _ = call(capsys, "calibrate", run_path, "--out", tmp_path / "c", "--epochs", "16", "--json")
+    assert code == 0
+    values = last_json(out)
+    assert {"distance_m", "loss", "epochs", "seconds", "figure"} <= set(values)
+    assert values["epochs"] == 16
+    assert values["distance_m"] == pytest.approx(20e-3, rel=0.05)
+    assert (tmp_path / "c" / "calibration.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("method", ["latent", "paper", "conventional"])
+def test_reconstruct_command(run_path, tmp_path, capsys, method):
+    code, out, _ = call(
+        capsys, "reconstruct", run_path, "--method", method, "--epochs", 4, "--out", tmp_path / "r", "--json"
+    )
+    assert code == 0
+    values = last_json(out)
+    assert {"method", "decoder", "exposure_s", "psnr_db", "seconds", "figure"} <= set(values)
+    assert values["exposure_s"] == pytest.approx(3e-4)
+    assert values["decoder"] == (None if method == "conventional" else "mnist")
+    assert np.isfinite(values["psnr_db"])
+    assert load_result(run_path, 2, f"reconstruction_{method}") is not None
+
+
+def test_a_scan_must_be_calibrated_before_its_object_is_sought(tmp_path, capsys):
+    path = tmp_path / "bare.h5"
+    assert call(capsys, "scan", "--profile", "tiny", "--out", path)[0] == 0
+    code, _, err = call(capsys, "reconstruct", path)
+    assert code == 2
+    assert "bare.h5" in one_line(err)
+    assert "calibrate" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--decoder", "nobody"], "nobody"),
+        (["--method", "magic"], "magic"),
+        (["--loss", "hinge"], "hinge"),
+        (["--start", "nowhere"], "nowhere"),
+        (["--exposure", "7"], "7"),
+        (["--device", "abacus"], "abacus"),
+    ],
+)
+def test_reconstruct_refuses_in_one_line_and_leaves_the_run_alone(run_path, capsys, arguments, said):
+    with open(run_path, "rb") as file:
+        before = hashlib.sha256(file.read()).hexdigest()
+    code, out, err = call(capsys, "reconstruct", run_path, *arguments)
+    assert code == 2
+    assert out == ""
+    assert said in one_line(err)
+    with open(run_path, "rb") as file:
+        assert hashlib.sha256(file.read()).hexdigest() == before
+
+
+def test_demo_refuses_an_unknown_decoder_before_anything_is_written(tmp_path, capsys):
+    code, _, err = call(capsys, "demo", "--profile", "tiny", "--decoder", "nobody", "--out", tmp_path / "d")
+    assert code == 2
+    assert "nobody" in one_line(err)
+    assert not (tmp_path / "d").exists()
+
+
+def test_calibrate_names_a_missing_and_a_foreign_file(tmp_path, capsys):
+    code, _, err = call(capsys, "calibrate", tmp_path / "none.h5")
+    assert code == 2
+    assert "none.h5" in one_line(err)
+    broken = tmp_path / "broken.h5"
+    broken.write_bytes(b"not HDF5 at all")
+    code, _, err = call(capsys, "calibrate", broken)
+    assert code == 2
+    assert "broken.h5" in one_line(err)
+
+
+def test_a_gpu_that_is_not_there_is_named():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    assert pick_device("auto") == "cpu"
+    with pytest.raises(DatasetError, match="cuda:3"):
+        pick_device("cuda:3")
+
+
+def test_somebody_elses_near_field_data_calibrates(shared_data, tmp_path, capsys):
+    path = shared_data / "ptychography" / "PETRAIII_P25_Near_Field_Ptycho.cxi"
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
+    out = tmp_path / "petra"
+    code, text, _ = call(
+        capsys, "calibrate", path, "--focus-to-sample", "3.65e-3", "--epochs", "43", "--out", out, "--json"
+    )
+    assert code == 0
+    values = last_json(text)
+    assert values["distance_m"] == pytest.approx(3.63814e-3, rel=1e-4)
+    with np.load(out / "calibration.npz") as result:
+        loss, pixel = result["loss"], float(result["pixel_size_m"])
+    assert pixel == pytest.approx(178.66e-9, rel=1e-3)
+    assert loss[39] < 0.6 * loss[0]
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == before
