@@ -109,10 +109,18 @@ def calibration_figure(
     half = min(len(obj) // 2, int(np.abs(positions_px).max()) + len(probe) // 3)
     middle = slice(len(obj) // 2 - half, len(obj) // 2 + half)
     shown = obj[middle, middle]
-    axes[0, 1].imshow(np.abs(shown), cmap="gray", vmin=0, vmax=float(np.percentile(np.abs(shown), 99.5)))
+    amplitude = np.abs(shown)
+    quarter = slice(len(shown) // 4, -(len(shown) // 4) or None)
+    low, high = np.percentile(amplitude[quarter, quarter], [1, 99.5])
+    axes[0, 1].imshow(amplitude, cmap="gray", vmin=low if low > 0.3 * high else 0.0, vmax=high)
     _bare(axes[0, 1], "object, amplitude")
-    axes[0, 2].imshow(np.angle(shown), cmap="twilight", vmin=-np.pi, vmax=np.pi)
-    _bare(axes[0, 2], "object, phase (-pi to pi)")
+    # Where nothing comes through there is no phase to show.
+    phase = np.where(amplitude > 0.2 * high, np.angle(shown), np.nan)
+    inner = phase[quarter, quarter][np.isfinite(phase[quarter, quarter])]
+    reach = float(np.percentile(np.abs(inner), 99)) if inner.size else np.pi
+    axes[0, 2].set_facecolor("0.5")
+    axes[0, 2].imshow(phase, cmap="twilight_shifted", vmin=-reach, vmax=reach)
+    _bare(axes[0, 2], f"object, phase ({-reach:.2f} to {reach:.2f} rad; grey: opaque)")
     shift = positions_px - nominal_px
     axes[1, 0].quiver(
         nominal_px[:, 1], nominal_px[:, 0], shift[:, 1], shift[:, 0], angles="xy", color="tab:red", width=0.004

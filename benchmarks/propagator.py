@@ -32,7 +32,7 @@ PIXEL_M = 3.45e-6
 FRAME = 1024
 REFERENCE = 4096
 CLAIMS = {"padded": 0.005, "unpadded": 0.03}
-PROBE = Illumination(diameter_m=1.5e-3, edge_m=12e-6, defocus_waves=0.1, astigmatism_waves=0.06, coma_waves=0.04)
+PROBE = Illumination(diameter_m=500e-6, edge_m=12e-6, defocus_waves=0.1, astigmatism_waves=0.06, coma_waves=0.04)
 HEADER = """# Results
 
 Appended by the scripts of this folder, one row per measurement.
@@ -75,7 +75,7 @@ def intensity(exit_wave: NDArray, size: int) -> NDArray[np.float64]:
 def objects() -> dict[str, NDArray]:
     """Transmissions (K, K) on the probe's window: a binary mask, and the same drawing blurred by 20 um."""
     size = PROBE.window(PIXEL_M)
-    sample = Sample.from_drawing(draw_digit(4, 0), 1.6e-3, 8e-3, pitch_m=PIXEL_M)
+    sample = Sample.from_drawing(draw_digit(4, 0), 1.0e-3, 8e-3, pitch_m=PIXEL_M)
     drawn = np.abs(sample.transmission(PIXEL_M, (size, size)))
     binary = (drawn > 0.5).astype(np.float64)
     return {"binary digit": binary, "smooth digit": ndimage.gaussian_filter(binary, 20e-6 / PIXEL_M)}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def demo(tmp_path_factory) -> dict:
 @pytest.fixture
 def run_path(demo, tmp_path):
     """A copy of the demo's run that a test may change."""
-    return shutil.copy(demo["run"], tmp_path / "run.h5")
+    return Path(shutil.copy(demo["run"], tmp_path / "run.h5"))
 
 
 def test_demo_reports_what_scripts_rely_on(demo):
@@ -132,14 +133,12 @@ def test_a_scan_must_be_calibrated_before_its_object_is_sought(tmp_path, capsys)
     ],
 )
 def test_reconstruct_refuses_in_one_line_and_leaves_the_run_alone(run_path, capsys, arguments, said):
-    with open(run_path, "rb") as file:
-        before = hashlib.sha256(file.read()).hexdigest()
+    before = hashlib.sha256(run_path.read_bytes()).hexdigest()
     code, out, err = call(capsys, "reconstruct", run_path, *arguments)
     assert code == 2
     assert out == ""
     assert said in one_line(err)
-    with open(run_path, "rb") as file:
-        assert hashlib.sha256(file.read()).hexdigest() == before
+    assert hashlib.sha256(run_path.read_bytes()).hexdigest() == before
 
 
 def test_demo_refuses_an_unknown_decoder_before_anything_is_written(tmp_path, capsys):
