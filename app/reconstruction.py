@@ -38,7 +38,7 @@ PAPER = ReconstructionSettings(epochs=40, batch=1)
 """The paper's estimator, one pattern a step; on simulated runs the loss has settled after 40 of its 100 epochs."""
 PAPER_RATES = (0.3, 1.0)
 """Learning rates tried for the paper's estimator; the lower loss wins. Its range is 0.1 to 1."""
-LATENT = ReconstructionSettings(epochs=40, batch=1, prior=True)
+LATENT = ReconstructionSettings(epochs=30, batch=1, prior=True)
 """This program's: whitened latents under their prior, the exact likelihood where the sensor resolves photons."""
 CONTINUED_RATE = 0.1
 """Step in whitened latents when a darker exposure's result is the start: near the solution already."""

@@ -135,7 +135,51 @@ class ForwardModel:
         field = self.fields(probe, obj, positions_px, offset_m)
         return pixel_average(field.real.square() + field.imag.square())
 
+    @torch.no_grad()
+    def fixed(self, probe: Tensor, positions_px: Tensor) -> FixedIllumination:
+        """The model with probe, positions and distance settled: what is the same in every step is computed once."""
+        whole = positions_px.round()
+        shift = positions_px - whole
+        rows, columns = self.geometry.shape
+        placed = torch.tensor(
+            [[rows // 2 - self.window // 2, columns // 2 - self.window // 2]],
+            dtype=torch.float32,
+            device=probe.device,
+        )
+        transfers = self._ramps(placed - shift) * self.propagator.transfer
+        return FixedIllumination(self, self._shifted_probe(probe, shift), transfers, whole.long())
+
     def empty_intensity(self, probe: Tensor, offset_m: Tensor | None = None) -> Tensor:
         """Expected signal (H, W) of the empty beam."""
         field = self.exit_to_camera(probe[None], None, offset_m)[0]
+        return pixel_average(field.real.square() + field.imag.square())
+
+
+@dataclass(frozen=True)
+class FixedIllumination:
+    """The forward model of a known illumination: two transforms a frame, no exponentials; built by `fixed`.
+
+    Attributes:
+        model: the model it belongs to.
+        probes: (N, K, K) complex64, the probe displaced by each position's sub-pixel part.
+        transfers: (N, H, W) complex64, transfer function times the ramp that brings each exit wave to the axis.
+        whole_px: (N, 2) int64, whole pixels of the positions.
+    """
+
+    model: ForwardModel
+    probes: Tensor
+    transfers: Tensor
+    whole_px: Tensor
+
+    def intensities(self, obj: Tensor, batch: Tensor) -> Tensor:
+        """Expected signal (B, H, W) of the positions `batch` (B,) for an object (M, M), as `ForwardModel` has it."""
+        window = self.model.window
+        corner = self.whole_px[batch] + (obj.shape[-1] // 2 - window // 2)
+        if int(corner.min()) < 0 or int(corner.max()) + window > obj.shape[-1]:
+            raise ValueError(f"a probe window leaves the object grid of {obj.shape[-1]} px; enlarge the grid")
+        patches = _GatherPatches.apply(obj, tuple(corner[:, 0].tolist()), tuple(corner[:, 1].tolist()), window)
+        rows, columns = self.model.geometry.shape
+        exit_waves = self.probes[batch] * patches
+        spectrum = torch.fft.fft(torch.fft.fft(exit_waves, n=columns, dim=-1), n=rows, dim=-2)
+        field = torch.fft.ifft2(spectrum * self.transfers[batch])
         return pixel_average(field.real.square() + field.imag.square())

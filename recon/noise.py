@@ -8,7 +8,7 @@ the dark variance in electrons squared; `weight` broadcasts and is zero where a 
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -84,14 +84,33 @@ class ExactMixed:
                 f"exact likelihood: a pixel holds {float(counts.max()):.0f} electrons, it takes at most "
                 f"{self.most_electrons - 3 - reach:.0f}; use the loss 'mixed'"
             )
+        return (2 * weight * (expected - _LogSum.apply(expected, counts, variance, terms))).sum()
+
+
+class _LogSum(torch.autograd.Function):
+    """ln sum_n I^n/n! N(X; n, s^2) up to a constant of X: value and slope in I in one pass of Horner's rule."""
+
+    @staticmethod
+    def forward(ctx: Any, expected: Tensor, counts: Tensor, variance: Tensor, terms: int) -> Tensor:
         nearest = counts.round().clamp(0, terms - 1)
         # Relative to the nearest whole number of electrons nothing overflows, and at least one term is of order one.
         reference = (counts - nearest).square()
+        half = 0.5 / variance
         total = torch.zeros_like(expected)
+        slope = torch.zeros_like(expected)
         for n in range(terms - 1, -1, -1):
-            coefficient = torch.exp((reference - (counts - n).square()) / (2 * variance) - math.lgamma(n + 1))
-            total = total * expected + coefficient
-        return (2 * weight * (expected - total.clamp_min(1e-30).log())).sum()
+            slope.mul_(expected).add_(total)
+            exponent = (reference - (counts - n).square()).mul_(half).sub_(math.lgamma(n + 1))
+            # e^-60 is nothing beside the term of order one, and keeps subnormal numbers, which are slow, out of it.
+            total.mul_(expected).add_(exponent.clamp_min_(-60.0).exp_())
+        total.clamp_min_(1e-30)
+        ctx.save_for_backward(slope.div_(total))
+        return total.log()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (slope,) = ctx.saved_tensors
+        return grad * slope, None, None, None
 
 
 LOSSES: dict[str, type[Loss]] = {

@@ -118,10 +118,11 @@ class _Search:
     def __init__(self, data: Ptychogram, illumination: Illumination, settings: ReconstructionSettings, device: str):
         geometry = replace(illumination.geometry, shape=data.geometry.shape)
         self.data, self.settings, self.device = data, settings, device
-        self.probe = torch.from_numpy(illumination.probe).to(device)
-        self.model = ForwardModel.build(geometry, len(illumination.probe), device)
+        model = ForwardModel.build(geometry, len(illumination.probe), device)
         positions = illumination.positions_of(data.indices) / geometry.pixel_size_m
-        self.positions = torch.from_numpy(positions).float().to(device)
+        self.illumination = model.fixed(
+            torch.from_numpy(illumination.probe).to(device), torch.from_numpy(positions).float().to(device)
+        )
         # Room for the whole field: all points of the scan, so that every exposure and subset has the same grid.
         everywhere = torch.from_numpy(illumination.positions_m / geometry.pixel_size_m)
         self.size = object_size(everywhere, len(illumination.probe))
@@ -134,8 +135,7 @@ class _Search:
         self.loss = loss_named(settings.loss)
 
     def expected(self, obj: Tensor, batch: Tensor) -> Tensor:
-        intensity = self.model.intensities(self.probe, obj, self.positions[batch])
-        return intensity * self.seconds[batch, None, None]
+        return self.illumination.intensities(obj, batch) * self.seconds[batch, None, None]
 
     def run(self, target: nn.Module, report: Report, stop: Callable[[], bool]) -> tuple[list[float], bool]:
         s = self.settings

@@ -46,7 +46,6 @@ def result(scan, reports):
 def test_distance_is_found_modulo_the_scale(scan, result):
     fit = fit_positions(result.illumination.positions_m, scan.positions_m)
     error = distance_error_m(result.illumination.geometry.distance_m, scan.distance_m, fit.scale)
-    print(f"distance error {error * 1e6:.1f} um, scale {fit.scale:.5f}")
     assert abs(error) < 0.1e-3
     assert fit.scale == pytest.approx(1, abs=2e-3)
     assert abs(scan.data.geometry.distance_m - scan.distance_m) > 0.2e-3
@@ -55,7 +54,6 @@ def test_distance_is_found_modulo_the_scale(scan, result):
 def test_positions_are_found(scan, result):
     before = fit_positions(scan.data.positions_m, scan.positions_m).rms_m / PIXEL
     after = fit_positions(result.illumination.positions_m, scan.positions_m).rms_m / PIXEL
-    print(f"positions {before:.3f} -> {after:.3f} px")
     assert before > 0.5
     assert after < 0.25
 
@@ -65,7 +63,6 @@ def test_the_probe_is_found_with_its_energy(scan, result):
     truth = BEAM.field(PIXEL, len(probe)) * np.sqrt(scan.photons / 0.1)
     error = probe_error(probe, truth, PIXEL, WAVELENGTH, scan.distance_m)
     start = probe_error(soft_disc(len(probe), 280e-6 / PIXEL), truth, PIXEL, WAVELENGTH, scan.distance_m)
-    print(f"probe error {start:.3f} -> {error:.3f}")
     assert error < 0.15
     assert start > 2 * error
     assert result.illumination.electrons_per_second == pytest.approx(scan.photons / 0.1, rel=0.02)

@@ -20,9 +20,7 @@ def probe(**aberrations):
 def moved(field, shift, tilt, scalar):
     f = np.fft.fftfreq(len(field))
     axis = np.arange(len(field)) - len(field) // 2
-    out = np.fft.ifft2(
-        np.fft.fft2(field) * np.exp(-2j * np.pi * (f[:, None] * shift[0] + f[None, :] * shift[1]))
-    )
+    out = np.fft.ifft2(np.fft.fft2(field) * np.exp(-2j * np.pi * (f[:, None] * shift[0] + f[None, :] * shift[1])))
     return scalar * out * np.exp(2j * np.pi * (tilt[0] * axis[:, None] + tilt[1] * axis[None, :]) / len(field))
 
 

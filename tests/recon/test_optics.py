@@ -158,4 +158,3 @@ def test_at_the_papers_fresnel_number_it_agrees_with_an_independent_finer_window
     unpadded, padded = error(FRAME), error(2 * FRAME)
     assert padded < 0.005
     assert unpadded < 0.03
-    print(f"{name}: padded {padded:.2e}, unpadded {unpadded:.2e}")

@@ -95,7 +95,6 @@ def bright(truth, package):
 def test_a_drawing_of_the_decoder_is_recovered(bright, truth, package):
     mean = score(draw_latent(package, None, len(truth), PIXEL, FIELD), truth)
     found = score(bright.object, truth)
-    print(f"prior mean {mean:.2f} dB, latent at 1e4 photons {found:.2f} dB")
     assert found > mean + 3
     assert bright.loss[-1] < bright.loss[0]
 
@@ -122,7 +121,6 @@ def test_in_little_light_the_latent_beats_the_conventional(truth, package):
     latent = reconstruct_latent(measured, light(photons), package, FIELD, replace(SETTINGS, prior=True))
     pixels = reconstruct_pixels(measured, light(photons), CONVENTIONAL)
     ours, theirs = score(latent.object, truth), score(pixels.object, truth)
-    print(f"500 photons: latent with prior {ours:.2f} dB, conventional {theirs:.2f} dB")
     assert ours > theirs + 2
 
 
@@ -131,7 +129,6 @@ def test_in_much_light_the_conventional_recovers_too(truth):
     result = reconstruct_pixels(measured, light(1e6), CONVENTIONAL)
     start = np.full_like(truth, np.sqrt(measured.frames.sum() / (1e6 * len(measured))))
     found = score(result.object, truth)
-    print(f"conventional at 1e6 photons {found:.2f} dB from {score(start, truth):.2f} dB")
     assert found > score(start, truth) + 6
     assert result.method == "conventional"
     assert result.image is None
@@ -217,7 +214,6 @@ def test_every_loss_improves_on_the_mean(truth, package, loss):
         data(truth, photons), light(photons), package, FIELD, replace(SETTINGS, epochs=25, loss=loss)
     )
     mean = score(draw_latent(package, None, len(truth), PIXEL, FIELD), truth)
-    print(f"{loss}: {mean:.2f} -> {score(result.object, truth):.2f} dB")
     assert score(result.object, truth) > mean + 1
 
 
