@@ -57,13 +57,13 @@ class Course:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Inside, the first Ctrl-C asks for an early end that keeps the best so far; the second one interrupts."""
+        """Inside, the first Ctrl-C asks for an early end that keeps what is found so far; the second one interrupts."""
 
         def handler(number: int, frame: FrameType | None) -> None:
             if self._stopped:
                 raise KeyboardInterrupt
             self._stopped = True
-            self.say("stopping after this epoch; the best so far is kept (Ctrl-C again to give up)")
+            self.say("stopping after this epoch, with what is found so far (Ctrl-C again to give up)")
 
         previous = signal.signal(signal.SIGINT, handler)
         try:

@@ -212,7 +212,8 @@ def _start(data: Ptychogram, settings: CalibrationSettings, window: int, size: i
     """Probe and object to begin with, both of about unit maximum, and the flux scale (electrons per pixel second)."""
     pixel = data.geometry.pixel_size_m
     seconds = float(np.median(data.exposures_s))
-    brightest = float(np.where(data.mask, data.frames, 0).sum((1, 2)).max())
+    good = data.mask if data.saturated is None else data.mask & ~data.saturated
+    brightest = float(np.where(good, data.frames, 0).sum((1, 2)).max())
     if not brightest > 0:
         raise DatasetError(f"{data.name}: the calibration frames hold no light above the dark; is the beam blocked?")
     if settings.probe_diameter_m is None:
@@ -251,7 +252,7 @@ def calibrate(
         settings: how.
         device: where torch works.
         report: called after every epoch.
-        stop: asked after every epoch; true ends early and keeps the best so far.
+        stop: asked after every epoch; true ends early with what has been found so far.
 
     Raises:
         DatasetError: the frames hold no light.

@@ -43,7 +43,7 @@ def texture(seed: int) -> Sample:
 
 
 def bright_scan(seed: int = 0, count: int = 30, photons: float = 1e7, error_m: float = 0.25e-3) -> Scan:
-    """A scan whose nominal distance and positions are wrong: offset `error_m`, rotated by 10 mrad, scattered by 3 um."""
+    """A scan with wrong nominal values: distance by `error_m`, positions turned by 10 mrad and scattered by 3 um."""
     rng = np.random.default_rng([seed, 2])
     nominal = spiral(count, 190e-6)
     turn = np.array([[np.cos(0.01), np.sin(0.01)], [-np.sin(0.01), np.cos(0.01)]])

@@ -115,7 +115,7 @@ def test_a_stop_keeps_what_was_found(scan, epochs):
 
 def test_frames_without_light_are_an_error(scan):
     dark = replace(scan.data, frames=-np.abs(scan.data.frames), empty=None, empty_exposure_s=None)
-    with pytest.raises(DatasetError, match="small scan: the calibration frames hold no light.*beam blocked"):
+    with pytest.raises(DatasetError, match=r"small scan: the calibration frames hold no light.*beam blocked"):
         calibrate(dark, SHORT)
 
 
