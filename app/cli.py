@@ -113,7 +113,7 @@ def calibrate(
     seed: Annotated[int, typer.Option(min=0, help="Order of the frames.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Find probe, object, distance and positions from a bright scan. Ctrl-C ends after the epoch and keeps its result."""
+    """Find probe, object, distance and positions from a bright scan. Ctrl-C ends after the epoch."""
     _gentle_threads()
     from app.calibration import calibrate_file
 

@@ -16,6 +16,7 @@ KNOWN = {
     "ImageSourceError",
     "SampleError",
     "DecoderError",
+    "DeviceError",
     "UsageError",
     "ClickException",
 }

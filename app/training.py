@@ -203,8 +203,9 @@ def train_decoder(
 
         from recon.decoders.network import Architecture
         from recon.decoders.package import load_package, write_package
-        from recon.decoders.training import EpochReport, TrainingError, TrainingSettings, pick_device
+        from recon.decoders.training import EpochReport, TrainingError, TrainingSettings
         from recon.decoders.training import train as train_network
+        from recon.device import DeviceError, pick_device
     except (ImageSourceError, ValueError, OSError) as error:
         raise TrainCommandError(" ".join(str(error).split())) from None
 
@@ -261,7 +262,7 @@ def train_decoder(
         history = [{"loss": last.loss, "validation_psnr_db": last.validation_psnr_db}] if last else []
         hint = f"kept in {checkpoint}; the same command goes on" if checkpoint.exists() else "no epoch was complete"
         console.print(f"interrupted: {hint}", highlight=False, soft_wrap=True)
-    except (TrainingError, ValueError, OSError) as error:
+    except (DeviceError, TrainingError, ValueError, OSError) as error:
         raise TrainCommandError(" ".join(str(error).split())) from None
     epochs_done = (reports[-1].epoch if reports else 0) if interrupted else len(history)
     return TrainingResult(

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import torch
 
-from recon.dataset import DatasetError
+
+class DeviceError(Exception):
+    """A torch device is unknown or not there; the message names it and the remedy."""
 
 
 def pick_device(name: str) -> str:
-    """The device for "auto" (the GPU when there is one), "cpu" or "cuda[:k]".
+    """The device for "auto" (the GPU when there is one), "cpu", "cuda:0" and so on.
 
     Raises:
-        DatasetError: an unknown name, or a GPU where torch finds none.
+        DeviceError: an unknown name, or a GPU where torch finds none.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if name != "cpu" and not name.startswith("cuda"):
-        raise DatasetError(f"device {name!r}: known are auto, cpu, cuda and cuda:0 and so on")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise DatasetError(f"device {name!r}: torch finds no GPU here; use --device cpu")
+    try:
+        torch.zeros(1, device=name).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise DeviceError(f"device {name!r} is not usable here ({reason}); use auto or cpu") from None
     return name

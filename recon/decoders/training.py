@@ -67,18 +67,6 @@ def validation_psnr_db(network: Autoencoder, images: Tensor, batch: int = 1000) 
     return float(torch.cat(values).mean())
 
 
-def pick_device(name: str) -> str:
-    """The torch device of a name: "auto" takes a GPU when there is one. Raises `TrainingError` when it is not there."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise TrainingError(f"device {name!r} is not usable here ({reason}); use auto or cpu") from None
-    return name
-
-
 def _stack(images: Tensor | NDArray[np.float32], what: str, size: int) -> Tensor:
     stack = torch.as_tensor(images, dtype=torch.float32).cpu()
     if stack.ndim != 3 or len(stack) == 0 or tuple(stack.shape[1:]) != (size, size):

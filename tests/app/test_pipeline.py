@@ -11,8 +11,7 @@ from PIL import Image
 
 from app.cli import app
 from app.errors import run_guarded
-from recon.dataset import DatasetError
-from recon.device import pick_device
+from recon.device import DeviceError, pick_device
 from recon.files.read import open_run
 from recon.files.results import load_calibration, load_result
 from recon.metrics import fit_positions
@@ -165,7 +164,7 @@ def test_a_gpu_that_is_not_there_is_named():
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     assert pick_device("auto") == "cpu"
-    with pytest.raises(DatasetError, match="cuda:3"):
+    with pytest.raises(DeviceError, match="cuda:3"):
         pick_device("cuda:3")
 
 

@@ -14,11 +14,11 @@ from recon.decoders.network import Autoencoder
 from recon.decoders.training import (
     TrainingError,
     TrainingSettings,
-    pick_device,
     psnr_per_image,
     train,
     validation_psnr_db,
 )
+from recon.device import DeviceError, pick_device
 from tests.decoders.shapes import FAST, TINY, discs
 
 IMAGES = discs(256, TINY.image_size, 0)
@@ -174,7 +174,7 @@ def test_devices():
     assert pick_device("cpu") == "cpu"
     assert pick_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
     for name in ("toaster", "cuda:99"):
-        with pytest.raises(TrainingError, match=rf"device '{name}' is not usable here .*use auto or cpu"):
+        with pytest.raises(DeviceError, match=rf"device '{name}' is not usable here .*use auto or cpu"):
             pick_device(name)
 
 
