@@ -40,7 +40,8 @@ def nearest_distances(points_m: NDArray[np.float64]) -> NDArray[np.float64]:
     """(N,) distance of each point to its nearest neighbour, metres; empty for fewer than two points."""
     if len(points_m) < 2:
         return np.zeros(0)
-    return cKDTree(points_m).query(points_m, k=2)[0][:, 1]
+    distances, _ = cKDTree(points_m).query(points_m, k=2)
+    return np.asarray(distances)[:, 1]
 
 
 def spacing_for_overlap(count: int, diameter_m: float, overlap: float) -> float:
