@@ -16,7 +16,7 @@ from app.progress import Course
 from recon.calibrate import Calibration, CalibrationSettings, EpochReport, Illumination, calibrate
 from recon.dataset import DatasetError, Ptychogram, Truth
 from recon.device import pick_device
-from recon.files.imports import read_any
+from recon.files.imports import Overrides, read_any
 from recon.files.read import open_hdf5, open_run
 from recon.files.results import StoredCalibration, load_calibration, store_calibration
 from recon.files.schema import ATTR_CREATOR, CREATOR
@@ -135,6 +135,7 @@ def calibrate_file(
     probe_diameter_m: float | None,
     epochs: int | None,
     seed: int,
+    overrides: Overrides,
 ) -> dict[str, Any]:
     """Calibrate a file and draw the result; a run of this program keeps the result, a foreign file is left as it is.
 
@@ -143,6 +144,8 @@ def calibrate_file(
     begin = time.monotonic()
     device = pick_device(device)
     own = is_run(path)
+    if own and (focus_to_sample_m is not None or overrides != Overrides()):
+        raise UsageError(f"{path}: a run knows its own geometry; --wavelength and the like are for foreign files")
     truth: Truth | None = None
     settings = CalibrationSettings(probe_diameter_m=probe_diameter_m, seed=seed)
     if own:
@@ -152,7 +155,7 @@ def calibrate_file(
         prior = max(profile["stage"]["repeatability_m"], data.geometry.pixel_size_m / 10)
         settings = replace(settings, probe_diameter_m=diameter, position_prior_m=prior)
     else:
-        data = read_any(path)
+        data = read_any(path, overrides)
         # Nothing is known of a foreign bench's stage: a prior of two pixels lets the data decide.
         scaled = data.geometry if focus_to_sample_m is None else data.geometry.fresnel_scaled(focus_to_sample_m)
         # The origin of somebody else's stage may be anywhere; the object's grid is centred on the scan.
@@ -166,8 +169,6 @@ def calibrate_file(
             full_epochs=0,
             object_rate=0.02,
         )
-    if own and focus_to_sample_m is not None:
-        raise UsageError("calibrate: --focus-to-sample is for foreign cone-beam files; a run knows its own geometry")
     if epochs is not None:
         settings = replace(settings, joint_epochs=max(1, epochs - settings.warm_epochs - settings.full_epochs))
     folder = out or path.with_name(f"{path.stem}-calibration")

@@ -105,6 +105,9 @@ def calibrate(
     focus_to_sample: Annotated[
         float | None, typer.Option(help="Cone beams: focus to sample, m (Fresnel scaling).")
     ] = None,
+    wavelength: Annotated[float | None, typer.Option(min=0, help="m, where a foreign file does not say.")] = None,
+    distance: Annotated[float | None, typer.Option(min=0, help="Object to camera, m, likewise.")] = None,
+    pixel_size: Annotated[float | None, typer.Option(min=0, help="Camera pitch, m, likewise.")] = None,
     probe_diameter: Annotated[
         float | None, typer.Option(help="Illumination's diameter, m; a run knows it, else the frames' mean starts it.")
     ] = None,
@@ -116,8 +119,10 @@ def calibrate(
     """Find probe, object, distance and positions from a bright scan. Ctrl-C ends after the epoch."""
     _gentle_threads()
     from app.calibration import calibrate_file
+    from recon.files.imports import Overrides
 
-    report(calibrate_file(path, out, device, focus_to_sample, probe_diameter, epochs, seed), as_json)
+    overrides = Overrides(wavelength_m=wavelength, distance_m=distance, pixel_size_m=pixel_size)
+    report(calibrate_file(path, out, device, focus_to_sample, probe_diameter, epochs, seed, overrides), as_json)
 
 
 @app.command()

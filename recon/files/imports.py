@@ -186,7 +186,8 @@ def _ptychogram(path: Path, found: _Found, overrides: Overrides) -> Ptychogram:
         value = getattr(overrides, name)
         value = of_file if value is None else value
         if value is None:
-            raise DatasetError(f"{path}: does not say {name}; give it as an override")
+            option = name.removesuffix("_m").replace("_", "-")
+            raise DatasetError(f"{path}: does not say {name}; give it (calibrate --{option})")
         return float(value)
 
     shape = (int(frames.shape[1]), int(frames.shape[2]))

@@ -183,3 +183,17 @@ def test_somebody_elses_near_field_data_calibrates(shared_data, tmp_path, capsys
     assert pixel == pytest.approx(178.66e-9, rel=1e-3)
     assert loss[39] < 0.6 * loss[0]
     assert hashlib.sha256(path.read_bytes()).hexdigest() == before
+
+
+def test_what_a_foreign_file_lacks_is_named_with_the_option_that_gives_it(tmp_path, capsys):
+    path = tmp_path / "bare.npz"
+    rng = np.random.default_rng(0)
+    positions = 4e-5 * rng.standard_normal((5, 2))
+    np.savez(path, data=rng.poisson(40, (5, 64, 64)).astype(np.float32), positions=positions)
+    code, _, err = call(capsys, "calibrate", path)
+    assert code == 2
+    assert "--wavelength" in one_line(err)
+    given = ["--wavelength", "5e-7", "--distance", "0.02", "--pixel-size", "1e-5", "--epochs", "41"]
+    code, out, _ = call(capsys, "calibrate", path, *given, "--out", tmp_path / "o", "--json")
+    assert code == 0
+    assert last_json(out)["distance_m"] == pytest.approx(0.02)
