@@ -33,6 +33,8 @@ class Devices:
         seed: of the simulated noise.
         true_position: simulated benches: true (y, x) metres of the illumination on the object now.
         truth: simulated benches: the `Truth` of a plan, positions still unknown.
+        seed_frame: simulated benches: called before each frame with its stream's code and its index, which choose the
+            frame's noise, so that a resumed or repeated run takes the same frames.
     """
 
     camera: Camera
@@ -43,6 +45,7 @@ class Devices:
     seed: int = 0
     true_position: Callable[[], tuple[float, float]] | None = None
     truth: Callable[[Plan], Truth] | None = None
+    seed_frame: Callable[[int, int], None] | None = None
 
     def open(self) -> None:
         """Open all, or none when one fails. Raises `InstrumentError`."""
@@ -109,6 +112,7 @@ def open_devices(profile: Profile, seed: int = 0, sample: str | None = None, clo
         seed=seed,
         true_position=bench.true_object_position,
         truth=lambda plan: bench_truth(bench, profile, plan),
+        seed_frame=camera.seed_next,
     )
 
 

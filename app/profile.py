@@ -42,10 +42,17 @@ class GeometryProfile(_Section):
 class CameraProfile(_Section):
     """The camera, real or simulated."""
 
-    driver: Literal["simulated"]
-    """Which camera: "simulated"."""
+    driver: Literal["simulated", "emulated", "basler"]
+    """Which camera: "basler", "emulated" (Basler's own library on its emulator, fed with simulated frames) or
+    "simulated"."""
+    serial: str = ""
+    """Serial number; "" takes the first camera found and is refused when there are several."""
     shape: tuple[int, int]
     """Rows and columns of a frame, pixels."""
+    origin: tuple[int, int] | None = None
+    """Row and column of the sensor where the frame begins; without it the frame is the sensor's middle."""
+    gain_db: NonNegative = 0.0
+    """Analogue gain, dB."""
     pixel_size_m: Positive
     """Pixel pitch, m."""
     bit_depth: Annotated[int, Field(ge=8, le=16)]
@@ -75,8 +82,14 @@ class CameraProfile(_Section):
 class StageProfile(_Section):
     """The XY stage, real or simulated."""
 
-    driver: Literal["simulated"]
-    """Which stage: "simulated"."""
+    driver: Literal["simulated", "emulated", "thorlabs"]
+    """Which stage: "thorlabs", "emulated" (Thorlabs' protocol spoken to an emulated controller) or "simulated"."""
+    controller: Literal["kst101", "bsc203"] = "kst101"
+    """One KST101 for each axis, or a BSC20x benchtop controller with two of its channels in use."""
+    serials: tuple[str, ...] = ()
+    """Serial numbers or ports: the KST101 of y and of x, or the one BSC20x."""
+    channels: tuple[int, int] = (1, 2)
+    """BSC20x: channels of y and of x."""
     travel_m: Positive = 0.025
     """Travel of each axis, m."""
     limits_y_m: tuple[Finite, Finite]
@@ -91,8 +104,14 @@ class StageProfile(_Section):
     """Velocity, m/s."""
     acceleration_m_s2: Positive = 1.0e-3
     """Acceleration, m/s^2."""
+    homing_velocity_m_s: Positive = 5.0e-4
+    """Velocity while homing, m/s."""
+    homing_offset_m: NonNegative = 1.0e-4
+    """Distance of the zero from the limit switch, m."""
     settling_s: NonNegative = 0.1
     """Wait after arrival, s."""
+    load_m: tuple[Finite, Finite] | None = None
+    """(y, x) displacement at which the sample can be changed, m; without it the parking place serves."""
     microsteps_per_m: Positive = 2_184_533_333.0
     """Microsteps per metre of the controller."""
     backlash_m: NonNegative = 0.0
@@ -114,8 +133,8 @@ class StageProfile(_Section):
 class LightProfile(_Section):
     """The illumination."""
 
-    driver: Literal["simulated"]
-    """Who blocks the beam: "simulated"."""
+    driver: Literal["simulated", "manual"]
+    """Who blocks the beam: "manual" (a person, asked to) or "simulated"."""
     photons_per_second: Positive
     """Photons in the illumination before the object, 1/s."""
 
@@ -181,6 +200,13 @@ class SimulationProfile(_Section):
     """Simulated window over the frame's width."""
 
 
+class EmulationProfile(_Section):
+    """Emulated wires under the real libraries; POSIX systems only."""
+
+    speed: Annotated[float, Field(ge=1, le=100)] = 1.0
+    """How much faster than programmed the emulated motors turn."""
+
+
 class ReconstructionProfile(_Section):
     """Reconstruction of the object."""
 
@@ -202,12 +228,13 @@ class Profile(_Section):
     scan: ScanProfile
     sample: SampleProfile = SampleProfile()
     simulation: SimulationProfile | None = None
+    emulation: EmulationProfile = EmulationProfile()
     reconstruction: ReconstructionProfile
 
     @property
     def simulated(self) -> bool:
-        """Whether any device is simulated."""
-        return "simulated" in (self.camera.driver, self.stage.driver, self.light.driver)
+        """Whether any device is simulated or emulated."""
+        return bool({"simulated", "emulated"} & {self.camera.driver, self.stage.driver, self.light.driver})
 
     @model_validator(mode="after")
     def _complete(self) -> Profile:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -109,29 +109,74 @@ class StagePosition:
 
 
 @dataclass(frozen=True)
+class Region:
+    """The part of a sensor that is read out, in pixels.
+
+    Attributes:
+        top, left: first row and column, counted from the sensor's corner.
+        rows, columns: its size, which is the shape of a frame.
+    """
+
+    top: int
+    left: int
+    rows: int
+    columns: int
+
+    @classmethod
+    def centred(cls, sensor_shape: tuple[int, int], shape: tuple[int, int]) -> Region:
+        """The region of `shape` in the middle of a sensor."""
+        return cls((sensor_shape[0] - shape[0]) // 2, (sensor_shape[1] - shape[1]) // 2, *shape)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return (self.rows, self.columns)
+
+    def inside(self, sensor_shape: tuple[int, int]) -> bool:
+        """Whether it lies on the sensor and is not empty."""
+        rows, columns = sensor_shape
+        return (
+            self.top >= 0
+            and self.left >= 0
+            and self.rows > 0
+            and self.columns > 0
+            and self.top + self.rows <= rows
+            and self.left + self.columns <= columns
+        )
+
+
+@dataclass(frozen=True)
 class CameraInfo:
     """What a camera is; read from the device where it knows.
 
     Attributes:
         model, serial: identity, stored with the run.
-        shape: (rows, columns) of the frames it delivers with the present region of interest.
+        sensor_shape: (rows, columns) of the whole sensor.
+        region: what is read out of it at present.
         pixel_size_m: pitch, the same in both directions.
         bit_depth: of the digital numbers; saturation is 2**bit_depth - 1.
         electrons_per_adu: conversion gain at the present gain setting.
         black_level_adu: nominal offset of a dark frame.
+        gain_db: analogue gain.
         exposure_s: exposures it accepts.
         simulated: true when no light falls on any silicon.
     """
 
     model: str
     serial: str
-    shape: tuple[int, int]
+    sensor_shape: tuple[int, int]
+    region: Region
     pixel_size_m: float
     bit_depth: int
     electrons_per_adu: float
     black_level_adu: float
+    gain_db: float
     exposure_s: Interval
     simulated: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns) of the frames that it delivers."""
+        return self.region.shape
 
     @property
     def saturation_adu(self) -> int:
@@ -201,9 +246,17 @@ class LightState(StrEnum):
     UNKNOWN = "unknown"
 
 
+Facts = Mapping[str, str]
+"""What a device says of itself, name to value with its unit: firmware, ranges, temperature, settings."""
+
+
 @runtime_checkable
 class Camera(Protocol):
-    """A triggered camera. Open before use, close when done; both may be called twice."""
+    """A triggered camera. Open before use, close when done; both may be called twice.
+
+    It either takes triggered frames (`acquire`) or shows live ones (`start_live` .. `stop_live`); mixing them raises
+    `NotReadyError`. Opening sets everything automatic off and reads back what was set.
+    """
 
     def open(self) -> None: ...
 
@@ -223,6 +276,33 @@ class Camera(Protocol):
 
         Raises: `DeviceTimeout`, `AcquisitionError`, `ConnectionLost`, `NotReadyError`, `Cancelled`.
         """
+        ...
+
+    def set_region(self, region: Region) -> Region:
+        """Read out this part of the sensor from now on; returns the accepted region.
+
+        Raises: `LimitError` for a region that is not on the sensor or not on its increments (the message names the
+        nearest legal one), `NotReadyError` while live.
+        """
+        ...
+
+    def start_live(self) -> None:
+        """Expose without pause and keep the newest frame only. Raises `NotReadyError`, `ConnectionLost`."""
+        ...
+
+    def newest(self, timeout_s: float) -> Exposure | None:
+        """The newest live frame, if one has come since the last call or comes within the time; else None.
+
+        Raises: `NotReadyError` when not live, `ConnectionLost`, `AcquisitionError`.
+        """
+        ...
+
+    def stop_live(self) -> None:
+        """End live view; does nothing when there is none."""
+        ...
+
+    def describe(self) -> Facts:
+        """All that the camera can say of itself, for `check` and for the run's file. Raises `NotReadyError`."""
         ...
 
 
@@ -264,6 +344,10 @@ class Stage(Protocol):
         """Stop both axes now. Never raises because nothing moves; safe from any thread."""
         ...
 
+    def describe(self) -> Facts:
+        """All that the controller can say of itself, for `check` and for the run's file. Raises `NotReadyError`."""
+        ...
+
 
 @runtime_checkable
 class Light(Protocol):
@@ -282,6 +366,10 @@ class Light(Protocol):
 
     def unblock(self) -> None:
         """Let the beam through. Raises as `block`."""
+        ...
+
+    def describe(self) -> Facts:
+        """What blocks the beam, for `check` and for the run's file."""
         ...
 
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drivers.base import CameraInfo, Cancel, Cancelled, Clock, Exposure, Interval, NotReadyError, never
+from drivers.base import (
+    CameraInfo,
+    Cancel,
+    Cancelled,
+    Clock,
+    Exposure,
+    Facts,
+    Interval,
+    LimitError,
+    NotReadyError,
+    Region,
+    never,
+)
 from simulators.sensor import Sensor
 
 SLICE_S = 0.02
@@ -24,23 +36,11 @@ class Scene(Protocol):
         ...
 
 
-@runtime_checkable
-class SeededCamera(Protocol):
-    """What a camera has besides when its noise can be chosen, so that a resumed or repeated run takes the same frames.
-
-    Whoever runs a plan asks `isinstance(camera, SeededCamera)` and, if so, calls `seed_next` before each frame. It is
-    no subclass of `Camera`, because that check would then read `info`, which a closed camera refuses.
-    """
-
-    def seed_next(self, stream_code: int, index: int) -> None:
-        """The next frame's noise is that of (seed, stream_code, index), both at least 0; then index counts on."""
-        ...
-
-
 class SimulatedCamera:
-    """A triggered camera made of numbers. Implements `drivers.base.Camera` and `SeededCamera`.
+    """A triggered camera made of numbers. Implements `drivers.base.Camera`.
 
-    The accepted exposure is the requested one. The scene is looked at when the exposure begins: nothing blurs.
+    The accepted exposure is the requested one. The scene is looked at when the exposure begins: nothing blurs. Whoever
+    runs a plan calls `seed_next` before each frame, so that a resumed or repeated run takes the same frames.
 
     Args:
         scene: what it sees.
@@ -75,12 +75,16 @@ class SimulatedCamera:
         self._exposure_s = float(np.clip(DEFAULT_EXPOSURE_S, exposure_s.low, exposure_s.high))
         self._stream_code = 0
         self._index = 0
+        rows, columns = sensor.shape
+        self._region = Region(0, 0, rows, columns)
+        self._live_due: float | None = None
 
     def open(self) -> None:
         self._opened = True
 
     def close(self) -> None:
         self._opened = False
+        self._live_due = None
 
     @property
     def info(self) -> CameraInfo:
@@ -88,11 +92,13 @@ class SimulatedCamera:
         return CameraInfo(
             model="simulated camera",
             serial=f"sim-{self._seed}",
-            shape=self._sensor.shape,
+            sensor_shape=self._sensor.shape,
+            region=self._region,
             pixel_size_m=self._pixel_size_m,
             bit_depth=self._sensor.bit_depth,
             electrons_per_adu=self._sensor.electrons_per_adu,
             black_level_adu=self._sensor.black_level_adu,
+            gain_db=0.0,
             exposure_s=self._limits,
             simulated=True,
         )
@@ -104,21 +110,72 @@ class SimulatedCamera:
         self._exposure_s = float(seconds)
         return self._exposure_s
 
+    def set_region(self, region: Region) -> Region:
+        """Read out this part from now on. Raises `LimitError`, `NotReadyError`."""
+        self._require_open()
+        self._require_idle()
+        if not region.inside(self._sensor.shape):
+            rows, columns = self._sensor.shape
+            raise LimitError(
+                self._name, f"{region} is not on the sensor of {rows} x {columns} pixels; choose one inside"
+            )
+        self._region = region
+        return region
+
     def seed_next(self, stream_code: int, index: int) -> None:
-        """Choose the next frame's noise; see `SeededCamera`."""
+        """The next frame's noise is that of (seed, stream_code, index), both at least 0; then index counts on."""
         self._stream_code, self._index = stream_code, index
 
     def acquire(self, cancel: Cancel = never) -> Exposure:
         """Expose one frame. Raises `NotReadyError`, `Cancelled`."""
         self._require_open()
-        exposure_s = self._exposure_s
+        self._require_idle()
         intensity = self._scene.intensity()
-        self._wait(exposure_s, cancel)
+        self._wait(self._exposure_s, cancel)
         time = self._clock.now()
         self._wait(self._overhead_s, cancel)
+        return self._expose(intensity, time)
+
+    def start_live(self) -> None:
+        """Expose without pause from now on. Raises `NotReadyError`."""
+        self._require_open()
+        self._live_due = self._clock.monotonic() + self._exposure_s + self._overhead_s
+
+    def newest(self, timeout_s: float) -> Exposure | None:
+        """The frame whose read-out has ended by now or ends within the time, else None. Raises `NotReadyError`."""
+        self._require_open()
+        if self._live_due is None:
+            raise NotReadyError(self._name, "shows no live frames; start them first")
+        left = self._live_due - self._clock.monotonic()
+        self._clock.sleep(min(left, timeout_s))
+        if left > timeout_s:
+            return None
+        self._live_due = self._clock.monotonic() + self._exposure_s + self._overhead_s
+        return self._expose(self._scene.intensity(), self._clock.now())
+
+    def stop_live(self) -> None:
+        """End live view."""
+        self._live_due = None
+
+    def describe(self) -> Facts:
+        """What it simulates. Raises `NotReadyError`."""
+        info, sensor = self.info, self._sensor
+        return {
+            "model": info.model,
+            "serial": info.serial,
+            "exposure range": f"{self._limits.low:.6g} .. {self._limits.high:.6g} s",
+            "read noise": f"{sensor.read_noise_e:.6g} e-",
+            "quantum efficiency": f"{sensor.quantum_efficiency:.6g}",
+        }
+
+    def _expose(self, intensity: NDArray[np.float32] | None, time: float) -> Exposure:
         rng = np.random.default_rng([self._seed, _SEED_DOMAIN, self._stream_code, self._index])
         self._index += 1
-        return Exposure(self._sensor.expose(intensity, exposure_s, rng), exposure_s, time)
+        image = self._sensor.expose(intensity, self._exposure_s, rng)
+        region = self._region
+        if region.shape != image.shape:
+            image = image[region.top : region.top + region.rows, region.left : region.left + region.columns].copy()
+        return Exposure(image, self._exposure_s, time)
 
     def _wait(self, duration: float, cancel: Cancel) -> None:
         begin = self._clock.monotonic()
@@ -127,6 +184,10 @@ class SimulatedCamera:
                 raise Cancelled(self._name, f"an exposure of {self._exposure_s:.6g} s was cancelled; expose again")
             # At least a nanosecond: a slice that rounding swallows would never end a wait in virtual time.
             self._clock.sleep(max(min(SLICE_S, left), 1e-9))
+
+    def _require_idle(self) -> None:
+        if self._live_due is not None:
+            raise NotReadyError(self._name, "shows live frames; stop them first")
 
     def _require_open(self) -> None:
         if not self._opened:

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from drivers.base import Camera, CameraInfo, Cancel, Exposure, InstrumentError, Stage, StageInfo, StagePosition, never
+from drivers.base import (
+    Camera,
+    CameraInfo,
+    Cancel,
+    Exposure,
+    Facts,
+    InstrumentError,
+    Region,
+    Stage,
+    StageInfo,
+    StagePosition,
+    never,
+)
 
 
 @dataclass(frozen=True)
@@ -61,11 +73,25 @@ class FaultyCamera:
         self._faults.count("set_exposure")
         return self._camera.set_exposure(seconds)
 
-    def seed_next(self, stream_code: int, index: int) -> None:
-        """Passed on where the camera inside can be seeded."""
-        seed_next = getattr(self._camera, "seed_next", None)
-        if seed_next is not None:
-            seed_next(stream_code, index)
+    def set_region(self, region: Region) -> Region:
+        self._faults.count("set_region")
+        return self._camera.set_region(region)
+
+    def start_live(self) -> None:
+        self._faults.count("start_live")
+        self._camera.start_live()
+
+    def newest(self, timeout_s: float) -> Exposure | None:
+        self._faults.count("newest")
+        return self._camera.newest(timeout_s)
+
+    def stop_live(self) -> None:
+        self._faults.count("stop_live")
+        self._camera.stop_live()
+
+    def describe(self) -> Facts:
+        self._faults.count("describe")
+        return self._camera.describe()
 
     def acquire(self, cancel: Cancel = never) -> Exposure:
         self._faults.count("acquire")
@@ -105,12 +131,6 @@ class FaultyStage:
         self._faults.count("home")
         self._stage.home(cancel)
 
-    def seed_visit(self, visit: int) -> None:
-        """Passed on where the stage inside can be seeded."""
-        seed_visit = getattr(self._stage, "seed_visit", None)
-        if seed_visit is not None:
-            seed_visit(visit)
-
     def move_to(self, target: StagePosition, cancel: Cancel = never) -> StagePosition:
         self._faults.count("move_to")
         return self._stage.move_to(target, cancel)
@@ -118,3 +138,7 @@ class FaultyStage:
     def stop(self) -> None:
         self._faults.count("stop")
         self._stage.stop()
+
+    def describe(self) -> Facts:
+        self._faults.count("describe")
+        return self._stage.describe()

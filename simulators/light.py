@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drivers.base import LightState, NotReadyError
+from drivers.base import Facts, LightState, NotReadyError
 
 
 class SimulatedLight:
@@ -29,6 +29,10 @@ class SimulatedLight:
     def unblock(self) -> None:
         """Let the beam through. Raises `NotReadyError` when closed."""
         self._switch(LightState.OPEN)
+
+    def describe(self) -> Facts:
+        """What it simulates."""
+        return {"model": "simulated beam", "state": self._state.value}
 
     def _switch(self, state: LightState) -> None:
         if not self._opened:

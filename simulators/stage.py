@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from drivers.base import Cancel, Cancelled, Clock, Interval, NotReadyError, StageInfo, StagePosition, never
+from drivers.base import Cancel, Cancelled, Clock, Facts, Interval, NotReadyError, StageInfo, StagePosition, never
 
 SLICE_S = 0.02
 """Longest sleep during a move: how soon a cancel is seen."""
@@ -195,6 +195,17 @@ class SimulatedStage:
         """Stop both axes now: a running move ends with `Cancelled`. Never raises; safe from any thread."""
         with self._lock:
             self._stops += 1
+
+    def describe(self) -> Facts:
+        """What it simulates. Raises `NotReadyError`."""
+        info, s = self.info, self._settings
+        return {
+            "model": info.model,
+            "serial": info.serial,
+            "homed": "yes" if self._homed else "no",
+            "backlash": f"{s.backlash_m:.6g} m",
+            "repeatability": f"{s.repeatability_m:.6g} m",
+        }
 
     def _require_open(self) -> None:
         if not self._opened:

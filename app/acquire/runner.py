@@ -222,12 +222,11 @@ class Runner:
         self._set_light(step.light_on)
         readback = None if step.target is None else self._go(step.target)
         devices.camera.set_exposure(step.exposure_s)
-        seed_next = getattr(devices.camera, "seed_next", None)
         for repeat in range(first_repeat, step.repeats):
             if self._abort_wanted:
                 raise Cancelled("run", "aborted by the operator; resume it from its file")
-            if seed_next is not None:
-                seed_next(STREAM_CODES[step.stream], step.number * _REPEATS_PER_STEP + repeat)
+            if devices.seed_frame is not None:
+                devices.seed_frame(STREAM_CODES[step.stream], step.number * _REPEATS_PER_STEP + repeat)
             exposure = devices.camera.acquire(self._aborting)
             truth = None
             if step.stream is Stream.CALIBRATION and devices.true_position is not None:

@@ -18,9 +18,12 @@ from drivers.base import (
     Cancel,
     Cancelled,
     Exposure,
+    Facts,
     Interval,
     LightState,
+    LimitError,
     NotReadyError,
+    Region,
     StageInfo,
     StagePosition,
     VirtualClock,
@@ -67,7 +70,19 @@ class FakeCamera:
     def info(self) -> CameraInfo:
         if not self.opened:
             raise NotReadyError("camera", "is closed; open it")
-        return CameraInfo("fake", "1", SHAPE, 13.8e-6, 16, 0.11, 200, Interval(1e-6, 10, "s"), True)
+        return CameraInfo(
+            model="fake",
+            serial="1",
+            sensor_shape=SHAPE,
+            region=Region.centred(SHAPE, SHAPE),
+            pixel_size_m=13.8e-6,
+            bit_depth=16,
+            electrons_per_adu=0.11,
+            black_level_adu=200,
+            gain_db=0.0,
+            exposure_s=Interval(1e-6, 10, "s"),
+            simulated=True,
+        )
 
     def set_exposure(self, seconds: float) -> float:
         self.info.exposure_s.require(seconds, "camera", "exposure")
@@ -76,6 +91,21 @@ class FakeCamera:
 
     def seed_next(self, stream_code: int, index: int) -> None:
         self.code = (stream_code, index)
+
+    def set_region(self, region: Region) -> Region:
+        raise LimitError("camera", f"{region}: a fake has one region only")
+
+    def start_live(self) -> None:
+        raise NotReadyError("camera", "a fake has no live view")
+
+    def newest(self, timeout_s: float) -> Exposure | None:
+        raise NotReadyError("camera", "a fake has no live view")
+
+    def stop_live(self) -> None:
+        pass
+
+    def describe(self) -> Facts:
+        return {"model": "fake"}
 
     def acquire(self, cancel: Cancel = never) -> Exposure:
         self.on_acquire()
@@ -124,6 +154,9 @@ class FakeStage:
     def stop(self) -> None:
         self.log.append("stop")
 
+    def describe(self) -> Facts:
+        return {"model": "fake"}
+
 
 class FakeLight:
     def __init__(self, log: list[str]):
@@ -144,6 +177,9 @@ class FakeLight:
         self.log.append("unblock")
         self.state = LightState.OPEN
 
+    def describe(self) -> Facts:
+        return {"model": "fake"}
+
 
 class FakeBench:
     """Fake devices, their common log, and runners on a file."""
@@ -157,7 +193,13 @@ class FakeBench:
         self.stage = FakeStage(self.log)
         self.light = FakeLight(self.log)
         self.devices = Devices(
-            self.camera, self.stage, self.light, self.clock, true_position=self._true_position, truth=self._truth
+            self.camera,
+            self.stage,
+            self.light,
+            self.clock,
+            true_position=self._true_position,
+            truth=self._truth,
+            seed_frame=self.camera.seed_next,
         )
         self.devices.open()
 
