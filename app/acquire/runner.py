@@ -192,11 +192,10 @@ class Runner:
 
     def _leave(self, recorder: Recorder, ended: RunState) -> None:
         """Stop what moved, close the file with its outcome, and only then say how it ended."""
+        failing = ended is RunState.FAILED
         try:
-            if self._moved:
-                self._devices.stage.stop()
+            self._stop_stage(recorder, failing)
         finally:
-            failing = ended is RunState.FAILED
             try:
                 if failing:
                     _quietly(lambda: recorder.finish(ended.value))
@@ -207,6 +206,17 @@ class Runner:
                 raise
             finally:
                 self._become(ended)
+
+    def _stop_stage(self, recorder: Recorder, failing: bool) -> None:
+        """Stop the stage if it has moved; when that fails after another failure, the log says so and the first counts."""
+        if not self._moved:
+            return
+        try:
+            self._devices.stage.stop()
+        except Exception as error:
+            if not failing:
+                raise
+            _quietly(lambda text=f"not stopped: {error}": recorder.put(text))  # type: ignore[misc]
 
     def _execute(self, recorder: Recorder, first_step: int, first_repeat: int) -> None:
         if not self._devices.stage.homed and any(step.target for step in self._plan.steps[first_step:]):

@@ -1,0 +1,46 @@
+"""Benches for the contract suite: each is one camera, stage and light behind the same protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+from drivers.base import Camera, Clock, Light, Stage, StagePosition, VirtualClock
+from simulators.bench import build_bench
+from simulators.objects import Sample, draw_digit
+from tests.simulators.bench_settings import SMALL
+
+SAMPLE = Sample.from_drawing(draw_digit(4, 0), 0.9e-3, 8e-3, pitch_m=6.9e-6)
+
+
+@dataclass(frozen=True)
+class Rig:
+    """Devices under contract, closed.
+
+    Attributes:
+        camera, stage, light, clock: as in a run.
+        near, far: targets inside the limits, a short and a long way from the reference.
+        accepted_s: how far an accepted exposure may be from the one asked for.
+        real_time: whether a cancel takes real time, so that another thread is needed to stop a move.
+    """
+
+    camera: Camera
+    stage: Stage
+    light: Light
+    clock: Clock
+    near: StagePosition = StagePosition(1.0e-3, 1.2e-3)
+    far: StagePosition = StagePosition(12.0e-3, 9.0e-3)
+    accepted_s: float = 0.0
+    real_time: bool = False
+
+
+@contextmanager
+def simulated() -> Iterator[Rig]:
+    """The bench made of numbers, in virtual time."""
+    clock = VirtualClock(1.7e9)
+    camera, stage, light, _ = build_bench(SMALL, SAMPLE, clock, 3)
+    yield Rig(camera, stage, light, clock)
+
+
+RIGS: dict[str, Callable[[], AbstractContextManager[Rig]]] = {"simulated": simulated}
