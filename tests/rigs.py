@@ -12,6 +12,7 @@ from simulators.objects import Sample, draw_digit
 from tests.simulators.bench_settings import SMALL
 
 SAMPLE = Sample.from_drawing(draw_digit(4, 0), 0.9e-3, 8e-3, pitch_m=6.9e-6)
+NEAR, FAR = StagePosition(1.0e-3, 1.2e-3), StagePosition(12.0e-3, 9.0e-3)
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Rig:
     stage: Stage
     light: Light
     clock: Clock
-    near: StagePosition = StagePosition(1.0e-3, 1.2e-3)
-    far: StagePosition = StagePosition(12.0e-3, 9.0e-3)
+    near: StagePosition = NEAR
+    far: StagePosition = FAR
     accepted_s: float = 0.0
     real_time: bool = False
 

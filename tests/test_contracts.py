@@ -187,7 +187,7 @@ def test_a_region_changes_the_frames_and_one_off_the_sensor_is_refused(camera):
     assert camera.info.region == smaller
     assert camera.acquire().image.shape == (64, 32)
     for wrong in (Region(0, 0, rows + 64, 64), Region(-8, 0, 64, 64), Region(0, columns, 64, 64), Region(0, 0, 0, 64)):
-        with pytest.raises(LimitError, match="camera: .*sensor"):
+        with pytest.raises(LimitError, match=r"camera: .*sensor"):
             camera.set_region(wrong)
     assert camera.info.region == smaller
     assert camera.acquire().image.shape == (64, 32)
@@ -226,7 +226,7 @@ def test_opening_a_stage_moves_and_homes_nothing(rig):
     rig.stage.open()
     assert not rig.stage.homed
     assert rig.stage.position() == before
-    with pytest.raises(NotReadyError, match="stage: .*home"):
+    with pytest.raises(NotReadyError, match=r"stage: .*home"):
         rig.stage.move_to(rig.near)
     assert rig.stage.position() == before
 
@@ -308,7 +308,7 @@ def test_a_second_mover_is_refused_while_the_first_one_moves(rig, homed):
     thread.start()
     assert moving.wait(PATIENCE_S)
     try:
-        with pytest.raises(NotReadyError, match="stage: .*moving"):
+        with pytest.raises(NotReadyError, match=r"stage: .*moving"):
             homed.move_to(rig.near)
     finally:
         go_on.set()

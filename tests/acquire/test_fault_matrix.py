@@ -171,7 +171,7 @@ class Bench(FakeBench):
             self.shutter.enter = lambda _: self._pause_halfway()
 
     def _let_the_recorder_catch_up(self) -> None:
-        """Before the move after the frame whose writing is the phase: the recorder is behind, and this scan is short."""
+        """Before the move after the frame whose writing is the phase: this scan is short, and the recorder behind."""
         if self.light.state is LightState.OPEN and self.exposed_to_light >= self.trigger.visit:
             assert self.trigger.fired.wait(PATIENCE_S)
 
