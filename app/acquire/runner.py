@@ -208,7 +208,7 @@ class Runner:
                 self._become(ended)
 
     def _stop_stage(self, recorder: Recorder, failing: bool) -> None:
-        """Stop the stage if it has moved. After another failure, one to stop goes into the log and the first one counts."""
+        """Stop the stage if it has moved; after another failure, failing to is logged and the first one counts."""
         if not self._moved:
             return
         try:
