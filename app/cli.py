@@ -175,8 +175,11 @@ def _gentle_threads() -> None:
 
 def _register() -> None:
     """Commands that bring their own options; their modules load nothing heavy before they run."""
+    from app.exchange import export_command, import_command
     from app.training import train
 
+    app.command("import")(import_command)
+    app.command("export")(export_command)
     app.command()(train)
 
 
