@@ -3,8 +3,8 @@
     python -m benchmarks.readers [--write]
 
 Runs a tiny simulated scan, exports it, and reads the files back with cdtools, PtyLab, ptychodus and ptypy, where they
-are installed (see benchmarks/README.md), comparing frames, positions and geometry with what was exported. A program that
-is not there says so. `--write` appends the result to RESULTS.md beside this file.
+are installed (see benchmarks/README.md), comparing frames, positions and geometry with what was exported. A program
+that is not there says so. `--write` appends the result to RESULTS.md beside this file.
 """
 
 from __future__ import annotations
