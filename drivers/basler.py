@@ -216,6 +216,7 @@ class BaslerCamera:
         if not self._live:
             raise NotReadyError(self._name, "shows no live frames; start them first")
         failure = ""
+        self._require_no_goodbye()
         with self._named("live view failed"):
             self._bring(live=True)
             for _attempt in range(2):
@@ -316,6 +317,7 @@ class BaslerCamera:
         """One triggered frame, or why its buffer failed."""
         camera, exposure_s = self._present.camera, self._exposure_s
         assert exposure_s is not None
+        self._require_no_goodbye()
         with self._named("could not take a frame"):
             if not camera.IsGrabbing():
                 camera.TriggerMode.Value = "On"
@@ -410,11 +412,20 @@ class BaslerCamera:
             ) from None
 
     def _require_present(self) -> None:
+        """Raise `ConnectionLost` if the camera is gone; asks it, which takes a millisecond."""
+        if self._present.removed:
+            raise self._lost()
+
+    def _require_no_goodbye(self) -> None:
+        """Raise `ConnectionLost` if pylon has said that the camera is gone."""
+        if self._present.goodbye:
+            raise self._lost()
+
+    def _lost(self) -> ConnectionLost:
         device = self._present
-        if device.removed:
-            raise ConnectionLost(
-                self._name, f"{device.model} {device.serial} was unplugged; plug it in, then open it again"
-            )
+        return ConnectionLost(
+            self._name, f"{device.model} {device.serial} was unplugged; plug it in, then open it again"
+        )
 
     def _require_idle(self) -> None:
         if self._live:

@@ -43,7 +43,6 @@ _TIDY: tuple[tuple[str, str | bool | int | float], ...] = (
     ("ReverseY", False),
     ("CenterX", False),
     ("CenterY", False),
-    ("TriggerDelay", 0.0),
     ("AcquisitionFrameRateEnable", False),
     ("GainSelector", "All"),
     ("BlackLevelSelector", "All"),
@@ -120,8 +119,13 @@ class PylonDevice:
                 self._forget()
 
     @property
+    def goodbye(self) -> bool:
+        """Whether pylon's callback has said that the camera was unplugged; it does not always come."""
+        return self._gone.is_set()
+
+    @property
     def removed(self) -> bool:
-        """Whether the camera was unplugged; pylon's callback does not always come, so the handle is asked too."""
+        """Whether the camera was unplugged, by the callback or by asking its handle."""
         return self._gone.is_set() or (self.camera is not None and self.camera.IsCameraDeviceRemoved())
 
     def _find(self) -> Any:
@@ -212,6 +216,7 @@ class PylonDevice:
         for kind in self.camera.TriggerSelector.GetSettableValues():
             self.put("TriggerSelector", kind)
             self.put("TriggerMode", "Off")
+            self.put("TriggerDelay", 0.0)
         self.camera.TriggerSelector.Value = "FrameStart"
         self.camera.TriggerSource.Value = "Software"
 

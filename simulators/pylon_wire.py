@@ -12,7 +12,8 @@ bit. What was learnt of the emulator, pypylon 26.9:
 - The region is cut out of the file; where the file is smaller than the region the frame is smaller too.
 - It ticks at 100 Hz: a frame takes 10 ms or more, and free-running it makes 100 a second or what it is told below.
 - A trigger while acquisition is stopped vanishes: that is a grab time-out. `ForceFailedBuffer` makes incomplete
-  buffers, a missing file a failed grab, `FirePnPCallbackValue` = 1 an unplugged camera.
+  buffers, a missing file a failed grab. `FirePnPCallbackValue` = 1 makes pylon believe that the camera was unplugged,
+  but the emulator goes on delivering frames unless it is stopped as well.
 
 POSIX systems only (symbolic links).
 """
@@ -169,13 +170,14 @@ class PylonWire:
         if fault is WireFault.MISSING_FILE:
             Path(self._file).unlink(missing_ok=True)
             return
-        self._write(self._canvas if fault is not WireFault.WRONG_SIZE else self._canvas[:-1])
-        if fault in (WireFault.TIME_OUT, WireFault.STUCK):
+        rows = settings.region.rows - 1 if fault is WireFault.WRONG_SIZE else len(self._canvas)
+        self._write(self._canvas[:rows])
+        if fault in (WireFault.TIME_OUT, WireFault.STUCK, WireFault.GONE):
             self._device.AcquisitionStop.Execute()
         elif fault is WireFault.INCOMPLETE:
             self._device.ForceFailedBufferCount.Value = 1
             self._device.ForceFailedBuffer.Execute()
-        elif fault is WireFault.GONE:
+        if fault is WireFault.GONE:
             self._device.FirePnPCallbackValue.Value = 1
 
     def disconnect(self) -> None:
