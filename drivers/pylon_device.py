@@ -83,7 +83,6 @@ class PylonDevice:
         self._emulated = emulated
         self._name = name
         self._gone = threading.Event()
-        self._watch: Any = None
 
     def open(self) -> None:
         """Connect. Raises `NotReadyError` (several found), `ConnectionLost` (none, or it cannot be opened)."""
@@ -95,11 +94,11 @@ class PylonDevice:
         chosen = self._find()
         factory = self._pylon.TlFactory.GetInstance()
         self._gone.clear()
-        self._watch = _removal_watch(self._pylon, self._gone)
         try:
             self.camera = self._pylon.InstantCamera(factory.CreateDevice(chosen))
+            # pylon owns the handler: one that Python owned could be collected before the camera, which then crashes.
             self.camera.RegisterConfiguration(
-                self._watch, self._pylon.RegistrationMode_Append, self._pylon.Cleanup_None
+                _removal_watch(self._pylon, self._gone), self._pylon.RegistrationMode_Append, self._pylon.Cleanup_Delete
             )
             self.camera.Open()
         except self._genicam.GenericException as error:
@@ -159,9 +158,8 @@ class PylonDevice:
     def _forget(self) -> None:
         camera, self.camera = self.camera, None
         if camera is not None:
-            for action in (lambda: camera.DeregisterConfiguration(self._watch), camera.DestroyDevice):
-                with contextlib.suppress(self._genicam.GenericException):
-                    action()
+            with contextlib.suppress(self._genicam.GenericException):
+                camera.DestroyDevice()
 
     # Settings
 

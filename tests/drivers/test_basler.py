@@ -1,4 +1,4 @@
-"""The Basler driver on Basler's own emulator. What the emulator cannot do is done by stand-ins around pylon's objects."""
+"""The Basler driver on Basler's own emulator; what that cannot do is done by stand-ins around pylon's objects."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_one_of_several_cameras_has_to_be_named(watched):
 
 def test_a_failed_opening_leaves_nothing_behind(watched):
     watcher = Watcher()
-    with pytest.raises(LimitError, match="gain 50 dB is outside 0 .. 48 dB"):
+    with pytest.raises(LimitError, match=r"gain 50 dB is outside 0 \.\. 48 dB"):
         watched(watcher, gain_db=50.0)
     assert watcher.calls == ["connect", "attach", "disconnect"]
     assert not watcher.device.IsOpen()
@@ -454,6 +454,7 @@ def test_an_unplugged_camera_is_named_and_found_again_by_its_serial_number(watch
     with pytest.raises(ConnectionLost, match="Emulation 0815-0000 was unplugged; plug it in, then open it again"):
         camera.acquire()
     assert time.monotonic() - begin < 1
+    assert camera._device.goodbye  # pylon's callback came
     del watcher.before_trigger
     for call in (camera.acquire, lambda: camera.set_exposure(1e-3), camera.describe, camera.start_live):
         with pytest.raises(ConnectionLost, match="was unplugged"):
@@ -504,6 +505,19 @@ def test_closing_twice_is_closing_once_and_closed_refuses(feed):
     camera.open()
     camera.open()
     assert camera.acquire().image.shape == SHAPE
+
+
+def test_a_camera_that_is_garbage_is_collected_without_a_crash():
+    """A handler that Python owned was freed before its camera, and freeing the camera then ended the process."""
+    script = (
+        "import gc\nfrom tests.drivers.emulated import fed\n"
+        "for _ in range(10):\n"
+        "    camera, wire = fed(); wire.camera = camera; camera.open(); camera.acquire(); camera.close()\n"
+        "    del camera, wire; gc.collect()\n"
+        "print('collected')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "collected")
 
 
 def _resources() -> tuple[int, int, int]:
@@ -566,9 +580,9 @@ def test_live_frames_that_do_not_arrive_intact_are_an_error(feed):
     camera.start_live()
     camera._device.camera.ForceFailedBufferCount.Value = 100
     camera._device.camera.ForceFailedBuffer.Execute()
+    time.sleep(0.1)  # the good frame that had come before is the newest no more
     with pytest.raises(AcquisitionError, match="live frames do not arrive intact"):
-        for _ in range(5):
-            camera.newest(1.0)
+        camera.newest(1.0)
 
 
 # What the run keeps
