@@ -43,6 +43,7 @@ LIVE_RATE_HZ = 30.0
 SLICE_S = 0.02
 _SWITCH = "PYLON_CAMEMU"
 _NAMES = ("0.tif", "1.tif")
+_MEMORY = "/dev/shm"
 
 
 class Frames(Protocol):
@@ -134,7 +135,9 @@ class PylonWire:
     def connect(self) -> None:
         """Let one emulated camera exist, until `attach` or `disconnect`."""
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="ptychoscope-frames-")
+            # In memory where there is such a place: a disk would be written to at every frame.
+            place = _MEMORY if os.access(_MEMORY, os.W_OK) else None
+            self._folder = tempfile.TemporaryDirectory(prefix="ptychoscope-frames-", dir=place)
             names = Path(self._folder.name, "names")
             names.mkdir()
             self._names, self._file = str(names), os.path.join(self._folder.name, "frame.tif")  # noqa: PTH118

@@ -90,7 +90,7 @@ def test_a_ladder_below_the_camera_gets_a_legal_one_to_paste():
 def test_every_key_with_an_illegal_exposure_is_named():
     bench = FakeBench(small_profile(calibration_exposure_s=20.0, empty_exposure_s=1e-8))
     first, second = findings(bench)[:2]
-    assert first.message.endswith("calibration_exposure_s = 10")
+    assert first.message.endswith("calibration_exposure_s = 10.0")
     assert second.message.endswith("empty_exposure_s = 1e-06")
 
 
