@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -246,6 +246,46 @@ class LightState(StrEnum):
     UNKNOWN = "unknown"
 
 
+@dataclass(frozen=True)
+class TriggerSettings:
+    """What a camera's next frame will be exposed with, as the camera accepted it.
+
+    Attributes:
+        exposure_s, gain_db, black_level_adu, region: as read back from the camera.
+        live: a frame of a live view, which comes at the camera's own pace; false for a triggered one.
+        repeated: the frame before did not arrive intact and is exposed once more.
+        cancel: asked during a long exposure.
+    """
+
+    exposure_s: float
+    gain_db: float
+    black_level_adu: float
+    region: Region
+    live: bool = False
+    repeated: bool = False
+    cancel: Cancel = never
+
+
+class CameraWire(Protocol):
+    """What stands in for the light on a vendor's emulated camera; always called in the thread that uses the camera."""
+
+    def connect(self) -> None:
+        """The driver is about to look for cameras."""
+        ...
+
+    def attach(self, device: Any) -> None:
+        """The vendor's open device, before the driver has set anything."""
+        ...
+
+    def before_trigger(self, settings: TriggerSettings) -> None:
+        """Bring the frame that the next trigger exposes; returns early when cancelled."""
+        ...
+
+    def disconnect(self) -> None:
+        """The device is closed or could not be opened; may be called twice."""
+        ...
+
+
 Facts = Mapping[str, str]
 """What a device says of itself, name to value with its unit: firmware, ranges, temperature, settings."""
 
@@ -303,6 +343,15 @@ class Camera(Protocol):
 
     def describe(self) -> Facts:
         """All that the camera can say of itself, for `check` and for the run's file. Raises `NotReadyError`."""
+        ...
+
+
+@runtime_checkable
+class HasNodeMap(Protocol):
+    """A camera that can list every setting it has."""
+
+    def node_map(self) -> str:
+        """All that can be read, as one JSON object, name to text. Raises `NotReadyError`, `ConnectionLost`."""
         ...
 
 

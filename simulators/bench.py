@@ -33,7 +33,8 @@ class BenchSettings:
     Attributes:
         wavelength_m, distance_m, pinhole_diameter_m: geometry; the distance is the nominal one.
         shape, pixel_size_m, bit_depth, electrons_per_adu, black_level_adu, read_noise_e, quantum_efficiency,
-        dark_current_e_s, full_well_e, min_exposure_s, max_exposure_s, frame_overhead_s, hot_pixels: the camera.
+        dark_current_e_s, full_well_e, min_exposure_s, max_exposure_s, frame_overhead_s, hot_pixels,
+        gain_db: the camera.
         limits_y_m, limits_x_m, centre_m, velocity_m_s, acceleration_m_s2, settling_s, microsteps_per_m, backlash_m,
         repeatability_m, rotation_rad, scale_error, shear, stage_to_object: the stage.
         photons_per_second: in the illumination before the object.
@@ -63,6 +64,7 @@ class BenchSettings:
     edge_m: float
     frame_overhead_s: float = 0.03
     hot_pixels: int = 0
+    gain_db: float = 0.0
     velocity_m_s: float = 1.5e-3
     acceleration_m_s2: float = 1.0e-3
     settling_s: float = 0.1
@@ -203,5 +205,6 @@ def build_bench(
         overhead_s=settings.frame_overhead_s,
         clock=clock,
         seed=seed,
+        gain_db=settings.gain_db,
     )
     return camera, stage, light, bench

@@ -36,6 +36,52 @@ class Scene(Protocol):
         ...
 
 
+class FrameSource:
+    """Exposes a scene through a sensor; whoever delivers the frames, they are the same for the same seeds.
+
+    Args:
+        scene: what is seen.
+        sensor: how it counts at 0 dB.
+        seed: the noise of a frame is that of (seed, stream, index), all at least 0.
+    """
+
+    def __init__(self, scene: Scene, sensor: Sensor, seed: int):
+        self.sensor = sensor
+        self._scene = scene
+        self._seed = seed
+        self._stream_code = 0
+        self._index = 0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns) of a frame."""
+        return self.sensor.shape
+
+    @property
+    def bit_depth(self) -> int:
+        return self.sensor.bit_depth
+
+    def seed_next(self, stream_code: int, index: int) -> None:
+        """The next frame's noise is that of (seed, stream_code, index); then index counts on."""
+        self._stream_code, self._index = stream_code, index
+
+    def look(self) -> NDArray[np.float32] | None:
+        """(rows, columns) photons a pixel and second now, or None in the dark."""
+        return self._scene.intensity()
+
+    def expose(
+        self,
+        photons_per_second: NDArray[np.float32] | None,
+        exposure_s: float,
+        gain_db: float = 0.0,
+        black_level_adu: float | None = None,
+    ) -> NDArray[np.uint16]:
+        """The next frame, (rows, columns) uint16, at this gain; without a black level the sensor's own."""
+        rng = np.random.default_rng([self._seed, _SEED_DOMAIN, self._stream_code, self._index])
+        self._index += 1
+        return self.sensor.amplified(gain_db, black_level_adu).expose(photons_per_second, exposure_s, rng)
+
+
 class SimulatedCamera:
     """A triggered camera made of numbers. Implements `drivers.base.Camera`.
 
@@ -50,6 +96,10 @@ class SimulatedCamera:
         overhead_s: time for trigger and read-out, per frame.
         clock: where time comes from.
         seed: of the noise.
+        gain_db: analogue gain; the sensor's conversion gain is that of 0 dB.
+
+    Attributes:
+        source: where its frames come from.
     """
 
     def __init__(
@@ -62,9 +112,11 @@ class SimulatedCamera:
         clock: Clock,
         seed: int,
         name: str = "camera",
+        gain_db: float = 0.0,
     ):
-        self._scene = scene
-        self._sensor = sensor
+        self.source = FrameSource(scene, sensor, seed)
+        self._sensor = sensor.amplified(gain_db)
+        self._gain_db = gain_db
         self._pixel_size_m = pixel_size_m
         self._limits = exposure_s
         self._overhead_s = overhead_s
@@ -73,8 +125,6 @@ class SimulatedCamera:
         self._name = name
         self._opened = False
         self._exposure_s = float(np.clip(DEFAULT_EXPOSURE_S, exposure_s.low, exposure_s.high))
-        self._stream_code = 0
-        self._index = 0
         rows, columns = sensor.shape
         self._region = Region(0, 0, rows, columns)
         self._live_due: float | None = None
@@ -98,7 +148,7 @@ class SimulatedCamera:
             bit_depth=self._sensor.bit_depth,
             electrons_per_adu=self._sensor.electrons_per_adu,
             black_level_adu=self._sensor.black_level_adu,
-            gain_db=0.0,
+            gain_db=self._gain_db,
             exposure_s=self._limits,
             simulated=True,
         )
@@ -124,13 +174,13 @@ class SimulatedCamera:
 
     def seed_next(self, stream_code: int, index: int) -> None:
         """The next frame's noise is that of (seed, stream_code, index), both at least 0; then index counts on."""
-        self._stream_code, self._index = stream_code, index
+        self.source.seed_next(stream_code, index)
 
     def acquire(self, cancel: Cancel = never) -> Exposure:
         """Expose one frame. Raises `NotReadyError`, `Cancelled`."""
         self._require_open()
         self._require_idle()
-        intensity = self._scene.intensity()
+        intensity = self.source.look()
         self._wait(self._exposure_s, cancel)
         time = self._clock.now()
         self._wait(self._overhead_s, cancel)
@@ -151,7 +201,7 @@ class SimulatedCamera:
         if left > timeout_s:
             return None
         self._live_due = self._clock.monotonic() + self._exposure_s + self._overhead_s
-        return self._expose(self._scene.intensity(), self._clock.now())
+        return self._expose(self.source.look(), self._clock.now())
 
     def stop_live(self) -> None:
         """End live view."""
@@ -169,9 +219,7 @@ class SimulatedCamera:
         }
 
     def _expose(self, intensity: NDArray[np.float32] | None, time: float) -> Exposure:
-        rng = np.random.default_rng([self._seed, _SEED_DOMAIN, self._stream_code, self._index])
-        self._index += 1
-        image = self._sensor.expose(intensity, self._exposure_s, rng)
+        image = self.source.expose(intensity, self._exposure_s, self._gain_db)
         region = self._region
         if region.shape != image.shape:
             image = image[region.top : region.top + region.rows, region.left : region.left + region.columns].copy()

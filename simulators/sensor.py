@@ -49,6 +49,11 @@ class Sensor:
         currents = low * (high / low) ** rng.uniform(size=len(places))
         return replace(self, hot_pixels=tuple(places.tolist()), hot_current_e_s=tuple(currents.tolist()))
 
+    def amplified(self, gain_db: float, black_level_adu: float | None = None) -> Sensor:
+        """The same sensor at an analogue gain, and at another black level unless it is None."""
+        black = self.black_level_adu if black_level_adu is None else black_level_adu
+        return replace(self, electrons_per_adu=self.electrons_per_adu / 10 ** (gain_db / 20), black_level_adu=black)
+
     def expose(
         self, photons_per_second: NDArray[np.float32] | None, exposure_s: float, rng: np.random.Generator
     ) -> NDArray[np.uint16]:

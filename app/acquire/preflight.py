@@ -16,7 +16,7 @@ from app.acquire.plan import Plan, Stream
 from app.acquire.planning import approach_point
 from app.devices import Devices
 from app.profile import Profile
-from drivers.base import InstrumentError, LightState
+from drivers.base import InstrumentError, Interval, LightState
 
 SUFFIXES = (".h5", ".hdf5")
 DISK_RESERVE = 64 * 2**20
@@ -73,7 +73,7 @@ def preflight(
     findings = [*_devices_alive(profile, devices)]
     if not findings:
         findings += _targets(plan, profile, devices)
-        findings += _exposures(plan, devices)
+        findings += _exposures(plan, profile, devices)
         findings += _saturation(plan, profile)
     if output is not None:
         findings += _output(output, needed_bytes, resume, free)
@@ -154,16 +154,55 @@ def _targets(plan: Plan, profile: Profile, devices: Devices) -> list[Finding]:
     return findings
 
 
-def _exposures(plan: Plan, devices: Devices) -> list[Finding]:
+def _exposures(plan: Plan, profile: Profile, devices: Devices) -> list[Finding]:
+    """Exposures that the camera does not take, each key of the profile with a line to paste over it."""
     limit = devices.camera.info.exposure_s
-    wrong = sorted({step.exposure_s for step in plan.steps if not limit.contains(step.exposure_s)})
-    return [
-        _error(
-            f"camera: exposure {value:.6g} s is outside {limit.low:.6g} .. {limit.high:.6g} s; "
-            "change the exposures in [scan]"
+    planned = {step.exposure_s for step in plan.steps}
+    series = plan.evaluation_exposures_s
+    keys: list[tuple[str, tuple[float, ...], str]] = [
+        (key, (value,), f"{key} = {legal_ladder((value,), limit)[0]!r}")
+        for key, value in (
+            ("calibration_exposure_s", plan.calibration_exposure_s),
+            ("empty_exposure_s", profile.scan.empty_exposure_s),
         )
-        for value in wrong
     ]
+    if series:
+        ladder = ", ".join(repr(value) for value in legal_ladder(series, limit))
+        keys.insert(0, ("evaluation_exposures_s", series, f"evaluation_exposures_s = [{ladder}]"))
+    findings = []
+    for key, values, line in keys:
+        wrong = [value for value in values if value in planned and not limit.contains(value)]
+        if wrong:
+            named = ", ".join(f"{value:.6g}" for value in wrong)
+            findings.append(
+                _error(
+                    f"camera: exposure {named} s of {key} is outside {limit.low:.6g} .. {limit.high:.6g} s; "
+                    f"the nearest legal line in [scan] is: {line}"
+                )
+            )
+    return findings
+
+
+def legal_ladder(exposures_s: Sequence[float], limit: Interval) -> tuple[float, ...]:
+    """As many ascending exposures inside the limits, evenly spaced in their logarithm.
+
+    They keep the first and last exposure where those are legal and end at the limit where not. A ladder that lies
+    outside altogether begins at the limit next to it and keeps its span as far as the limits allow.
+    """
+    first, last = exposures_s[0], exposures_s[-1]
+    low, high = min(max(first, limit.low), limit.high), min(max(last, limit.low), limit.high)
+    if len(exposures_s) == 1:
+        return (_inside(low, limit),)
+    if low == high:
+        span = last / first
+        low, high = (low, min(low * span, limit.high)) if low == limit.low else (max(high / span, limit.low), high)
+    return tuple(_inside(float(value), limit) for value in np.geomspace(low, high, len(exposures_s)))
+
+
+def _inside(value: float, limit: Interval) -> float:
+    """Four digits are enough for a person, unless they lead out of the limits."""
+    short = float(f"{value:.4g}")
+    return short if limit.contains(short) else value
 
 
 def _saturation(plan: Plan, profile: Profile) -> list[Finding]:

@@ -14,12 +14,13 @@ from app.acquire.preflight import Finding, preflight, require
 from app.acquire.runner import Observer, Runner
 from app.devices import Devices, open_devices
 from app.profile import Profile
+from drivers.base import HasNodeMap
 from recon.dataset import DatasetError, Geometry
 from recon.files.layout import CameraRecord, RunDescription, StageRecord
 from recon.files.read import open_run
 from recon.files.write import RunWriter
 
-PACKAGES = ("ptychoscope", "numpy", "scipy", "h5py")
+PACKAGES = ("ptychoscope", "numpy", "scipy", "h5py", "pypylon")
 FULL_WELL_SIGMAS = 8.0
 """A pixel this many read noises below its full well may have been clipped already."""
 
@@ -44,6 +45,7 @@ def describe(plan: Plan, profile: Profile, devices: Devices) -> RunDescription:
             black_level_adu=camera.black_level_adu,
             saturation_adu=min(float(camera.saturation_adu), full - margin),
             quantum_efficiency=profile.camera.quantum_efficiency,
+            node_map=devices.camera.node_map() if isinstance(devices.camera, HasNodeMap) else "",
         ),
         stage=StageRecord(stage.model, stage.serial, profile.stage.stage_to_object, profile.stage.centre_m),
         positions=len(plan.positions_m),

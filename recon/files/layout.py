@@ -27,6 +27,7 @@ class CameraRecord:
         black_level_adu: nominal offset.
         saturation_adu: raw values from here on count as clipped.
         quantum_efficiency: electrons per photon.
+        node_map: every setting that the camera has, as a JSON object; "" where it has none.
     """
 
     model: str
@@ -35,6 +36,7 @@ class CameraRecord:
     black_level_adu: float
     saturation_adu: float
     quantum_efficiency: float
+    node_map: str = ""
 
 
 @dataclass(frozen=True)

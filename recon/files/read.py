@@ -172,6 +172,12 @@ class RunFile:
         return self._text(1, schema.SAMPLE)
 
     @property
+    def node_map(self) -> str:
+        """Every setting of the camera as a JSON object; "" for a simulated one and in files of older versions."""
+        name = f"{schema.DETECTOR}/{schema.NODE_MAP}"
+        return self._text(1, name) if name in self._file[schema.entry_name(1)] else ""
+
+    @property
     def log(self) -> tuple[str, ...]:
         lines = self._get(1, schema.LOG)[...]
         return tuple(bytes(line).decode(errors="replace") for line in lines if line)

@@ -75,6 +75,8 @@ SATURATION = "saturation_adu"
 QUANTUM_EFFICIENCY = "quantum_efficiency"
 CAMERA = "camera"
 CAMERA_SERIAL = "camera_serial"
+NODE_MAP = "node_map"
+"""JSON object: every setting of the camera, name to text, as it was before the first frame; "" for a simulated one."""
 
 # The sample and its stage.
 GEOMETRY = "sample_1/geometry_1"

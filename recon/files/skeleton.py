@@ -115,6 +115,7 @@ def _entry(file: h5py.File, number: int, exposure_s: float, count: int, run: Run
     put(detector, schema.QUANTUM_EFFICIENCY, run.camera.quantum_efficiency)
     put_text(detector, schema.CAMERA, run.camera.model)
     put_text(detector, schema.CAMERA_SERIAL, run.camera.serial)
+    put_text(detector, schema.NODE_MAP, run.camera.node_map)
     sample = entry.create_group(schema.GEOMETRY)
     put(sample, schema.TRANSLATION, np.full((count, 3), np.nan), "m")
     moves = entry.create_group(schema.TRANSFORMATIONS)

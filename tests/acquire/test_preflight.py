@@ -1,11 +1,23 @@
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.acquire.planning import make_plan
-from app.acquire.preflight import DISK_RESERVE, PreflightError, Severity, peak_over_mean, preflight, require
+from app.acquire.preflight import (
+    DISK_RESERVE,
+    PreflightError,
+    Severity,
+    legal_ladder,
+    peak_over_mean,
+    preflight,
+    require,
+)
 from app.profile import Profile, load_profile
-from drivers.base import ConnectionLost, LightState
+from drivers.base import ConnectionLost, Interval, LightState
 from tests.acquire.fakes import FakeBench, small_profile
 
 
@@ -51,6 +63,48 @@ def test_an_approach_that_leaves_the_limits_is_refused():
 def test_an_exposure_out_of_range_is_refused():
     bench = FakeBench(small_profile(evaluation_exposures_s=(1e-7, 3e-4)))
     assert_refused(findings(bench), "exposure 1e-07 s", "1e-06 .. 10 s")
+
+
+def with_exposures(bench: FakeBench, low: float, high: float) -> FakeBench:
+    """The bench with a camera that takes these exposures."""
+    info = replace(bench.camera.info, exposure_s=Interval(low, high, "s"))
+    bench.camera.__class__ = type("OtherCamera", (type(bench.camera),), {"info": property(lambda camera: info)})
+    return bench
+
+
+def test_a_ladder_below_the_camera_gets_a_legal_one_to_paste():
+    """The paper's shortest exposure may be below what the camera's line time allows."""
+    series = (3e-5, 3e-4, 3e-3, 3e-2, 0.3)
+    (finding,) = findings(with_exposures(FakeBench(small_profile(evaluation_exposures_s=series)), 59.1234567e-6, 10.0))
+    assert finding.severity is Severity.ERROR
+    before, line = finding.message.split("the nearest legal line in [scan] is: ")
+    assert before == "camera: exposure 3e-05 s of evaluation_exposures_s is outside 5.91235e-05 .. 10 s; "
+    # Pasted over the old line it makes a profile that passes.
+    pasted = tomllib.loads(line)["evaluation_exposures_s"]
+    assert len(pasted) == 5
+    assert (pasted[0], pasted[-1]) == (59.1234567e-6, 0.3)
+    again = FakeBench(small_profile(evaluation_exposures_s=tuple(pasted)))
+    assert findings(with_exposures(again, 59.1234567e-6, 10.0)) == []
+
+
+def test_every_key_with_an_illegal_exposure_is_named():
+    bench = FakeBench(small_profile(calibration_exposure_s=20.0, empty_exposure_s=1e-8))
+    first, second = findings(bench)[:2]
+    assert first.message.endswith("calibration_exposure_s = 10.0")
+    assert second.message.endswith("empty_exposure_s = 1e-06")
+
+
+@given(st.lists(st.floats(1e-9, 1e3), min_size=1, max_size=8, unique=True), st.floats(1e-7, 1e-2), st.floats(1.5, 1e6))
+def test_a_legal_ladder_is_legal(exposures, low, span):
+    limit = Interval(low, low * span, "s")
+    wanted = tuple(sorted(exposures))
+    ladder = legal_ladder(wanted, limit)
+    assert len(ladder) == len(wanted)
+    assert all(limit.contains(value) for value in ladder)
+    assert list(ladder) == sorted(set(ladder))
+    if limit.contains(wanted[0]) and limit.contains(wanted[-1]):
+        assert ladder[0] == pytest.approx(wanted[0], rel=1e-3)
+        assert ladder[-1] == pytest.approx(wanted[-1], rel=1e-3)
 
 
 def test_too_much_light_is_refused_and_bright_peaks_are_warned_of():
