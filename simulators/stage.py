@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from drivers.base import Cancel, Cancelled, Clock, Facts, Interval, NotReadyError, StageInfo, StagePosition, never
 from simulators.carriage import Carriage, StageSettings
+from simulators.motion import Trapezoid
 
 SLICE_S = 0.02
 """Longest sleep during a move: how soon a cancel is seen."""
@@ -120,15 +121,16 @@ class SimulatedStage:
             stops = self._stops
             start = self.carriage.counter
             end = np.rint(np.array(target.as_tuple()) / self._step_m).astype(np.int64)
-            profiles = [self._profile(abs(int(d)) * self._step_m) for d in end - start]
+            v, a = self._settings.velocity_m_s, self._settings.acceleration_m_s2
+            profiles = [Trapezoid(abs(int(d)) * self._step_m, v, a) for d in end - start]
 
             def counter(elapsed: float) -> NDArray[np.int64]:
-                way = np.array([travelled(elapsed) for _, travelled in profiles])
-                return np.where(
-                    way < 0, end, start + np.rint(np.sign(end - start) * way / self._step_m).astype(np.int64)
-                )
+                way = np.array([profile.travelled(elapsed) for profile in profiles])
+                arrived = np.array([elapsed >= profile.duration for profile in profiles])
+                there = start + np.rint(np.sign(end - start) * way / self._step_m).astype(np.int64)
+                return np.where(arrived, end, there)
 
-            self._run(counter, max(duration for duration, _ in profiles), cancel, stops, "the move")
+            self._run(counter, max(profile.duration for profile in profiles), cancel, stops, "the move")
             for axis in (0, 1):
                 if end[axis] != start[axis]:
                     self.carriage.arrive(axis, upwards=bool(end[axis] > start[axis]))
@@ -157,24 +159,6 @@ class SimulatedStage:
 
     def _motion(self) -> _Motion:
         return _Motion(self._moving, self._name)
-
-    def _profile(self, distance: float) -> tuple[float, Callable[[float], float]]:
-        """Duration of a trapezoidal move and the way after some time; -1 when it has arrived."""
-        v, a = self._settings.velocity_m_s, self._settings.acceleration_m_s2
-        peak = min(v, float(np.sqrt(distance * a)))
-        ramp = peak / a
-        duration = distance / peak + ramp if distance > 0 else 0.0
-
-        def travelled(t: float) -> float:
-            if t >= duration:
-                return -1.0
-            if t < ramp:
-                return a * t * t / 2
-            if t > duration - ramp:
-                return distance - a * (duration - t) ** 2 / 2
-            return peak * (t - ramp / 2)
-
-        return duration, travelled
 
     def _run(
         self, counter: Callable[[float], NDArray[np.int64]], duration: float, cancel: Cancel, stops: int, what: str
