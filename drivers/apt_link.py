@@ -35,6 +35,7 @@ except ImportError:  # Windows opens serial ports exclusively by itself
 ANSWER_S = 1.0
 """A request that has not been answered for so long, twice, never will be."""
 READ_INTERVAL_S = 0.003
+HEARTBEAT_S = 0.02
 POLL_INTERVAL_S = 0.01
 JOIN_S = 3.0
 ACTUATOR_ZFS25 = 0x42
@@ -74,6 +75,7 @@ class _Tamed:
     def __init__(self, watch: Watch, port: str, **options: Any):
         # Before the library's own: its thread runs before its constructor has ended.
         self._watch = watch
+        self._told = False
         super().__init__(serial_port=port, home=False, **options)  # type: ignore[call-arg]
 
     @property
@@ -85,29 +87,42 @@ class _Tamed:
         self._limited = LimitedLog(logger, self._watch.clock)
 
     def _schedule_reads(self) -> None:
-        """Read what has arrived; the library's own never reads again after one malformed message."""
+        """Read what has arrived, at once where the system tells of it, else every few milliseconds."""
         if not isinstance(self._unpacker, _Unpacker):
             # A read that waits starves whatever wants to be written, a stop among it.
             self._port.timeout = 0
             self._port.write_timeout = 0.5
             self._unpacker = _Unpacker(self._port)
+            with contextlib.suppress(NotImplementedError, AttributeError, OSError):
+                self._loop.add_reader(self._port.fileno(), self._read)
+                self._told = True
             self._poll()
+        if self._read():
+            self._loop.call_later(HEARTBEAT_S if self._told else READ_INTERVAL_S, self._schedule_reads)
+
+    def _read(self) -> bool:
+        """All there is; False when the port is gone. The library's own ends for good with one malformed message."""
         before = self._unpacker.noise
         try:
             while True:
+                noise = self._unpacker.noise
                 try:
                     message = next(self._unpacker)
                 except StopIteration:
-                    break
+                    # In noise it gives up after every byte and would fall behind for ever.
+                    if self._unpacker.noise == noise:
+                        break
                 except (struct.error, AssertionError, IndexError):
                     self._unpacker.noise += HEADER
-                    continue
-                self._process_message(message)
+                else:
+                    self._process_message(message)
         except Exception as error:
+            if self._told:
+                self._loop.remove_reader(self._port.fileno())
             self._watch.fail(f"is gone ({_one_line(error)}); plug it in, switch it on, then close and open it")
-            return
+            return False
         self._watch.passed(self._unpacker.noise - before)
-        self._loop.call_later(READ_INTERVAL_S, self._schedule_reads)
+        return True
 
     def _process_message(self, message: Any) -> None:
         """Kept by the watch alone: the library's dictionaries miss messages and tell old values for ever."""
@@ -320,7 +335,14 @@ class AptLink:
 
     def _identify(self, address: str) -> Identity:
         endpoint = int(EndPoint.USB if self._kind == "kst101" else EndPoint.RACK)
-        told = self._ask(apt.hw_req_info, "hw_get_info", None, endpoint=endpoint)
+        try:
+            told = self._ask(apt.hw_req_info, "hw_get_info", None, endpoint=endpoint)
+        except (ConnectionLost, DeviceTimeout) as error:
+            raise type(error)(
+                self.name,
+                f"{self.port} does not answer as a {self._kind.upper()}; is it one, and is it switched on? "
+                f"({error.args[0].removeprefix(self.name + ': ')})",
+            ) from error
         model = told.model_number.split(b"\0")[0].decode("ascii", "replace").strip()
         identity = Identity(model, str(told.serial_number), ".".join(str(part) for part in told.firmware_version))
         if not model.startswith(_MODELS[self._kind]):

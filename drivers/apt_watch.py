@@ -29,6 +29,7 @@ class AxisState:
         position: microsteps.
         moving, homing, homed, enabled, at_switch: status bits; they lag 0.1 s behind a command.
         updates: statuses received.
+        time: when the last of them came, by the link's clock.
         completed, stopped, homings: messages that a move was completed, a motion stopped, homing finished.
     """
 
@@ -39,6 +40,7 @@ class AxisState:
     enabled: bool = False
     at_switch: bool = False
     updates: int = 0
+    time: float = 0.0
     completed: int = 0
     stopped: int = 0
     homings: int = 0
@@ -159,6 +161,7 @@ class Watch:
                 enabled=message.channel_enabled,
                 at_switch=message.forward_limit_switch or message.reverse_limit_switch,
                 updates=state.updates + 1,
+                time=self.clock.monotonic(),
                 completed=state.completed + (name == "mot_move_completed"),
                 stopped=state.stopped + (name == "mot_move_stopped"),
                 homings=state.homings,

@@ -82,12 +82,12 @@ class _Watched:
         b = self.before
         return state.completed > b.completed or state.stopped > b.stopped or state.homings > b.homings
 
-    def still_for(self, now: float) -> float:
-        """Seconds since its counter changed."""
-        position = self.axis.state.position
-        if position != self._last[0]:
-            self._last = (position, now)
-        return now - self._last[1]
+    def still_for(self, since: float = 0.0) -> float:
+        """Seconds without a change of its counter, after `since`. Only what was heard counts, silence does not."""
+        state = self.axis.state
+        if state.position != self._last[0]:
+            self._last = (state.position, state.time)
+        return state.time - max(self._last[1], since)
 
 
 class ThorlabsStage:
@@ -355,14 +355,16 @@ class ThorlabsStage:
     def _ended(self, watched: _Watched) -> bool:
         """Whether an axis has ended as it should. Raises `MotionError` when it has ended otherwise, or hangs."""
         axis, target = watched.axis, watched.target
-        state, before, now = axis.state, watched.before, self._clock.monotonic()
+        state, before = axis.state, watched.before
+        still = watched.still_for()
+        # Without its message (a byte was lost) an end counts once the lag of the status is surely over.
+        sure = still > STALL_S and not state.moving
         if target is None:
-            # Bits lag behind the command, so the old "homed" counts only after the message.
-            if state.homings > before.homings and state.homed and not state.homing:
+            # The bits are those before the command at first, so an old "homed" needs the message.
+            if (state.homings > before.homings or sure) and state.homed and not state.homing:
                 return True
-        elif state.completed > before.completed and state.position == target:
+        elif (state.completed > before.completed or sure) and state.position == target:
             return True
-        still = watched.still_for(now)
         here = f"{state.position * self._settings.step_m:.6g} m"
         goal = "its reference" if target is None else f"{target * self._settings.step_m:.6g} m"
         # An end elsewhere counts once the axis stands: it might be the late news of an earlier motion.
@@ -432,10 +434,9 @@ class ThorlabsStage:
 
     def _await_standstill(self, watched: list[_Watched]) -> bool:
         """Wait until the axes that were moving stand, as far as one can know; raises nothing."""
-        s = self._settings
-        deadline = self._clock.monotonic() + s.velocity_m_s / s.acceleration_m_s2 + MARGIN_S
+        s, begin = self._settings, self._clock.monotonic()
+        deadline = begin + s.velocity_m_s / s.acceleration_m_s2 + MARGIN_S
         while True:
-            now = self._clock.monotonic()
             moving = []
             for axis in watched:
                 try:
@@ -443,11 +444,11 @@ class ThorlabsStage:
                 except ConnectionLost:
                     continue
                 # The status says "not moving" right after a command, so only its end or a standing counter counts.
-                if not axis.ended and axis.still_for(now) < STANDING_S + LAG_S:
+                if not axis.ended and axis.still_for(begin) < STANDING_S + LAG_S:
                     moving.append(axis)
             if not moving:
                 return True
-            if now > deadline:
+            if self._clock.monotonic() > deadline:
                 return False
             with self._bell:
                 self._bell.wait(SLICE_S)

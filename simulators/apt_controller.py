@@ -119,6 +119,10 @@ class Controller:
         """When the next streamed update is due."""
         return self._stream_due
 
+    def endpoint(self, motor: Motor) -> int:
+        """Where one of its motors is addressed."""
+        return next(endpoint for endpoint, own in self.motors.items() if own is motor)
+
     def _obey(self, message: Message, now: float, motor_now: float) -> None:
         endpoint = message.destination
         motor = self.motors.get(endpoint)

@@ -27,7 +27,7 @@ from typing import Literal
 from drivers.base import Clock, SystemClock
 from simulators.apt_controller import Controller, Identity
 from simulators.apt_motor import Motor, Trouble
-from simulators.apt_protocol import Id, Message
+from simulators.apt_protocol import Id, Message, rich_response
 from simulators.carriage import Carriage, StageSettings
 
 SWITCHES_M = (-1.0e-4, 25.1e-3)
@@ -275,6 +275,12 @@ class AptWire:
 
         self._do(plug)
 
+    def report(self, axis: int, code: int, notes: str) -> None:
+        """The controller of an axis reports an error of its own accord."""
+        number = self._number(axis)
+        endpoint = self._controllers[number].endpoint(self._motors[axis])
+        self._do(lambda: self._ports[number].send(rich_response(endpoint, 0, code, notes), self._now()))
+
     def turn_by_hand(self, axis: int, microsteps: int) -> None:
         """Somebody moves the axis at the controller's own knob."""
         self._do(lambda: self._motors[axis].move_to(self._motors[axis].counter + microsteps, self._motor_now()))
@@ -362,7 +368,7 @@ class AptWire:
                     self._happen(fault)
 
     def _happen(self, fault: WireFault) -> None:
-        number = next(i for i, c in enumerate(self._controllers) if self._motors[fault.axis] in c.motors.values())
+        number = self._number(fault.axis)
         port, motor = self._ports[number], self._motors[fault.axis]
         match fault.kind:
             case FaultKind.SILENT:
@@ -381,6 +387,10 @@ class AptWire:
                 motor.trouble = Trouble(misses=fault.microsteps)
             case FaultKind.LIMIT_SWITCH:
                 motor.trouble = Trouble(switch=True)
+
+    def _number(self, axis: int) -> int:
+        """Which controller has this axis."""
+        return next(n for n, c in enumerate(self._controllers) if self._motors[axis] in c.motors.values())
 
     def _plug(self, number: int) -> None:
         self._ports[number].plug()
