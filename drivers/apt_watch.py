@@ -30,6 +30,7 @@ class AxisState:
         moving, homing, homed, enabled, at_switch: status bits; they lag 0.1 s behind a command.
         updates: statuses received.
         time: when the last of them came, by the link's clock.
+        homed_time: when the last message came that homing has finished; unlike the others it carries no status.
         completed, stopped, homings: messages that a move was completed, a motion stopped, homing finished.
     """
 
@@ -41,6 +42,7 @@ class AxisState:
     at_switch: bool = False
     updates: int = 0
     time: float = 0.0
+    homed_time: float = 0.0
     completed: int = 0
     stopped: int = 0
     homings: int = 0
@@ -147,7 +149,7 @@ class Watch:
     def _update(self, name: str, endpoint: int, message: Any) -> None:
         state = self.states[endpoint]
         if name == "mot_move_homed":
-            self.states[endpoint] = replace(state, homings=state.homings + 1)
+            self.states[endpoint] = replace(state, homings=state.homings + 1, homed_time=self.clock.monotonic())
         elif name in ("mot_get_statusupdate", "mot_move_completed", "mot_move_stopped"):
             self._asked.pop(endpoint, None)
             self.states[endpoint] = AxisState(
@@ -162,6 +164,7 @@ class Watch:
                 at_switch=message.forward_limit_switch or message.reverse_limit_switch,
                 updates=state.updates + 1,
                 time=self.clock.monotonic(),
+                homed_time=state.homed_time,
                 completed=state.completed + (name == "mot_move_completed"),
                 stopped=state.stopped + (name == "mot_move_stopped"),
                 homings=state.homings,

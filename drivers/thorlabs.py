@@ -42,8 +42,8 @@ LAG_S = 0.1
 """For so long after a command the status tells what it was before."""
 STALL_S = 0.6
 """A counter that has stood still for so long during a motion: the axis is stalled."""
-STANDING_S = 0.25
-"""A counter that has stood still for so long after the end of a motion: the axis stands where it says."""
+STANDING_S = 0.2
+"""A counter that has stood still for so long, longer than the lag: the axis stands where it says."""
 MARGIN_S = 2.0
 """Grace beyond the computed duration of a motion."""
 SLICE_S = 0.02
@@ -74,13 +74,6 @@ class _Watched:
         self.before = axis.state
         self.target = target
         self._last = (self.before.position, now)
-
-    @property
-    def ended(self) -> bool:
-        """Whether the controller has reported an end of whatever kind."""
-        state = self.axis.state
-        b = self.before
-        return state.completed > b.completed or state.stopped > b.stopped or state.homings > b.homings
 
     def still_for(self, since: float = 0.0) -> float:
         """Seconds without a change of its counter, after `since`. Only what was heard counts, silence does not."""
@@ -360,8 +353,10 @@ class ThorlabsStage:
         # Without its message (a byte was lost) an end counts once the lag of the status is surely over.
         sure = still > STALL_S and not state.moving
         if target is None:
-            # The bits are those before the command at first, so an old "homed" needs the message.
-            if (state.homings > before.homings or sure) and state.homed and not state.homing:
+            # The bits are at first those before the command, "homed" among them: it needs the message, and a status
+            # from after it.
+            told = state.homings > before.homings and state.time > state.homed_time + LAG_S
+            if (told or sure) and state.homed and not state.homing:
                 return True
         elif (state.completed > before.completed or sure) and state.position == target:
             return True
@@ -378,7 +373,7 @@ class ThorlabsStage:
             raise MotionError(
                 self._name, f"{axis.name} arrived at {here}{why} instead of {goal}; look at it, then home it"
             )
-        if still > STALL_S and state.position != target and not watched.ended:
+        if still > STALL_S and state.position != target:
             raise MotionError(
                 self._name,
                 f"{axis.name} is stalled at {here} on its way to {goal}, its counter stands still for {STALL_S:g} s; "
@@ -443,8 +438,8 @@ class ThorlabsStage:
                     axis.axis.link.check()
                 except ConnectionLost:
                     continue
-                # The status says "not moving" right after a command, so only its end or a standing counter counts.
-                if not axis.ended and axis.still_for(begin) < STANDING_S + LAG_S:
+                # The status says "not moving" right after a command, and news of an end may be that of an earlier one.
+                if axis.axis.state.moving or axis.still_for(begin) < STANDING_S:
                     moving.append(axis)
             if not moving:
                 return True

@@ -36,16 +36,19 @@ def rig(
     carriage: Carriage | None = None,
     **changes: object,
 ) -> Iterator[Rig]:
-    """Emulated controllers with a stage on them; settling takes no time unless asked for."""
+    """Emulated controllers with a stage on them, homed by an earlier program if at all; settling takes no time."""
     carriage = carriage or Carriage(bench, 3)
     with AptWire(carriage, controller, speed=speed, faults=faults) as wire:  # type: ignore[arg-type]
         options = {"settling_s": 0.0, "simulated": True, "serials": wire.ports, "controller": controller} | changes
         stage = ThorlabsStage(ThorlabsSettings(limits_y_m=LIMITS, limits_x_m=LIMITS, **options))  # type: ignore[arg-type]
         try:
+            if homed:
+                for axis in (0, 1):
+                    carriage.turn(axis, -int(carriage.zero[axis]))
+                    carriage.reference(axis)
+                    wire.motor(axis).homed = True
             if opened:
                 stage.open()
-            if homed:
-                stage.home()
             yield Rig(wire, stage, carriage)
         finally:
             stage.close()
