@@ -41,7 +41,7 @@ JOIN_S = 3.0
 ACTUATOR_ZFS25 = 0x42
 HEADER = 6
 """Bytes of a message's header."""
-_MODELS = {"kst101": ("KST", "TST101"), "bsc203": ("BSC2", "SCC2", "MST60")}
+_MODELS = {"kst101": ("KST", "TST101"), "bsc203": ("BSC2", "SCC2")}
 
 
 @dataclass(frozen=True)

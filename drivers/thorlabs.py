@@ -230,6 +230,9 @@ class ThorlabsStage:
             facts[f"{axis.name} homed"] = "yes" if state.homed else "no"
             facts[f"{axis.name} motor current"] = "on" if state.enabled else "off"
             facts[f"{axis.name} limit switch"] = "closed" if state.at_switch else "open"
+        for link in self._links:
+            if link.reported:
+                facts[f"{link.name} reported"] = f"{link.reported} errors, the last: {link.last_report}"
         facts["velocity"] = f"{s.velocity_m_s:.6g} m/s"
         facts["acceleration"] = f"{s.acceleration_m_s2:.6g} m/s^2"
         facts["homing"] = f"{s.homing_velocity_m_s:.6g} m/s, zero {s.homing_offset_m:.6g} m from the switch"
@@ -330,9 +333,12 @@ class ThorlabsStage:
                 self._require_arrived(targets)
         except Cancelled:
             raise
-        except BaseException:
+        except BaseException as error:
             self.stop()
             self._await_standstill(watched)
+            if isinstance(error, ConnectionLost):
+                text = error.args[0].removeprefix(f"{error.device}: ")
+                raise ConnectionLost(error.device, f"{text}; {what} may still be going on") from error
             raise
 
     def _enable(self, targets: Mapping[_Axis, object], cancel: Cancel, stops: int, what: str) -> None:
@@ -384,7 +390,7 @@ class ThorlabsStage:
     def _require_no_report(self, reported: list[int], what: str) -> None:
         for link, before in zip(self._links, reported, strict=False):
             if link.reported > before:
-                raise MotionError(self._name, f"{link.name} ended {what}: {link.last_report}; look at the controller")
+                raise MotionError(link.name, f"ended {what} with {link.last_report}; look at the controller")
 
     def _require_arrived(self, targets: Mapping[_Axis, int | None]) -> None:
         step = self._settings.step_m

@@ -115,6 +115,10 @@ class Controller:
             for endpoint, motor in self.motors.items():
                 self._status(Id.GET_STATUSUPDATE, endpoint, motor, motor_now)
 
+    def stream(self, now: float) -> None:
+        """Begin to send the status ten times a second."""
+        self._stream_due, self._unacknowledged = now + STREAM_INTERVAL_S, 0
+
     def stream_due(self) -> float | None:
         """When the next streamed update is due."""
         return self._stream_due
@@ -148,7 +152,7 @@ class Controller:
             channels = len(self.motors) if endpoint == RACK else 1
             self._emit(apt.information(endpoint, who.serial, who.model, who.firmware, channels))
         elif message.identifier == Id.HW_START_UPDATES:
-            self._stream_due, self._unacknowledged = now + STREAM_INTERVAL_S, 0
+            self.stream(now)
         elif message.identifier in (Id.HW_STOP_UPDATES, Id.HW_DISCONNECT):
             self._stream_due = None
         elif message.identifier == Id.RACK_REQ_BAYUSED and endpoint == RACK:

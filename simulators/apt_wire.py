@@ -281,6 +281,15 @@ class AptWire:
         endpoint = self._controllers[number].endpoint(self._motors[axis])
         self._do(lambda: self._ports[number].send(rich_response(endpoint, 0, code, notes), self._now()))
 
+    def stream(self) -> None:
+        """All controllers stream their status, as an earlier program may have asked them to."""
+
+        def stream() -> None:
+            for controller in self._controllers:
+                controller.stream(self._now())
+
+        self._do(stream)
+
     def turn_by_hand(self, axis: int, microsteps: int) -> None:
         """Somebody moves the axis at the controller's own knob."""
         self._do(lambda: self._motors[axis].move_to(self._motors[axis].counter + microsteps, self._motor_now()))

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import serial
 
 from app.acquire.planning import approach_point, make_plan
 from app.profile import load_profile
@@ -146,14 +145,16 @@ def test_settling_is_waited_for_and_can_be_cancelled():
         begin = time.monotonic()
         r.stage.move_to(HERE)
         assert time.monotonic() - begin >= 0.2
+    with rig(homed=True, settling_s=20.0) as r:
         asked = []
 
         def cancel():
-            asked.append(not r.wire.motor(0).moving)
-            return asked[-3:] == [True] * 3
+            if all(axis.state.completed for axis in r.stage._axes):
+                asked.append(True)
+            return len(asked) > 3
 
         with pytest.raises(Cancelled, match="settling was stopped"):
-            r.stage.move_to(StagePosition(2.1e-3, 3.1e-3), cancel)
+            r.stage.move_to(HERE, cancel)
 
 
 def test_a_cancel_brakes_and_the_stage_stands():
@@ -391,14 +392,15 @@ def test_trap_rich_errors_reach_the_operator():
                 r.wire.report(0, 17, "motor driver overheated")
             return False
 
-        with pytest.raises(MotionError, match=r"stage y ended the move: error 17: motor driver overheated"):
+        with pytest.raises(MotionError, match="stage y: ended the move with error 17: motor driver overheated"):
             r.stage.move_to(StagePosition(20e-3, 20e-3), cancel)
         assert not r.wire.motor(0).moving
         assert not r.wire.motor(1).moving
+        assert r.stage.describe()["stage y reported"] == "1 errors, the last: error 17: motor driver overheated"
 
 
 def test_trap_one_malformed_message_does_not_end_reading():
-    with rig(homed=True, faults=(WireFault(FaultKind.TRUNCATED), WireFault(FaultKind.TRUNCATED, count=3))) as r:
+    with rig(homed=True, faults=(WireFault(FaultKind.TRUNCATED, count=2),)) as r:
         for k in range(5):
             r.stage.move_to(StagePosition(1e-3 + k * 1e-4, 1e-3))
         updates = r.stage._axes[0].state.updates
@@ -408,9 +410,7 @@ def test_trap_one_malformed_message_does_not_end_reading():
 
 def test_trap_updates_that_stream_from_an_earlier_program_are_no_trouble():
     with rig(opened=False) as r:
-        with serial.Serial(r.wire.ports[0], 115200, timeout=1) as earlier:
-            earlier.write(bytes((0x11, 0, 0, 0, 0x50, 0x01)))
-            assert earlier.read(20)
+        r.wire.stream()
         r.stage.open()
         r.stage.home()
         r.stage.move_to(HERE)
@@ -629,6 +629,7 @@ def test_a_dead_line_is_a_named_error_and_the_other_axis_stops(kind, phase):
         # A second is the claim; the machine that runs this may be busy, and the other axis brakes first.
         assert seconds < 3.0
         if phase != "idle":
+            assert "may still be going on" in str(error)
             wait_until(lambda: not r.wire.motor(0).moving)
         with pytest.raises(ConnectionLost):
             _ = r.stage.homed
@@ -665,8 +666,9 @@ MOTION_FAULTS = {
 }
 
 
-@KINDS
-@pytest.mark.parametrize("kind", MOTION_FAULTS)
+@pytest.mark.parametrize(
+    ("controller", "kind"), [*(("kst101", kind) for kind in MOTION_FAULTS), ("bsc203", FaultKind.LIMIT_SWITCH)]
+)
 def test_a_motion_that_fails_is_a_named_error_and_both_axes_stop(controller, kind):
     with rig(controller, homed=True, faults=(WireFault(kind, axis=0, microsteps=9_000),)) as r:
         with pytest.raises(MotionError, match=MOTION_FAULTS[kind]):
@@ -706,6 +708,7 @@ def test_a_motion_that_never_ends_is_a_time_out(monkeypatch):
     monkeypatch.setattr("drivers.thorlabs.MARGIN_S", 0.3)
     with rig(homed=True, velocity_m_s=10e-3, acceleration_m_s2=0.1) as r:
         motor = r.wire.motor(0)
+        motor.enabled = True
         monkeypatch.setattr(motor, "bits", lambda now: StatusBit.HOMED | StatusBit.ENABLED | StatusBit.MOVING_FORWARD)
         monkeypatch.setattr("simulators.apt_controller.Controller._report", lambda *arguments: None)
         wait_until(lambda: r.stage._axes[0].state.moving)
