@@ -47,6 +47,10 @@ class DeviceTimeout(InstrumentError):
     """The device did not answer or finish in the time that the operation can take."""
 
 
+class MotionError(InstrumentError):
+    """The stage ended elsewhere than it was sent: stalled, at a limit switch, or counted wrong; it has been stopped."""
+
+
 class ConnectionLost(InstrumentError):
     """The device is gone: unplugged, silent, or sending nonsense."""
 
@@ -378,13 +382,13 @@ class Stage(Protocol):
         ...
 
     def home(self, cancel: Cancel = never) -> None:
-        """Seek the reference, blocking. Raises `DeviceTimeout`, `ConnectionLost`, `Cancelled`."""
+        """Seek the reference, blocking. Raises `MotionError`, `DeviceTimeout`, `ConnectionLost`, `Cancelled`."""
         ...
 
     def move_to(self, target: StagePosition, cancel: Cancel = never) -> StagePosition:
         """Move, wait for arrival and settling, return the position read back.
 
-        Raises: `LimitError` before anything is sent, `NotReadyError` when not homed, `DeviceTimeout`,
+        Raises: `LimitError` before anything is sent, `NotReadyError` when not homed, `MotionError`, `DeviceTimeout`,
         `ConnectionLost`, `Cancelled` (then the stage has been stopped).
         """
         ...

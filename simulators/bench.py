@@ -10,18 +10,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drivers.base import Clock, Interval, LightState
 from simulators.camera import SimulatedCamera
+from simulators.carriage import StageSettings
 from simulators.light import SimulatedLight
 from simulators.objects import Sample
 from simulators.optics import Illumination, Propagator
 from simulators.sensor import Sensor
-from simulators.stage import SimulatedStage, StageSettings
+from simulators.stage import SimulatedStage
 
 _SEED_DOMAIN = 3
 
@@ -123,6 +124,14 @@ class BenchSettings:
         return StageSettings(**own)
 
 
+class Displaced(Protocol):
+    """What moves the sample: a simulated stage, or the carriage that emulated controllers drive."""
+
+    def true_displacement(self) -> NDArray[np.float64]:
+        """(2,) (y, x) metres: where it really is, in the camera's axes."""
+        ...
+
+
 class Bench:
     """What is really there. The camera asks it for light; scoring asks it for the truth.
 
@@ -135,7 +144,7 @@ class Bench:
         distance_m: true distance from object to camera.
     """
 
-    def __init__(self, settings: BenchSettings, sample: Sample, stage: SimulatedStage, light: SimulatedLight):
+    def __init__(self, settings: BenchSettings, sample: Sample, stage: Displaced, light: SimulatedLight):
         self.settings = settings
         self.sample = sample
         self.distance_m = settings.true_distance_m
@@ -195,7 +204,7 @@ def build_bench(
     """A bench and its devices, closed and unhomed. All noise follows from `seed`, at least 0."""
     light = SimulatedLight()
     stage = SimulatedStage(settings.stage, clock, seed)
-    bench = Bench(settings, sample, stage, light)
+    bench = Bench(settings, sample, stage.carriage, light)
     sensor = settings.sensor.with_hot_pixels(settings.hot_pixels, np.random.default_rng([seed, _SEED_DOMAIN]))
     camera = SimulatedCamera(
         scene=bench,

@@ -1,63 +1,20 @@
-"""A simulated pair of open-loop steppers: the controller counts steps, the carriage does something slightly different.
-
-What the counter knows: microsteps since homing. What it does not: backlash, a random error of each arrival, and a stage
-that is rotated, scaled and sheared against the camera.
-"""
+"""A simulated pair of open-loop steppers: a controller made of numbers that drives a `Carriage`."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drivers.base import Cancel, Cancelled, Clock, Facts, Interval, NotReadyError, StageInfo, StagePosition, never
+from simulators.carriage import Carriage, StageSettings
+from simulators.motion import Trapezoid
 
 SLICE_S = 0.02
 """Longest sleep during a move: how soon a cancel is seen."""
 HOMING_VELOCITY_M_S = 5e-4
-_SEED_DOMAIN = 2
-
-
-@dataclass(frozen=True)
-class StageSettings:
-    """What the simulated stage is and does wrong.
-
-    Attributes:
-        limits_y_m, limits_x_m: soft limits of the commanded displacement.
-        centre_m: (y, x) displacement where the beam hits the sample's middle; linear errors are counted from it.
-        velocity_m_s, acceleration_m_s2: of the trapezoidal profile.
-        settling_s: wait after arrival.
-        microsteps_per_m: of the controller; positions are whole microsteps.
-        backlash_m: lost motion on reversal; nothing is lost on arrival in the direction of growing displacement.
-        repeatability_m: standard deviation of the random error of an arrival, per axis.
-        rotation_rad: true y = cos y - sin x, true x = sin y + cos x.
-        scale_error: relative, of y and x.
-        shear: x error per y displacement.
-        start_m: (y, x) where the carriage stands before homing; the counter does not know.
-    """
-
-    limits_y_m: tuple[float, float]
-    limits_x_m: tuple[float, float]
-    centre_m: tuple[float, float]
-    velocity_m_s: float = 1.5e-3
-    acceleration_m_s2: float = 1.0e-3
-    settling_s: float = 0.1
-    microsteps_per_m: float = 2_184_533_333.0
-    backlash_m: float = 0.0
-    repeatability_m: float = 0.0
-    rotation_rad: float = 0.0
-    scale_error: tuple[float, float] = (0.0, 0.0)
-    shear: float = 0.0
-    start_m: tuple[float, float] = (1.0e-3, 1.0e-3)
-
-    def linear_map(self) -> NDArray[np.float64]:
-        """(2, 2) matrix from commanded to true displacement about the centre, both (y, x)."""
-        c, s = np.cos(self.rotation_rad), np.sin(self.rotation_rad)
-        stretch = np.array([[1 + self.scale_error[0], 0.0], [self.shear, 1 + self.scale_error[1]]])
-        return np.array([[c, -s], [s, c]]) @ stretch
 
 
 class SimulatedStage:
@@ -67,26 +24,23 @@ class SimulatedStage:
     depends on the seed, the visit (`seed_visit`), the axis, the target and the direction of approach, and on nothing
     that happened before: a resumed run finds the same true positions, and so does a second move to the same place in
     the same visit. Real stages do not repeat so; a scan that means to return tells it by the number of the visit.
+
+    Attributes:
+        carriage: the mechanics it drives.
     """
 
     def __init__(self, settings: StageSettings, clock: Clock, seed: int, name: str = "stage"):
         self._settings = settings
         self._clock = clock
-        self._seed = seed
         self._name = name
-        self._step_m = 1.0 / settings.microsteps_per_m
-        self._linear = settings.linear_map()
-        self._lock = threading.RLock()
+        self.carriage = Carriage(settings, seed)
+        self._step_m = self.carriage.step_m
+        self._beyond_play = int(np.ceil(settings.backlash_m / self._step_m)) + 1
+        self._lock = threading.Lock()
         self._moving = threading.Lock()
         self._stops = 0
-        self._visit = 0
         self._opened = False
         self._homed = False
-        # Microsteps: what the controller counts, where its zero is on the rail, and where the carriage is on the rail.
-        self._counter = np.zeros(2, np.int64)
-        self._zero = np.rint(np.array(settings.start_m) * settings.microsteps_per_m).astype(np.int64)
-        self._carriage = self._zero.astype(np.float64)
-        self._arrival_error_m = np.zeros(2)
 
     def open(self) -> None:
         self._opened = True
@@ -101,7 +55,7 @@ class SimulatedStage:
         s = self._settings
         return StageInfo(
             model="simulated stage",
-            serial=f"sim-{self._seed}",
+            serial=f"sim-{self.carriage.seed}",
             y_m=Interval(*s.limits_y_m, "m"),
             x_m=Interval(*s.limits_x_m, "m"),
             velocity_m_s=s.velocity_m_s,
@@ -118,19 +72,16 @@ class SimulatedStage:
     def position(self) -> StagePosition:
         """What the controller counts, metres. Before homing it counts from where it was switched on."""
         self._require_open()
-        with self._lock:
-            y, x = self._counter * self._step_m
+        y, x = self.carriage.counter * self._step_m
         return StagePosition(float(y), float(x))
 
     def true_displacement(self) -> NDArray[np.float64]:
         """(2,) float64 (y, x), metres: where the carriage really is, in the camera's axes. For the bench only."""
-        with self._lock:
-            offset = self._carriage * self._step_m - self._settings.centre_m
-            return self._linear @ offset + self._settings.centre_m + self._arrival_error_m
+        return self.carriage.true_displacement()
 
     def seed_visit(self, visit: int) -> None:
         """Number the visit (0, 1, ..): arrivals from now on draw their random errors anew."""
-        self._visit = visit
+        self.carriage.seed_visit(visit)
 
     def home(self, cancel: Cancel = never) -> None:
         """Run to the end of the rail at 0.5 mm/s and count from there.
@@ -141,9 +92,7 @@ class SimulatedStage:
         with self._motion():
             stops = self._stops
             self._homed = False
-            with self._lock:
-                start = self._counter.copy()
-                end = -self._zero
+            start, end = self.carriage.counter, -self.carriage.zero
             distance = np.abs(end - start) * self._step_m
             duration = float(distance.max()) / HOMING_VELOCITY_M_S
 
@@ -152,13 +101,12 @@ class SimulatedStage:
                 return start + np.rint(np.sign(end - start) * way / self._step_m).astype(np.int64)
 
             self._run(counter, duration, cancel, stops, "homing")
-            with self._lock:
-                # The reference is approached in the direction of growing displacement: no backlash is left.
-                self._counter = np.zeros(2, np.int64)
-                self._zero = np.zeros(2, np.int64)
-                self._carriage = np.zeros(2)
-                self._arrival_error_m = np.zeros(2)
-                self._homed = True
+            for axis in (0, 1):
+                # The switch is left in the direction of growing displacement, far enough that no backlash remains.
+                self.carriage.turn(axis, int(end[axis]) - self._beyond_play)
+                self.carriage.turn(axis, int(end[axis]))
+                self.carriage.reference(axis)
+            self._homed = True
 
     def move_to(self, target: StagePosition, cancel: Cancel = never) -> StagePosition:
         """Move both axes together, settle, return the counter's position: the target on the grid of microsteps.
@@ -171,23 +119,21 @@ class SimulatedStage:
             raise NotReadyError(self._name, "is not homed, positions mean nothing; home it first")
         with self._motion():
             stops = self._stops
-            with self._lock:
-                start = self._counter.copy()
+            start = self.carriage.counter
             end = np.rint(np.array(target.as_tuple()) / self._step_m).astype(np.int64)
-            profiles = [self._profile(abs(int(d)) * self._step_m) for d in end - start]
+            v, a = self._settings.velocity_m_s, self._settings.acceleration_m_s2
+            profiles = [Trapezoid(abs(int(d)) * self._step_m, v, a) for d in end - start]
 
             def counter(elapsed: float) -> NDArray[np.int64]:
-                way = np.array([travelled(elapsed) for _, travelled in profiles])
-                return np.where(
-                    way < 0, end, start + np.rint(np.sign(end - start) * way / self._step_m).astype(np.int64)
-                )
+                way = np.array([profile.travelled(elapsed) for profile in profiles])
+                arrived = np.array([elapsed >= profile.duration for profile in profiles])
+                there = start + np.rint(np.sign(end - start) * way / self._step_m).astype(np.int64)
+                return np.where(arrived, end, there)
 
-            self._run(counter, max(duration for duration, _ in profiles), cancel, stops, "the move")
-            with self._lock:
-                for axis in (0, 1):
-                    if end[axis] != start[axis]:
-                        upwards = bool(end[axis] > start[axis])
-                        self._arrival_error_m[axis] = self._draw_error(axis, int(end[axis]), upwards)
+            self._run(counter, max(profile.duration for profile in profiles), cancel, stops, "the move")
+            for axis in (0, 1):
+                if end[axis] != start[axis]:
+                    self.carriage.arrive(axis, upwards=bool(end[axis] > start[axis]))
             self._wait(self._settings.settling_s, cancel, stops, "settling")
             return self.position()
 
@@ -214,24 +160,6 @@ class SimulatedStage:
     def _motion(self) -> _Motion:
         return _Motion(self._moving, self._name)
 
-    def _profile(self, distance: float) -> tuple[float, Callable[[float], float]]:
-        """Duration of a trapezoidal move and the way after some time; -1 when it has arrived."""
-        v, a = self._settings.velocity_m_s, self._settings.acceleration_m_s2
-        peak = min(v, float(np.sqrt(distance * a)))
-        ramp = peak / a
-        duration = distance / peak + ramp if distance > 0 else 0.0
-
-        def travelled(t: float) -> float:
-            if t >= duration:
-                return -1.0
-            if t < ramp:
-                return a * t * t / 2
-            if t > duration - ramp:
-                return distance - a * (duration - t) ** 2 / 2
-            return peak * (t - ramp / 2)
-
-        return duration, travelled
-
     def _run(
         self, counter: Callable[[float], NDArray[np.int64]], duration: float, cancel: Cancel, stops: int, what: str
     ) -> None:
@@ -249,7 +177,7 @@ class SimulatedStage:
 
     def _pause(self, seconds: float, cancel: Cancel, stops: int, what: str) -> None:
         if self._stops != stops or cancel():
-            y, x = self._counter * self._step_m
+            y, x = self.carriage.counter * self._step_m
             raise Cancelled(
                 self._name, f"{what} was stopped at y {y:.6g} m, x {x:.6g} m; move again when it is safe to do so"
             )
@@ -257,17 +185,8 @@ class SimulatedStage:
         self._clock.sleep(max(seconds, 1e-6))
 
     def _advance(self, counter: NDArray[np.int64]) -> None:
-        """The carriage follows the counter within the play of the nut."""
-        play = self._settings.backlash_m / self._step_m
-        with self._lock:
-            self._counter = counter
-            rail = (counter + self._zero).astype(np.float64)
-            self._carriage = np.clip(self._carriage, rail, rail + play)
-
-    def _draw_error(self, axis: int, target: int, upwards: bool) -> float:
-        # Seeds must not be negative, and limits may be.
-        rng = np.random.default_rng([self._seed, _SEED_DOMAIN, self._visit, axis, target % 2**63, int(upwards)])
-        return float(rng.normal(0.0, self._settings.repeatability_m))
+        for axis in (0, 1):
+            self.carriage.turn(axis, int(counter[axis]))
 
 
 class _Motion:

@@ -18,7 +18,8 @@ from drivers.base import (
     StagePosition,
     VirtualClock,
 )
-from simulators.stage import HOMING_VELOCITY_M_S, SimulatedStage, StageSettings
+from simulators.carriage import StageSettings
+from simulators.stage import HOMING_VELOCITY_M_S, SimulatedStage
 
 EXACT = StageSettings(limits_y_m=(0.5e-3, 24.5e-3), limits_x_m=(1e-3, 20e-3), centre_m=(12.5e-3, 12.5e-3))
 STEP = 1 / EXACT.microsteps_per_m

@@ -1,0 +1,455 @@
+"""Two Thorlabs ZFS25B actuators as one stage: on a pair of KST101, or on two channels of a BSC20x.
+
+The actuators are open-loop steppers: a position is a count of microsteps, and nobody sees a lost one. So the driver
+believes little: a move has ended when the controller says so *and* counts the target, a controller that says nothing
+is an error within a second, and whatever goes wrong stops both axes.
+
+Opening writes all motion parameters and reads them back; it neither moves nor homes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from drivers.apt_link import AptLink
+from drivers.apt_settings import AXES, MotionParameters, ThorlabsSettings
+from drivers.apt_watch import AxisState
+from drivers.base import (
+    Cancel,
+    Cancelled,
+    Clock,
+    ConnectionLost,
+    DeviceTimeout,
+    Facts,
+    InstrumentError,
+    Interval,
+    LimitError,
+    MotionError,
+    NotReadyError,
+    StageInfo,
+    StagePosition,
+    SystemClock,
+    never,
+)
+
+LAG_S = 0.1
+"""For so long after a command the status tells what it was before."""
+STALL_S = 0.6
+"""A counter that has stood still for so long during a motion: the axis is stalled."""
+STANDING_S = 0.2
+"""A counter that has stood still for so long, longer than the lag: the axis stands where it says."""
+MARGIN_S = 2.0
+"""Grace beyond the computed duration of a motion."""
+SLICE_S = 0.02
+"""Longest wait before a cancel is asked for again."""
+ENABLE_S = 1.0
+_TOLERANCE = 1e-3
+"""Relative: controllers round velocities and accelerations."""
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One axis: where it is connected."""
+
+    name: str
+    link: AptLink
+    index: int
+
+    @property
+    def state(self) -> AxisState:
+        return self.link.state(self.index)
+
+
+class _Watched:
+    """An axis during a motion: what it was before, and since when its counter stands still."""
+
+    def __init__(self, axis: _Axis, now: float, target: int | None):
+        self.axis = axis
+        self.before = axis.state
+        self.target = target
+        self._last = (self.before.position, now)
+
+    def still_for(self, since: float = 0.0) -> float:
+        """Seconds without a change of its counter, after `since`. Only what was heard counts, silence does not."""
+        state = self.axis.state
+        if state.position != self._last[0]:
+            self._last = (state.position, state.time)
+        return state.time - max(self._last[1], since)
+
+
+class ThorlabsStage:
+    """The stage. Implements `drivers.base.Stage`.
+
+    Args:
+        settings: how it is set.
+        clock: where time comes from. It must run with real time: the controllers do.
+        name: for messages.
+        connect: opens a controller.
+    """
+
+    def __init__(
+        self,
+        settings: ThorlabsSettings,
+        clock: Clock | None = None,
+        name: str = "stage",
+        connect: Callable[..., AptLink] = AptLink,
+    ):
+        self._settings = settings
+        self._clock = clock or SystemClock()
+        self._name = name
+        self._connect = connect
+        self._bell = threading.Condition()
+        self._busy = threading.Lock()
+        self._stops = 0
+        self._links: tuple[AptLink, ...] = ()
+        self._axes: tuple[_Axis, ...] = ()
+
+    def open(self) -> None:
+        """Connect, write all motion parameters and read them back; moves nothing.
+
+        Raises: `ConnectionLost`, `NotReadyError` (settings, another program, another model), `DeviceTimeout`.
+        """
+        if self._axes:
+            return
+        s = self._settings
+        s.require_sense(self._name)
+        links: list[AptLink] = []
+        try:
+            if s.controller == "kst101":
+                for axis, address in zip(AXES, s.serials, strict=True):
+                    name = f"{self._name} {axis}"
+                    links.append(self._connect("kst101", address, (1,), self._clock, self._bell, name))
+                axes = tuple(_Axis(axis, link, 0) for axis, link in zip(AXES, links, strict=True))
+            else:
+                links.append(self._connect("bsc203", s.serials[0], s.channels, self._clock, self._bell, self._name))
+                axes = tuple(_Axis(axis, links[0], index) for index, axis in enumerate(AXES))
+            for axis_ in axes:
+                self._write_parameters(axis_)
+        except BaseException:
+            for link in links:
+                link.close()
+            raise
+        self._links, self._axes = tuple(links), axes
+
+    def close(self) -> None:
+        """Stop, disconnect, end the library's threads; a motion in progress ends with `Cancelled`."""
+        self.stop()
+        links, self._links, self._axes = self._links, (), ()
+        for link in links:
+            link.close()
+
+    @property
+    def info(self) -> StageInfo:
+        links, s = self._require_open(), self._settings
+        return StageInfo(
+            model=" + ".join(link.identity.model for link in links),
+            serial=" + ".join(link.identity.serial for link in links),
+            y_m=Interval(*s.limits_y_m, "m"),
+            x_m=Interval(*s.limits_x_m, "m"),
+            velocity_m_s=s.velocity_m_s,
+            acceleration_m_s2=s.acceleration_m_s2,
+            step_m=s.step_m,
+            settling_s=s.settling_s,
+            simulated=s.simulated,
+        )
+
+    @property
+    def homed(self) -> bool:
+        """What the controllers say: not remembered, so a power cut counts. Raises as `position`."""
+        self._require_alive()
+        return all(axis.state.homed for axis in self._axes)
+
+    def position(self) -> StagePosition:
+        """What the controllers count, a few milliseconds old. Raises `NotReadyError`, `ConnectionLost`."""
+        self._require_alive()
+        y, x = (axis.state.position * self._settings.step_m for axis in self._axes)
+        return StagePosition(y, x)
+
+    def home(self, cancel: Cancel = never) -> None:
+        """Seek the lower switches, both axes together, and count from there.
+
+        Raises: `MotionError`, `DeviceTimeout`, `ConnectionLost`, `NotReadyError`, `Cancelled`; then both axes have
+        been stopped and are not homed.
+        """
+        s = self._settings
+        longest = 1.1 * s.travel_m / s.homing_velocity_m_s
+        longest += s.homing_offset_m / s.homing_velocity_m_s + 2 * s.homing_velocity_m_s / s.acceleration_m_s2
+        with self._motion() as stops:
+            self._require_alive()
+            self._require_standing()
+            self._carry_out(dict.fromkeys(self._axes), longest, cancel, stops, "homing")
+
+    def move_to(self, target: StagePosition, cancel: Cancel = never) -> StagePosition:
+        """Move both axes together, wait for arrival and settling; returns the counters' position.
+
+        Raises:
+            LimitError: before any byte is sent.
+            NotReadyError: closed, not homed, moving already.
+            MotionError: stalled, at a limit switch, or arrived elsewhere.
+            DeviceTimeout, ConnectionLost, Cancelled. Whatever is raised, both axes have been stopped.
+        """
+        info = self.info
+        info.require(target, self._name)
+        with self._motion() as stops:
+            if not self.homed:
+                raise NotReadyError(self._name, "is not homed, positions mean nothing; home it first")
+            self._require_standing()
+            start = self.position()
+            targets = self._targets(start, target)
+            longest = 1.25 * info.move_duration_s(start, target)
+            if self._settings.backlash_correction_m:
+                slack = StagePosition(0.0, abs(self._settings.backlash_correction_m))
+                longest += 2 * info.move_duration_s(StagePosition(0.0, 0.0), slack)
+            self._carry_out(targets, longest, cancel, stops, "the move")
+            return self.position()
+
+    def stop(self) -> None:
+        """Stop both axes: the bytes leave within 50 ms. Never raises; safe from any thread."""
+        with self._bell:
+            self._stops += 1
+            self._bell.notify_all()
+        for link in self._links:
+            with contextlib.suppress(InstrumentError):
+                link.stop(self._settings.immediate_stop)
+
+    def describe(self) -> Facts:
+        """What the controllers are and how they stand. Raises `NotReadyError`, `ConnectionLost`."""
+        self._require_alive()
+        s = self._settings
+        facts = {}
+        for axis in self._axes:
+            who, state = axis.link.identity, axis.state
+            facts[f"{axis.name} controller"] = f"{who.model} {who.serial}, firmware {who.firmware}, {axis.link.port}"
+            facts[f"{axis.name} position"] = f"{state.position * s.step_m:.9f} m"
+            facts[f"{axis.name} homed"] = "yes" if state.homed else "no"
+            facts[f"{axis.name} motor current"] = "on" if state.enabled else "off"
+            facts[f"{axis.name} limit switch"] = "closed" if state.at_switch else "open"
+        for link in self._links:
+            if link.reported:
+                facts[f"{link.name} reported"] = f"{link.reported} errors, the last: {link.last_report}"
+        facts["velocity"] = f"{s.velocity_m_s:.6g} m/s"
+        facts["acceleration"] = f"{s.acceleration_m_s2:.6g} m/s^2"
+        facts["homing"] = f"{s.homing_velocity_m_s:.6g} m/s, zero {s.homing_offset_m:.6g} m from the switch"
+        facts["backlash correction"] = f"{s.backlash_correction_m:.6g} m"
+        return facts
+
+    def _require_open(self) -> tuple[AptLink, ...]:
+        links = self._links
+        if not links:
+            raise NotReadyError(self._name, "is closed; open it first")
+        return links
+
+    def _require_alive(self) -> None:
+        for link in self._require_open():
+            link.check()
+
+    def _require_standing(self) -> None:
+        for axis in self._axes:
+            if axis.state.moving or axis.state.homing:
+                raise NotReadyError(self._name, f"{axis.name} is moving already; wait for it, or stop it")
+
+    @contextmanager
+    def _motion(self) -> Iterator[int]:
+        """Only one motion at a time, a second one is refused; yields the number of stops so far."""
+        if not self._busy.acquire(blocking=False):
+            raise NotReadyError(self._name, "is moving for another caller; wait for it or stop it")
+        try:
+            yield self._stops
+        finally:
+            self._busy.release()
+
+    def _write_parameters(self, axis: _Axis) -> None:
+        wanted = self._settings.parameters()
+        axis.link.write_parameters(axis.index, wanted)
+        found = axis.link.read_parameters(axis.index)
+        for field in fields(MotionParameters):
+            want, have = getattr(wanted, field.name), getattr(found, field.name)
+            rounded = field.name.endswith("velocity") or field.name == "acceleration"
+            if abs(have - want) > (_TOLERANCE * abs(want) if rounded else 0):
+                raise InstrumentError(
+                    self._name,
+                    f"{axis.name} took {field.name} {have} instead of {want} (protocol units); set what the controller "
+                    "accepts in [stage]",
+                )
+
+    def _targets(self, start: StagePosition, target: StagePosition) -> dict[_Axis, int | None]:
+        """Microsteps for each axis that has to move. Raises `LimitError`."""
+        s = self._settings
+        targets: dict[_Axis, int | None] = {}
+        for axis, limits, begin, end in zip(
+            self._axes, (s.limits_y_m, s.limits_x_m), start.as_tuple(), target.as_tuple(), strict=True
+        ):
+            steps = int(np.rint(end / s.step_m))
+            correction = s.backlash_correction_m
+            if (end - begin) * correction < 0 and not limits[0] <= end - correction <= limits[1]:
+                raise LimitError(
+                    self._name,
+                    f"{axis.name} position {end:.6g} m with the backlash correction of {correction:.6g} m is outside "
+                    f"{limits[0]:.6g} .. {limits[1]:.6g} m; nothing was sent, choose a target farther inside",
+                )
+            if steps != axis.state.position:
+                targets[axis] = steps
+        return targets
+
+    def _carry_out(
+        self, targets: Mapping[_Axis, int | None], longest: float, cancel: Cancel, stops: int, what: str
+    ) -> None:
+        """Begin the motion of these axes (to None: home), wait for its end and for settling.
+
+        Whatever fails stops both axes and waits until they stand, before it is raised.
+        """
+        watched = [_Watched(axis, self._clock.monotonic(), target) for axis, target in targets.items()]
+        reported = [link.reported for link in self._links]
+        try:
+            self._enable(targets, cancel, stops, what)
+            for axis, target in targets.items():
+                if target is None:
+                    axis.link.home(axis.index)
+                else:
+                    axis.link.move(axis.index, target)
+            allowed = longest + LAG_S + MARGIN_S
+            deadline = self._clock.monotonic() + allowed
+            while True:
+                heard = self._heard()
+                ended = [self._ended(axis) for axis in watched]
+                if all(ended):
+                    break
+                self._require_no_report(reported, what)
+                if self._clock.monotonic() > deadline:
+                    late = ", ".join(axis.axis.name for axis, done in zip(watched, ended, strict=True) if not done)
+                    raise DeviceTimeout(
+                        self._name,
+                        f"{what} of {late} has not ended within {allowed:.3g} s; look at the stage, then home",
+                    )
+                self._pause(heard, cancel, stops, what, watched)
+            if None not in targets.values():
+                self._settle(cancel, stops)
+                self._require_arrived(targets)
+        except Cancelled:
+            raise
+        except BaseException as error:
+            self.stop()
+            self._await_standstill(watched)
+            if isinstance(error, ConnectionLost):
+                text = error.args[0].removeprefix(f"{error.device}: ")
+                raise ConnectionLost(error.device, f"{text}; {what} may still be going on") from error
+            raise
+
+    def _enable(self, targets: Mapping[_Axis, object], cancel: Cancel, stops: int, what: str) -> None:
+        dead = [axis for axis in targets if not axis.state.enabled]
+        for axis in dead:
+            axis.link.enable(axis.index)
+        deadline = self._clock.monotonic() + ENABLE_S
+        while not all(axis.state.enabled for axis in dead):
+            if self._clock.monotonic() > deadline:
+                raise NotReadyError(self._name, "a motor takes no current; enable it at its controller")
+            self._pause(self._heard(), cancel, stops, what, [])
+
+    def _ended(self, watched: _Watched) -> bool:
+        """Whether an axis has ended as it should. Raises `MotionError` when it has ended otherwise, or hangs."""
+        axis, target = watched.axis, watched.target
+        state, before = axis.state, watched.before
+        still = watched.still_for()
+        # Without its message (a byte was lost) an end counts once the lag of the status is surely over.
+        sure = still > STALL_S and not state.moving
+        if target is None:
+            # The bits are at first those before the command, "homed" among them: it needs the message, and a status
+            # from after it.
+            told = state.homings > before.homings and state.time > state.homed_time + LAG_S
+            if (told or sure) and state.homed and not state.homing:
+                return True
+        elif (state.completed > before.completed or sure) and state.position == target:
+            return True
+        here = f"{state.position * self._settings.step_m:.6g} m"
+        goal = "its reference" if target is None else f"{target * self._settings.step_m:.6g} m"
+        # An end elsewhere counts once the axis stands: it might be the late news of an earlier motion.
+        if state.stopped > before.stopped and still > STANDING_S:
+            why = "at a limit switch" if state.at_switch else "by its controller"
+            raise MotionError(
+                self._name, f"{axis.name} was stopped {why} at {here} on its way to {goal}; look at it, then home it"
+            )
+        if target is not None and state.completed > before.completed and still > STANDING_S:
+            why = " at a limit switch" if state.at_switch else ""
+            raise MotionError(
+                self._name, f"{axis.name} arrived at {here}{why} instead of {goal}; look at it, then home it"
+            )
+        if still > STALL_S and state.position != target:
+            raise MotionError(
+                self._name,
+                f"{axis.name} is stalled at {here} on its way to {goal}, its counter stands still for {STALL_S:g} s; "
+                "look at it, then home it",
+            )
+        return False
+
+    def _require_no_report(self, reported: list[int], what: str) -> None:
+        for link, before in zip(self._links, reported, strict=False):
+            if link.reported > before:
+                raise MotionError(link.name, f"ended {what} with {link.last_report}; look at the controller")
+
+    def _require_arrived(self, targets: Mapping[_Axis, int | None]) -> None:
+        step = self._settings.step_m
+        for axis, target in targets.items():
+            position = axis.state.position
+            if target is not None and position != target:
+                raise MotionError(
+                    self._name,
+                    f"{axis.name} has left its target {target * step:.6g} m for {position * step:.6g} m while "
+                    "settling; is somebody at the controller's knob?",
+                )
+
+    def _settle(self, cancel: Cancel, stops: int) -> None:
+        end = self._clock.monotonic() + self._settings.settling_s
+        while (left := end - self._clock.monotonic()) > 0:
+            self._require_not_stopped(cancel, stops, "settling", [])
+            self._require_alive()
+            self._clock.sleep(min(SLICE_S, left))
+
+    def _heard(self) -> int:
+        """How many messages have come from all controllers."""
+        return sum(link.heard for link in self._links)
+
+    def _pause(self, heard: int, cancel: Cancel, stops: int, what: str, watched: list[_Watched]) -> None:
+        """Wait until more has been heard than this, a moment at most. Raises `Cancelled` and `ConnectionLost`."""
+        self._require_not_stopped(cancel, stops, what, watched)
+        self._require_alive()
+        with self._bell:
+            self._bell.wait_for(lambda: self._stops != stops or self._heard() != heard, timeout=SLICE_S)
+
+    def _require_not_stopped(self, cancel: Cancel, stops: int, what: str, watched: list[_Watched]) -> None:
+        if self._stops == stops and not cancel():
+            return
+        self.stop()
+        if not self._await_standstill(watched):
+            raise DeviceTimeout(self._name, f"{what} was stopped but the stage does not stand; switch it off")
+        try:
+            place = "at y {:.6g} m, x {:.6g} m".format(*self.position().as_tuple())
+        except InstrumentError:
+            place = "where it was"
+        raise Cancelled(self._name, f"{what} was stopped {place}; move again when it is safe to do so")
+
+    def _await_standstill(self, watched: list[_Watched]) -> bool:
+        """Wait until the axes that were moving stand, as far as one can know; raises nothing."""
+        s, begin = self._settings, self._clock.monotonic()
+        deadline = begin + s.velocity_m_s / s.acceleration_m_s2 + MARGIN_S
+        while True:
+            moving = []
+            for axis in watched:
+                try:
+                    axis.axis.link.check()
+                except ConnectionLost:
+                    continue
+                # The status says "not moving" right after a command, and news of an end may be that of an earlier one.
+                if axis.axis.state.moving or axis.still_for(begin) < STANDING_S:
+                    moving.append(axis)
+            if not moving:
+                return True
+            if self._clock.monotonic() > deadline:
+                return False
+            with self._bell:
+                self._bell.wait(SLICE_S)

@@ -1,0 +1,62 @@
+"""A stage of the real driver on emulated controllers, and what tests ask of both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from drivers.apt_settings import ThorlabsSettings
+from drivers.thorlabs import ThorlabsStage
+from simulators.apt_protocol import Id
+from simulators.apt_wire import AptWire, WireFault
+from simulators.carriage import Carriage, StageSettings
+
+LIMITS = (0.5e-3, 24.5e-3)
+BENCH = StageSettings(limits_y_m=LIMITS, limits_x_m=LIMITS, centre_m=(12.5e-3, 12.5e-3))
+MOVES = (Id.MOVE_HOME, Id.MOVE_ABSOLUTE, Id.MOVE_RELATIVE, Id.MOVE_VELOCITY, Id.MOVE_JOG)
+
+
+@dataclass
+class Rig:
+    wire: AptWire
+    stage: ThorlabsStage
+    carriage: Carriage
+
+
+@contextmanager
+def rig(
+    controller: str = "kst101",
+    speed: float = 100.0,
+    faults: tuple[WireFault, ...] = (),
+    bench: StageSettings = BENCH,
+    opened: bool = True,
+    homed: bool = False,
+    carriage: Carriage | None = None,
+    **changes: object,
+) -> Iterator[Rig]:
+    """Emulated controllers with a stage on them, homed by an earlier program if at all; settling takes no time."""
+    carriage = carriage or Carriage(bench, 3)
+    with AptWire(carriage, controller, speed=speed, faults=faults) as wire:  # type: ignore[arg-type]
+        options = {"settling_s": 0.0, "simulated": True, "serials": wire.ports, "controller": controller} | changes
+        stage = ThorlabsStage(ThorlabsSettings(limits_y_m=LIMITS, limits_x_m=LIMITS, **options))  # type: ignore[arg-type]
+        try:
+            if homed:
+                for axis in (0, 1):
+                    carriage.turn(axis, -int(carriage.zero[axis]))
+                    carriage.reference(axis)
+                    wire.motor(axis).homed = True
+            if opened:
+                stage.open()
+            yield Rig(wire, stage, carriage)
+        finally:
+            stage.close()
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+    """Until it is true; an AssertionError when that takes too long."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_s} s in vain"
+        time.sleep(0.002)
