@@ -86,7 +86,8 @@ class PylonDevice:
 
     def open(self) -> None:
         """Connect. Raises `NotReadyError` (several found), `ConnectionLost` (none, or it cannot be opened)."""
-        if self.camera is not None and not self.removed:
+        if self.camera is not None and not self.goodbye:
+            # One that was unplugged without a word fails here, and is searched for like the others.
             with contextlib.suppress(self._genicam.GenericException):
                 self.camera.Open()
                 return
@@ -114,7 +115,7 @@ class PylonDevice:
         if self.camera is not None:
             with contextlib.suppress(self._genicam.GenericException):
                 self.camera.Close()
-            if self.removed:
+            if self.goodbye:
                 self._forget()
 
     @property

@@ -476,6 +476,20 @@ def test_a_removal_without_a_callback_is_noticed_too(feed):
     assert time.monotonic() - begin < 0.5
 
 
+def test_a_camera_unplugged_while_closed_is_searched_for_anew(feed):
+    camera = feed.camera
+    camera.close()
+    old = camera._device.camera
+
+    def gone():
+        raise load_pylon()[1].RuntimeException("The device is gone.")
+
+    replace_handle(camera, Open=gone)
+    camera.open()
+    assert camera._device.camera is not old
+    np.testing.assert_array_equal(camera.acquire().image, feed.source.frames[-1])
+
+
 def test_user_code_runs_in_the_callers_thread_only(watched):
     camera, watcher = watched(Watcher())
     for _ in range(3):
