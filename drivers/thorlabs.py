@@ -381,7 +381,9 @@ class ThorlabsStage:
         if target is not None and state.completed > before.completed and still > STANDING_S:
             why = " at a limit switch" if state.at_switch else ""
             raise MotionError(
-                self._name, f"{axis.name} arrived at {here}{why} instead of {goal}; look at it, then home it"
+                self._name,
+                f"{axis.name} arrived at {here}{why} instead of {goal}, {state.position - target:+d} microsteps; look "
+                "at it, then home it",
             )
         if still > STALL_S and state.position != target:
             raise MotionError(
