@@ -192,7 +192,8 @@ class ThorlabsStage:
             LimitError: before any byte is sent.
             NotReadyError: closed, not homed, moving already.
             MotionError: stalled, at a limit switch, or arrived elsewhere.
-            DeviceTimeout, ConnectionLost, Cancelled. Whatever is raised, both axes have been stopped.
+            DeviceTimeout, Cancelled. Whatever is raised, both axes have been stopped and stand.
+            ConnectionLost: stop has been sent to both; one of them may not have heard it.
         """
         info = self.info
         info.require(target, self._name)
@@ -302,7 +303,8 @@ class ThorlabsStage:
     ) -> None:
         """Begin the motion of these axes (to None: home), wait for its end and for settling.
 
-        Whatever fails stops both axes and waits until they stand, before it is raised.
+        Whatever fails stops both axes and waits until they stand, before it is raised; a lost connection waits for
+        nobody.
         """
         watched = [_Watched(axis, self._clock.monotonic(), target) for axis, target in targets.items()]
         reported = [link.reported for link in self._links]
@@ -333,12 +335,14 @@ class ThorlabsStage:
                 self._require_arrived(targets)
         except Cancelled:
             raise
-        except BaseException as error:
+        except ConnectionLost as error:
+            # Said at once: braking may take longer than the second within which it is to be known.
+            self.stop()
+            text = error.args[0].removeprefix(f"{error.device}: ")
+            raise ConnectionLost(error.device, f"{text}; {what} may still be going on") from error
+        except BaseException:
             self.stop()
             self._await_standstill(watched)
-            if isinstance(error, ConnectionLost):
-                text = error.args[0].removeprefix(f"{error.device}: ")
-                raise ConnectionLost(error.device, f"{text}; {what} may still be going on") from error
             raise
 
     def _enable(self, targets: Mapping[_Axis, object], cancel: Cancel, stops: int, what: str) -> None:
@@ -377,7 +381,9 @@ class ThorlabsStage:
         if target is not None and state.completed > before.completed and still > STANDING_S:
             why = " at a limit switch" if state.at_switch else ""
             raise MotionError(
-                self._name, f"{axis.name} arrived at {here}{why} instead of {goal}; look at it, then home it"
+                self._name,
+                f"{axis.name} arrived at {here}{why} instead of {goal}, {state.position - target:+d} microsteps; look "
+                "at it, then home it",
             )
         if still > STALL_S and state.position != target:
             raise MotionError(

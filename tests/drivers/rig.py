@@ -7,14 +7,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import pytest
+
 from drivers.apt_settings import ThorlabsSettings
+from drivers.base import StagePosition
 from drivers.thorlabs import ThorlabsStage
-from simulators.apt_protocol import Id
+from simulators.apt_protocol import Id, Message
 from simulators.apt_wire import AptWire, WireFault
 from simulators.carriage import Carriage, StageSettings
 
 LIMITS = (0.5e-3, 24.5e-3)
 BENCH = StageSettings(limits_y_m=LIMITS, limits_x_m=LIMITS, centre_m=(12.5e-3, 12.5e-3))
+HERE = StagePosition(2e-3, 3e-3)
+"""A place that is not far."""
+KINDS = pytest.mark.parametrize("controller", ["kst101", "bsc203"])
 MOVES = (Id.MOVE_HOME, Id.MOVE_ABSOLUTE, Id.MOVE_RELATIVE, Id.MOVE_VELOCITY, Id.MOVE_JOG)
 
 
@@ -60,3 +66,8 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout_s} s in vain"
         time.sleep(0.002)
+
+
+def sent(r: Rig, *identifiers: int) -> list[tuple[int | None, Message]]:
+    """(axis, message) of what the controllers have heard, of these kinds or of all."""
+    return [(heard.axis, heard.message) for heard in r.wire.messages(*identifiers)]
