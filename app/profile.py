@@ -198,6 +198,22 @@ class SimulationProfile(_Section):
     """Fine pixels of the simulator's field per camera pixel."""
     padding: Literal[1, 2] = 2
     """Simulated window over the frame's width."""
+    mounting: tuple[tuple[Finite, Finite], tuple[Finite, Finite]] | None = None
+    """True map from stage displacement to object position; without it what stage.stage_to_object says is true."""
+    sensor_shape: tuple[int, int] | None = None
+    """Rows and columns of the whole sensor, of which camera.shape is read out; without it there is no more."""
+    region_step: Annotated[int, Field(ge=1)] = 1
+    """Regions of the sensor begin at multiples of so many pixels."""
+    beam_offset_px: tuple[Finite, Finite] = (0.0, 0.0)
+    """(row, column) of the beam's axis from the middle of the sensor, pixels."""
+    exposure_offset_s: NonNegative = 0.0
+    """The exposure that takes place minus the one asked for, s."""
+    line_time_s: NonNegative = 0.0
+    """Exposures are whole multiples of this, s; 0 for any."""
+    flux_drift_per_h: Finite = 0.0
+    """Relative change of the beam's power in an hour."""
+    pointing_drift_rad_h: tuple[Finite, Finite] = (0.0, 0.0)
+    """(y, x) angle by which the beam turns in an hour, rad."""
 
 
 class EmulationProfile(_Section):

@@ -50,6 +50,8 @@ class SimulatedCamera:
         overhead_s: time for trigger and read-out, per frame.
         clock: where time comes from.
         seed: of the noise.
+        region: what is read out at first; the whole sensor without it.
+        region_step: regions begin at multiples of so many pixels.
     """
 
     def __init__(
@@ -62,6 +64,8 @@ class SimulatedCamera:
         clock: Clock,
         seed: int,
         name: str = "camera",
+        region: Region | None = None,
+        region_step: int = 1,
     ):
         self._scene = scene
         self._sensor = sensor
@@ -75,8 +79,8 @@ class SimulatedCamera:
         self._exposure_s = float(np.clip(DEFAULT_EXPOSURE_S, exposure_s.low, exposure_s.high))
         self._stream_code = 0
         self._index = 0
-        rows, columns = sensor.shape
-        self._region = Region(0, 0, rows, columns)
+        self._region = region or Region(0, 0, *sensor.shape)
+        self._region_step = region_step
         self._live_due: float | None = None
 
     def open(self) -> None:
@@ -118,6 +122,13 @@ class SimulatedCamera:
             rows, columns = self._sensor.shape
             raise LimitError(
                 self._name, f"{region} is not on the sensor of {rows} x {columns} pixels; choose one inside"
+            )
+        step = self._region_step
+        if region.top % step or region.left % step:
+            raise LimitError(
+                self._name,
+                f"a region at row {region.top}, column {region.left} is not on multiples of {step} pixels; the nearest "
+                f"below is row {region.top // step * step}, column {region.left // step * step}",
             )
         self._region = region
         return region
