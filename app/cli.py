@@ -84,6 +84,10 @@ def scan(
     sample: ObjectOption = None,
     out: Annotated[Path | None, typer.Option(help="The run file to write, .h5 or .hdf5.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Complete this interrupted run; it knows all the rest.")] = None,
+    darks: Annotated[Path | None, typer.Option(help="Use the darks of this file or run instead of new ones.")] = None,
+    characterisation: Annotated[
+        Path | None, typer.Option(help="What was measured of this bench; default: the profile's.")
+    ] = None,
     abort_after: Annotated[int | None, typer.Option(min=1, hidden=True)] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -92,7 +96,9 @@ def scan(
 
     if (out is None) == (resume is None):
         raise UsageError("scan: give either --out FILE for a new run or --resume FILE for an interrupted one")
-    report(run_scan(profile, seed, sample, out, resume, abort_after), as_json)
+    if resume is not None and (darks or characterisation):
+        raise UsageError("scan: --resume takes darks and characterisation from its file; leave those options out")
+    report(run_scan(profile, seed, sample, out, resume, abort_after, darks, characterisation), as_json)
 
 
 DeviceOption = Annotated[str, typer.Option(help="Where torch works: auto (the GPU when there is one), cpu, cuda.")]
