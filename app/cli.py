@@ -181,9 +181,11 @@ def _gentle_threads() -> None:
 
 def _register() -> None:
     """Commands that bring their own options; their modules load nothing heavy before they run."""
+    from app.bench import commands
     from app.training import train
 
     app.command()(train)
+    commands.register(app)
 
 
 _register()

@@ -1,4 +1,4 @@
-"""What the operator's commands share: devices with somebody to ask, frames with progress, Ctrl-C that stops the stage."""
+"""What the operator's commands share: devices with somebody to ask, frames with progress, Ctrl-C that stops."""
 
 from __future__ import annotations
 
@@ -148,7 +148,11 @@ def session(
     devices = open_devices(bench, seed, sample, ask=terminal.light)
     interrupt = Interrupt()
     with devices, Course() as course, interrupt.listening():
-        yield Session(profile, known, measured, devices, terminal, course, interrupt, stream, assume_yes)
+        try:
+            yield Session(profile, known, measured, devices, terminal, course, interrupt, stream, assume_yes)
+        except BaseException:
+            devices.stage.stop()
+            raise
 
 
 def region_of(devices: Devices) -> tuple[int, int, int, int]:
