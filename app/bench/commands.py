@@ -66,7 +66,48 @@ def darks(
     report(values, as_json)
 
 
+def characterise(
+    profile: ProfileOption = "quick",
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write; default: characterisation.toml beside the profile's file.")
+    ] = None,
+    figure: Annotated[Path | None, typer.Option(help="The picture, .png; default: beside the file.")] = None,
+    seed: SeedOption = 0,
+    sample: ObjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the camera: gain, read noise, linearity, true exposures, full well; writes characterisation.toml.
+
+    Beam blocked, then on; nothing moves, and the sample need not be out of the beam. An earlier file is kept under its
+    date. Scans use it by --characterisation FILE or the profile's `characterisation` key.
+    """
+    from app.bench.characterisation import default_path, save
+    from app.bench.characterise import characterise as measure
+    from app.bench.figures import characterise_figure
+    from app.bench.session import TRANSFER_STREAM, session
+    from app.cli import report
+
+    begin = time.monotonic()
+    with session(profile, seed, sample, TRANSFER_STREAM) as bench:
+        result = measure(bench, time.time())
+    target = out or default_path(profile)
+    saved = save(target, bench.profile, camera=result.measured)
+    heading = f"{result.measured.model} {result.measured.serial}" + (" (simulated)" if bench.profile.simulated else "")
+    drawn = characterise_figure(result, heading, figure or target.with_suffix(".png"))
+    values = {
+        "file": str(target),
+        "figure": str(drawn),
+        "sha256": saved.sha256,
+        **result.measured.model_dump(mode="json"),
+        "exposure_jitter_s": result.line.jitter_s,
+        "transfer_chi2": result.fit.chi2_per_point,
+        "frames": result.frames,
+        "seconds": time.monotonic() - begin,
+    }
+    report(values, as_json)
+
+
 def register(app: typer.Typer) -> None:
     """Add the operator's commands to the command line."""
-    for command in (darks,):
+    for command in (darks, characterise):
         app.command()(command)

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from app.bench.characterise import Result
 from app.bench.darks import DarkReport
 from recon.files.darks import DarkSummary, histogram_edges
 
@@ -37,11 +38,13 @@ def darks_figure(dark: DarkSummary, report: DarkReport, electrons_per_adu: float
     axes[0].set_yscale("log")
     axes[0].set_ylim(1e-7, None)
     axes[0].legend(fontsize=8)
-    axes[0].set(title=f"residuals at {report.lines[-1].exposure_s:g} s", xlabel="digital numbers", ylabel="density")
+    axes[0].set_title(f"residuals at {report.lines[-1].exposure_s:g} s", fontsize=9)
+    axes[0].set(xlabel="digital numbers", ylabel="density")
     low, high = np.percentile(dark.mean, [1, 99])
     picture = axes[1].imshow(dark.mean, cmap="viridis", vmin=low, vmax=max(high, low + 1e-3))
     figure.colorbar(picture, ax=axes[1], shrink=0.8)
-    axes[1].set(title="offset (digital numbers)", xticks=[], yticks=[])
+    axes[1].set_title("offset (digital numbers)", fontsize=9)
+    axes[1].set(xticks=[], yticks=[])
     exposures = np.array([line.exposure_s for line in report.lines])
     above = (np.array([line.offset_adu for line in report.lines]) - report.bias_adu) * electrons_per_adu
     errors = np.array([line.offset_error_adu for line in report.lines]) * electrons_per_adu
@@ -51,12 +54,60 @@ def darks_figure(dark: DarkSummary, report: DarkReport, electrons_per_adu: float
         span = np.linspace(0.0, exposures.max(), 2)
         axes[2].plot(span, report.dark_current_e_s * span, color="tab:red", linewidth=0.9)
         title = f"dark current {report.dark_current_e_s:.3g} ± {report.dark_current_error_e_s:.1g} e-/s"
-    axes[2].set(title=title, xlabel="exposure (s)", ylabel="electrons")
+    axes[2].set_title(title, fontsize=9)
+    axes[2].set(xlabel="exposure (s)", ylabel="electrons")
     axes[3].semilogx(exposures, [line.noise_e for line in report.lines], "o-", markersize=4, color="tab:blue")
-    axes[3].set(title="noise of a pixel (electrons rms)", xlabel="exposure (s)", ylim=(0, None))
+    axes[3].set_title("noise of a pixel (electrons rms)", fontsize=9)
+    axes[3].set(xlabel="exposure (s)", ylim=(0, 1.5 * max(line.noise_e for line in report.lines)))
     twin = axes[3].twinx()
     twin.semilogx(exposures, [line.hot_pixels for line in report.lines], "s--", markersize=3, color="tab:orange")
     twin.set_ylabel("bad pixels", color="tab:orange")
     twin.set_ylim(0, None)
+    figure.suptitle(heading, fontsize=11)
+    return save(figure, path)
+
+
+def characterise_figure(result: Result, heading: str, path: Path) -> Path:
+    """Photon transfer, signal against exposure, its deviations, and the true length of short exposures."""
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    axes = figure.subplots(1, 4)
+    measured, fit, line = result.measured, result.fit, result.line
+    mean = np.array([point.mean_adu for point in result.points])
+    variance = np.array([point.variance_adu2 for point in result.points])
+    for chosen, colour, label in ((fit.used, "tab:blue", "used"), (~fit.used, "0.7", "left out")):
+        if chosen.any():
+            axes[0].loglog(np.maximum(mean[chosen], 1e-3), variance[chosen], ".", color=colour, label=label)
+    span = np.geomspace(max(mean[mean > 0].min(), 1e-2), mean.max(), 100)
+    axes[0].loglog(span, fit.noise_adu2 + span / fit.electrons_per_adu, color="tab:red", linewidth=0.9)
+    axes[0].legend(fontsize=8)
+    axes[0].set_title(
+        f"gain {measured.electrons_per_adu:.4g} ± {measured.electrons_per_adu_error:.1g} e-/adu, "
+        f"read {measured.read_noise_e:.3g} e-",
+        fontsize=9,
+    )
+    axes[0].set(xlabel="mean signal (adu)", ylabel="variance (adu²)")
+    exposures = line.exposures_s
+    axes[1].loglog(exposures, np.maximum(line.amplitudes, 1e-12), "o", markersize=4)
+    axes[1].loglog(exposures, line.rate * (exposures + line.offset_s), color="tab:red", linewidth=0.9, label="fit")
+    axes[1].loglog(exposures, line.rate * exposures, color="0.6", linewidth=0.9, linestyle="--", label="no offset")
+    axes[1].legend(fontsize=8)
+    axes[1].set_title("signal against exposure", fontsize=9)
+    axes[1].set(xlabel="reported exposure (s)", ylabel="signal (of the brightest)")
+    relative = line.errors / line.amplitudes
+    good = relative < 0.05
+    axes[2].errorbar(exposures[good], 100 * line.residuals[good], 100 * relative[good], fmt="o", markersize=4)
+    axes[2].axhline(0, color="tab:red", linewidth=0.9)
+    axes[2].set_xscale("log")
+    axes[2].set_title(f"deviation from the line, worst {100 * measured.linearity:.2g} %", fontsize=9)
+    axes[2].set(xlabel="reported exposure (s)", ylabel="%")
+    short = exposures <= max(1e-3, exposures[min(4, len(exposures) - 1)])
+    true = line.amplitudes / line.rate - exposures
+    axes[3].errorbar(exposures[short] * 1e6, 1e6 * true[short], 1e6 * line.errors[short] / line.rate, fmt="o", ms=4)
+    axes[3].axhline(1e6 * line.offset_s, color="tab:red", linewidth=0.9)
+    axes[3].set_xscale("log")
+    axes[3].set_title(
+        f"true minus reported: {1e6 * line.offset_s:.2f} ± {1e6 * line.offset_error_s:.2f} µs", fontsize=9
+    )
+    axes[3].set(xlabel="reported exposure (µs)", ylabel="µs")
     figure.suptitle(heading, fontsize=11)
     return save(figure, path)
