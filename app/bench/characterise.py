@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from app.bench import transfer
 from app.bench.characterisation import MeasuredCamera
 from app.bench.darks import CHECK_FRAMES, require_dark, sensor_guess
+from app.bench.exposing import find_exposure
 from app.bench.session import Session
 from drivers.base import InstrumentError, LightState
 from recon.files.darks import DarkAccumulator
@@ -29,7 +30,6 @@ TOP = 0.8
 """Brightest pixels of the longest exposure, of the converter's range."""
 OVER = (1.6, 2.8)
 """Overexposures that look for the full well."""
-BRIGHT_PERCENTILE = 99.9
 MIN_PIXELS = 200
 
 
@@ -75,7 +75,8 @@ def characterise(session: Session, now: float) -> Result:
     Nothing moves. The sample need not be out of the beam, but it must stand still.
 
     Raises:
-        CharacteriseError: too little or too much light, or too few lit pixels.
+        LightError: too little or too much light.
+        CharacteriseError: too few lit pixels.
         NotDarkError: light reaches the camera although the beam should be blocked.
     """
     camera = session.devices.camera
@@ -84,7 +85,7 @@ def characterise(session: Session, now: float) -> Result:
     dark, number = _darks(session, limits.low, min(LONG_DARK_S, limits.high))
     session.light(LightState.OPEN)
     scale = info.saturation_adu - float(np.median(dark.bias))
-    top, number = _longest(session, dark, scale, number)
+    top, number = find_exposure(session, dark.bias, TOP, number)
     session.course.begin("the beam's shape", TEMPLATE_FRAMES)
     mean = session.mean_frame(top, TEMPLATE_FRAMES, number)
     number += TEMPLATE_FRAMES
@@ -188,31 +189,6 @@ def _darks(session: Session, short_s: float, long_s: float) -> tuple[_Dark, int]
         current_adu_s=float(difference) / seconds,
         current_error_adu_s=float(spread) / seconds,
     ), number
-
-
-def _longest(session: Session, dark: _Dark, scale: float, number: int) -> tuple[float, int]:
-    """The exposure at which the brightest pixels reach `TOP` of the range, and the number of the next frame."""
-    limits = session.devices.camera.info.exposure_s
-    exposure_s = float(np.clip(1e-3, limits.low, limits.high))
-    for _ in range(12):
-        frame = session.mean_frame(exposure_s, 2, number) - dark.bias
-        number += 2
-        bright = float(np.percentile(frame[dark.good], BRIGHT_PERCENTILE)) / scale
-        if 0.75 * TOP <= bright <= 1.1 * TOP:
-            return exposure_s, number
-        # Near the top a frame clips and says only that it is too bright.
-        factor = 0.25 if bright > 0.93 else TOP / max(bright, TOP / 16)
-        wanted = float(np.clip(exposure_s * factor, limits.low, limits.high))
-        if wanted == exposure_s:
-            words = "too bright" if bright > TOP else "too dark"
-            if bright > TOP or bright < TOP / 8:
-                raise CharacteriseError(
-                    f"{words}: at {exposure_s:g} s, the camera's limit, the brightest pixels reach {100 * bright:.1f} % "
-                    f"of the range, {100 * TOP / 8:.0f} to {100 * TOP:.0f} % is needed; change the light's power"
-                )
-            return exposure_s, number
-        exposure_s = wanted
-    raise CharacteriseError("the light changes from frame to frame by more than can be followed; steady it")
 
 
 def _full_well(

@@ -107,7 +107,97 @@ def characterise(
     report(values, as_json)
 
 
+def align(
+    profile: ProfileOption = "quick",
+    start: Annotated[
+        str | None, typer.Option(help="Y,X where an edge of the sample is in the beam, m or mm; default: the centre.")
+    ] = None,
+    write: Annotated[bool, typer.Option("--write", help="Put the result into the characterisation file.")] = False,
+    out: Annotated[Path | None, typer.Option(help="That file; default: beside the profile's.")] = None,
+    figure: Annotated[Path, typer.Option(help="The picture, .png.")] = Path("align.png"),
+    yes: YesOption = False,
+    seed: SeedOption = 0,
+    sample: ObjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how stage, beam and camera lie together: map with sign, scale and rotation, beam centre, region.
+
+    Moves the sample in steps of 20 and 45 um about the start and parks it once; lists the moves and asks first. Nothing
+    is assumed about the mounting. The distance in the profile sets the scale: 1 % there is 1 % here.
+    """
+    from app.bench.align import align as measure
+    from app.bench.characterisation import default_path, save
+    from app.bench.figures import align_figure
+    from app.bench.motion import parse_place, planned_moves
+    from app.bench.session import ALIGN_STREAM, session
+    from app.cli import report, say
+    from drivers.base import StagePosition
+
+    begin = time.monotonic()
+    with session(profile, seed, sample, ALIGN_STREAM, assume_yes=yes) as bench:
+        place = parse_place(start) if start else StagePosition(*bench.profile.stage.centre_m)
+        bench.confirm_moves(planned_moves(bench, place))
+        bench.home_if_needed()
+        found = measure(bench, place, time.time())
+    measured = found.measured
+    heading = f"rotation {measured.rotation_deg:+.2f} ± {measured.rotation_error_deg:.2f}°, scale {measured.scale:.4f}"
+    heading += f" ± {measured.scale_error:.3f}" + (", mirrored" if measured.mirrored else "")
+    drawn = align_figure(found, heading + (" (simulated)" if bench.profile.simulated else ""), figure)
+    (a, b), (c, d) = measured.stage_to_object
+    lines = [
+        "[camera]",
+        f"origin = [{measured.origin[0]}, {measured.origin[1]}]",
+        "[stage]",
+        f"centre_m = [{measured.centre_m[0]:.7g}, {measured.centre_m[1]:.7g}]",
+        f"stage_to_object = [[{a:.6g}, {b:.6g}], [{c:.6g}, {d:.6g}]]",
+    ]
+    saved = None
+    if write:
+        saved = save(out or default_path(profile), bench.profile, alignment=measured)
+    say("for the profile:")
+    for line in lines:
+        say(f"  {line}")
+    values = {
+        "figure": str(drawn),
+        "file": None if saved is None else saved.source,
+        **measured.model_dump(mode="json"),
+        "scale_statistical_error": found.found.scale_error,
+        "measured_map": [[float(v) for v in row] for row in found.found.matrix],
+        "beam_px": list(found.beam_px),
+        "beam_diameter_m": found.beam.diameter_m,
+        "beam_defocus_waves": found.beam.defocus_waves,
+        "beam_misfit": found.beam.misfit,
+        "places": found.found.places,
+        "residual_m": found.found.residual_m,
+        "toml": lines,
+        "seconds": time.monotonic() - begin,
+    }
+    report(values, as_json)
+
+
+def move(
+    target: Annotated[str, typer.Argument(help="park, load, unload, home, or Y,X in m (or with mm, um behind).")],
+    profile: ProfileOption = "quick",
+    yes: YesOption = False,
+    home_first: Annotated[bool, typer.Option("--home", help="Home first where the stage is not homed.")] = False,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Move the stage: to a named place, to a displacement, or home. Says where it will go and asks first.
+
+    Ctrl-C stops the stage.
+    """
+    from app.bench.motion import move_stage
+    from app.bench.session import ALIGN_STREAM, session
+    from app.cli import report
+
+    begin = time.monotonic()
+    with session(profile, seed, None, ALIGN_STREAM, assume_yes=yes) as bench:
+        values = move_stage(bench, target, home_first)
+    report(values | {"seconds": time.monotonic() - begin}, as_json)
+
+
 def register(app: typer.Typer) -> None:
     """Add the operator's commands to the command line."""
-    for command in (darks, characterise):
+    for command in (darks, characterise, align, move):
         app.command()(command)

@@ -8,8 +8,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from app.bench.align import Alignment
 from app.bench.characterise import Result
 from app.bench.darks import DarkReport
+from app.bench.registration import trusted
 from recon.files.darks import DarkSummary, histogram_edges
 
 
@@ -111,3 +113,57 @@ def characterise_figure(result: Result, heading: str, path: Path) -> Path:
     axes[3].set(xlabel="reported exposure (µs)", ylabel="µs")
     figure.suptitle(heading, fontsize=11)
     return save(figure, path)
+
+
+def align_figure(found: Alignment, heading: str, path: Path) -> Path:
+    """Empty beam, first picture, the sample put together, and where the stage went; returns the path."""
+    figure = Figure(figsize=(12.5, 3.7), layout="constrained")
+    axes = figure.subplots(1, 4)
+    for axis, picture, title in (
+        (axes[0], found.empty, "empty beam, region proposed"),
+        (axes[1], found.start, "sample at the start"),
+    ):
+        top = max(float(np.percentile(picture, 99.95)), 1e-9)
+        axis.imshow(np.sqrt(np.clip(picture, 0, top)), cmap="inferno")
+        axis.set_title(title, fontsize=9)
+        axis.set(xticks=[], yticks=[])
+    row, column = found.beam_px[0] - found.measured.origin[0], found.beam_px[1] - found.measured.origin[1]
+    axes[0].plot(column, row, "+", color="tab:cyan", markersize=14)
+    picture, extent = _mosaic(found)
+    axes[2].imshow(picture, cmap="gray", vmin=0, vmax=1, extent=extent)
+    axes[2].set_title("sample, put together", fontsize=9)
+    axes[2].set(xlabel="x (um)", ylabel="y (um)")
+    stage = np.array([seen.stage_m for seen in found.seen])
+    known = np.isfinite(found.positions_m).all(axis=1)
+    seen_um = 1e6 * (found.positions_m[known] - found.positions_m[known].mean(axis=0))
+    fitted_um = 1e6 * (stage[known] - stage[known].mean(axis=0)) @ found.found.matrix.T
+    axes[3].plot(fitted_um[:, 1], fitted_um[:, 0], "o", markersize=8, markerfacecolor="none", label="stage, mapped")
+    axes[3].plot(seen_um[:, 1], seen_um[:, 0], ".", color="tab:red", label="seen")
+    axes[3].set_aspect("equal")
+    axes[3].invert_yaxis()
+    axes[3].legend(fontsize=8)
+    axes[3].set_title(f"beam on the object, {1e6 * found.found.residual_m:.1f} um unexplained", fontsize=9)
+    axes[3].set(xlabel="x (um)", ylabel="y (um)")
+    figure.suptitle(heading, fontsize=11)
+    return save(figure, path)
+
+
+def _mosaic(found: Alignment) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """Transmissions averaged where they belong, and the picture's extent (left, right, bottom, top) in micrometres."""
+    known = np.isfinite(found.positions_m).all(axis=1)
+    size, pixel = found.grid.size, found.grid.pixel_m
+    middle = found.positions_m[known].mean(axis=0)
+    places = np.rint((found.positions_m - middle) / pixel)
+    reach = int(np.nanmax(np.abs(places))) + 1
+    total, weight = np.zeros((2, size + 2 * reach, size + 2 * reach))
+    lit = trusted(found.beam.wave)
+    for seen, place, good in zip(found.seen, places, known, strict=True):
+        if good:
+            top, left = (int(p) + reach for p in place)
+            total[top : top + size, left : left + size] += np.where(lit, seen.transmission, 0)
+            weight[top : top + size, left : left + size] += lit
+    picture = np.where(weight > 0, total / np.maximum(weight, 1), 0.3)
+    half = len(picture) / 2 * pixel * 1e6
+    cut = max(1, int(len(picture) / 2 - reach - 0.6 * found.beam.diameter_m / pixel))
+    half -= cut * pixel * 1e6
+    return picture[cut:-cut, cut:-cut], (-half, half, half, -half)

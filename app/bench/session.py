@@ -116,6 +116,13 @@ class Session:
         if not self.assume_yes and not self.terminal.confirm("stage", "may the stage move so?"):
             raise UsageError("stage: not confirmed, nothing was moved")
 
+    def home_if_needed(self) -> None:
+        """Home a stage that is not homed; to be confirmed before. Raises what `Stage.home` raises."""
+        if not self.devices.stage.homed:
+            self.course.begin("homing", 1)
+            self.devices.stage.home(self.interrupt)
+            self.course.advance(1)
+
     def go(self, target: StagePosition, approach_m: float | None = None) -> StagePosition:
         """There, approached from below on both axes as a scan does. Raises what `Stage.move_to` raises."""
         stage = self.devices.stage
