@@ -61,23 +61,6 @@ def finite(value: Any) -> Any:
 
 
 @app.command()
-def check(
-    profile: ProfileOption = "quick",
-    seed: SeedOption = 0,
-    sample: ObjectOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """What a profile would do, and whether it can. Nothing moves."""
-    from app.check import check_profile
-    from app.profile import load_profile
-
-    values, findings = check_profile(load_profile(profile), seed, sample)
-    for finding in findings:
-        say(f"{finding.severity}: {finding.message}")
-    report(values, as_json)
-
-
-@app.command()
 def scan(
     profile: ProfileOption = "quick",
     seed: SeedOption = 0,

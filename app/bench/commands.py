@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from app.errors import UsageError
+from app.errors import EXIT_KNOWN, UsageError
 
 ProfileOption = Annotated[str, typer.Option(help="Name of a shipped profile, or a .toml file.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything simulated.")]
@@ -21,6 +21,44 @@ YesOption = Annotated[bool, typer.Option("--yes", help="Moves are confirmed: do 
 CharacterisationOption = Annotated[
     Path | None, typer.Option(help="What was measured of this bench; default: the profile's.")
 ]
+
+
+def check(
+    profile: ProfileOption = "quick",
+    seed: SeedOption = 0,
+    sample: ObjectOption = None,
+    characterisation: CharacterisationOption = None,
+    folder: Annotated[Path | None, typer.Option(help="Where runs will be written; default: here.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What is connected, what a profile would do, and whether it can. Nothing moves.
+
+    Devices (serial, firmware, ranges, position, homed or not), computer (udev, USB buffer, permissions, disk, GPU),
+    characterisation and its age, and the whole plan. Exit code 2 when a device fails or the plan cannot be carried out.
+    """
+    from app.acquire.preflight import require
+    from app.check import check_profile
+    from app.cli import report, say
+    from app.profile import load_profile
+
+    found = check_profile(load_profile(profile), seed, sample, characterisation, folder)
+    failed = [answer for answer in found.values["devices"].values() if "error" in answer]
+    if not as_json:
+        for line in found.people:
+            typer.echo(line)
+    for finding in found.findings:
+        if failed or finding not in found.errors:
+            say(f"{finding.severity}: {finding.message}")
+    if not failed:
+        require(found.findings)
+    values = (
+        found.values
+        if as_json
+        else {k: v for k, v in found.values.items() if k not in ("devices", "gpus", "warnings", "characterisation")}
+    )
+    report(values, as_json)
+    if failed:
+        raise typer.Exit(EXIT_KNOWN)
 
 
 def darks(
@@ -199,5 +237,5 @@ def move(
 
 def register(app: typer.Typer) -> None:
     """Add the operator's commands to the command line."""
-    for command in (darks, characterise, align, move):
+    for command in (check, darks, characterise, align, move):
         app.command()(command)

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from app.bench.align import Alignment
 from app.bench.characterise import Result
 from app.bench.darks import DarkReport
-from app.bench.registration import trusted
+from app.bench.registration import mosaic, trusted
 from recon.files.darks import DarkSummary, histogram_edges
 
 
@@ -148,22 +149,14 @@ def align_figure(found: Alignment, heading: str, path: Path) -> Path:
     return save(figure, path)
 
 
-def _mosaic(found: Alignment) -> tuple[np.ndarray, tuple[float, float, float, float]]:
-    """Transmissions averaged where they belong, and the picture's extent (left, right, bottom, top) in micrometres."""
-    known = np.isfinite(found.positions_m).all(axis=1)
-    size, pixel = found.grid.size, found.grid.pixel_m
-    middle = found.positions_m[known].mean(axis=0)
-    places = np.rint((found.positions_m - middle) / pixel)
-    reach = int(np.nanmax(np.abs(places))) + 1
-    total, weight = np.zeros((2, size + 2 * reach, size + 2 * reach))
-    lit = trusted(found.beam.wave)
-    for seen, place, good in zip(found.seen, places, known, strict=True):
-        if good:
-            top, left = (int(p) + reach for p in place)
-            total[top : top + size, left : left + size] += np.where(lit, seen.transmission, 0)
-            weight[top : top + size, left : left + size] += lit
-    picture = np.where(weight > 0, total / np.maximum(weight, 1), 0.3)
-    half = len(picture) / 2 * pixel * 1e6
-    cut = max(1, int(len(picture) / 2 - reach - 0.6 * found.beam.diameter_m / pixel))
-    half -= cut * pixel * 1e6
-    return picture[cut:-cut, cut:-cut], (-half, half, half, -half)
+def _mosaic(found: Alignment) -> tuple[NDArray[np.float64], tuple[float, float, float, float]]:
+    """The sample put together, and the picture's extent (left, right, bottom, top) in micrometres."""
+    pixel = found.grid.pixel_m
+    places = (found.positions_m - np.nanmean(found.positions_m, axis=0)) / pixel
+    picture, weight, _ = mosaic([seen.transmission for seen in found.seen], places, trusted(found.beam.wave))
+    picture = np.where(weight > 0.1, picture, 0.3)
+    rows, columns = (np.flatnonzero((weight > 0.1).any(axis=axis)) for axis in (1, 0))
+    cut = min(rows[0], columns[0], len(weight) - 1 - rows[-1], len(weight) - 1 - columns[-1])
+    half = (len(picture) / 2 - cut) * pixel * 1e6
+    inside = slice(cut, len(picture) - cut)
+    return picture[inside, inside], (-half, half, half, -half)

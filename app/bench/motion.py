@@ -30,7 +30,7 @@ def parse_place(text: str) -> StagePosition:
 
 
 def named_place(text: str, stage: StageProfile) -> StagePosition:
-    """A place by its name in the profile, or Y,X. Loading and unloading happen at the same place. Raises `UsageError`."""
+    """A place by its name in the profile, or Y,X; samples come and go at one place. Raises `UsageError`."""
     if text == "park":
         return StagePosition(*stage.park_m)
     if text in ("load", "unload"):

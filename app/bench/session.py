@@ -113,7 +113,11 @@ class Session:
         """
         for line in moves:
             self.course.say(line)
-        if not self.assume_yes and not self.terminal.confirm("stage", "may the stage move so?"):
+        if self.assume_yes:
+            return
+        with self.course.paused():
+            confirmed = self.terminal.confirm("stage", "may the stage move so?")
+        if not confirmed:
             raise UsageError("stage: not confirmed, nothing was moved")
 
     def home_if_needed(self) -> None:
@@ -151,10 +155,14 @@ def session(
     measured = chosen(profile, characterisation)
     bench = profile if measured is None else measured.content.for_devices(profile)
     known = profile if measured is None else measured.content.applied_to(profile)
-    terminal = Terminal()
-    devices = open_devices(bench, seed, sample, ask=terminal.light)
-    interrupt = Interrupt()
-    with devices, Course() as course, interrupt.listening():
+    terminal, course, interrupt = Terminal(), Course(), Interrupt()
+
+    def ask(request: str) -> bool:
+        with course.paused():
+            return terminal.light(request)
+
+    devices = open_devices(bench, seed, sample, ask=ask)
+    with devices, course, interrupt.listening():
         try:
             yield Session(profile, known, measured, devices, terminal, course, interrupt, stream, assume_yes)
         except BaseException:

@@ -1,4 +1,4 @@
-"""Photon transfer: gain, read noise, linearity and true exposures from the statistics of frames. Arrays in, numbers out.
+"""Photon transfer: gain, read noise, linearity and true exposures from the statistics of frames.
 
 Gain: the variance of a pixel grows with its mean as mean/gain (Janesick, Photon Transfer, 2007). Variances come from
 differences of two frames taken one after the other, so that the pattern of beam and sensor cancels, their total flux
@@ -53,7 +53,7 @@ class Template:
         noise_adu2: float,
         electrons_per_adu: float,
     ) -> Template:
-        """From a mean frame that clips nowhere, the bias (both (rows, columns), digital numbers) and the good pixels."""
+        """From a mean frame that clips nowhere and the bias, (rows, columns) digital numbers, and the good pixels."""
         signal = mean - bias
         top = float(np.percentile(signal[good], 99.9))
         pixels = good & (signal > FAINTEST * top)

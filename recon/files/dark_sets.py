@@ -82,7 +82,7 @@ class DarkSet:
         if missing:
             has = ", ".join(f"{e:g}" for e in sorted(self.darks))
             raise DatasetError(
-                f"{source}: no darks of {', '.join(missing)} s; it has {has} s; record them, or scan without these darks"
+                f"{source}: no darks of {', '.join(missing)} s; it has {has} s; record them, or leave these out"
             )
         return chosen
 

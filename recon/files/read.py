@@ -343,7 +343,7 @@ class RunFile:
         return ((mean - dark.mean_adu) * gain).astype(np.float32), exposure
 
     def _darks_of_frames(self, entry: int, count: int, gain: float) -> list[tuple[Dark, list[int]]]:
-        """The darks of an entry's frames with the indices of those frames: several only where exposures are bracketed."""
+        """The darks of an entry's frames with those frames' indices: several only where exposures are bracketed."""
         frames = self._get(entry, schema.DETECTOR)
         own = self.exposure_s(entry)
         asked = frames[schema.ASKED_TIME][:count] if schema.ASKED_TIME in frames else np.full(count, own)
