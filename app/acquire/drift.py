@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy import ndimage
 
 from recon.files import schema
 from recon.files.read import EmptyBeam, open_run
@@ -21,6 +21,7 @@ FLUX_MATTERS = 2e-3
 """Smaller relative changes of the flux harm no reconstruction."""
 SHIFT_MATTERS_PX = 0.1
 """Smaller shifts of the beam harm none."""
+ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Drift:
 
     Attributes:
         flux_change, flux_error: relative.
-        shift_px, shift_error_px: (y, x) of the beam's centre of mass on the camera, pixels.
+        shift_px, shift_error_px: (y, x) of the beam on the camera, pixels.
         seconds: between the middles of the two.
         frames_before, frames_after: how many.
     """
@@ -63,25 +64,39 @@ class Drift:
 def beam_drift(beam: EmptyBeam) -> Drift | None:
     """The change between the frames before and those after; None unless there are both.
 
-    Errors: photon and read noise, and for the flux also the scatter from frame to frame where it is larger.
+    Least squares of the picture after on the picture before, shifted and scaled: a centre of mass would miss the light
+    that leaves the pixels that are looked at. Errors: photon and read noise, and for the flux also the scatter from
+    frame to frame where it is larger.
     """
     after = len(beam.frames) - beam.before
     if beam.before < 1 or after < 1:
         return None
-    mean = beam.frames.mean(axis=0, dtype=np.float64)
-    lit = beam.good & (mean > LIT * np.percentile(mean[beam.good], 99.9))
     groups = (beam.frames[: beam.before], beam.frames[beam.before :])
-    fluxes, flux_errors, centres, centre_errors = zip(
-        *(_centre(g, lit, beam.dark_variance) for g in groups), strict=True
-    )
-    change = fluxes[1] / fluxes[0] - 1.0
+    first, second = (group.mean(axis=0, dtype=np.float64) for group in groups)
+    mean = (first + second) / 2
+    lit = beam.good & (mean > LIT * np.percentile(mean[beam.good], 99.9))
+    share = 1 / beam.before + 1 / after
+    weight = 1 / ((np.maximum(mean[lit], 1.0) + beam.dark_variance[lit]) * share)
+    filled = np.where(beam.good, first, ndimage.median_filter(first, 3))
+    shift, brightness = np.zeros(2), 1.0
+    covariance = np.eye(3)
+    for _ in range(ROUNDS):
+        moved = ndimage.shift(filled, shift, order=3, mode="nearest")
+        slopes = [brightness * slope[lit] for slope in np.gradient(moved)]
+        design = np.stack([moved[lit], -slopes[0], -slopes[1]], axis=1)
+        covariance = np.linalg.inv(design.T @ (design * weight[:, None]))
+        step = covariance @ (design.T @ (weight * (second[lit] - brightness * moved[lit])))
+        brightness += step[0]
+        shift += step[1:]
+    scatter = [g[:, lit].sum(axis=1, dtype=np.float64) for g in groups]
+    flicker = sum((s.std(ddof=1) / s.mean()) ** 2 / len(s) for s in scatter if len(s) > 1)
     times = beam.times[: beam.before].mean(), beam.times[beam.before :].mean()
-    shift, error = centres[1] - centres[0], np.hypot(*centre_errors)
+    errors = np.sqrt(np.diag(covariance))
     return Drift(
-        flux_change=float(change),
-        flux_error=float(np.hypot(flux_errors[0] / fluxes[0], flux_errors[1] / fluxes[1])),
+        flux_change=float(brightness - 1.0),
+        flux_error=float(np.sqrt(max(errors[0] ** 2, flicker))),
         shift_px=(float(shift[0]), float(shift[1])),
-        shift_error_px=(float(error[0]), float(error[1])),
+        shift_error_px=(float(errors[1]), float(errors[2])),
         seconds=float(times[1] - times[0]),
         frames_before=beam.before,
         frames_after=after,
@@ -106,20 +121,3 @@ def stored_drift(path: Path) -> dict[str, Any] | None:
     """What `record_drift` stored, or None."""
     found = load_result(path, 1, schema.DRIFT)
     return None if found is None else found[1]
-
-
-def _centre(
-    frames: NDArray[np.float32], lit: NDArray[np.bool_], dark_variance: NDArray[np.float32]
-) -> tuple[float, float, NDArray[np.float64], NDArray[np.float64]]:
-    """Flux, its error, centre (y, x) and its error of the mean of some frames over the lit pixels."""
-    mean = frames.mean(axis=0, dtype=np.float64)[lit]
-    variance = (np.maximum(mean, 0.0) + dark_variance[lit]) / len(frames)
-    places = np.stack(np.nonzero(lit)).astype(np.float64)
-    flux = float(mean.sum())
-    centre = places @ mean / flux
-    error = np.sqrt(((places - centre[:, None]) ** 2) @ variance) / flux
-    flux_error = float(np.sqrt(variance.sum()))
-    if len(frames) > 1:
-        scatter = frames[:, lit].sum(axis=1, dtype=np.float64).std(ddof=1) / np.sqrt(len(frames))
-        flux_error = max(flux_error, float(scatter))
-    return flux, flux_error, centre, error
