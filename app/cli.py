@@ -61,29 +61,16 @@ def finite(value: Any) -> Any:
 
 
 @app.command()
-def check(
-    profile: ProfileOption = "quick",
-    seed: SeedOption = 0,
-    sample: ObjectOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """What a profile would do, and whether it can. Nothing moves."""
-    from app.check import check_profile
-    from app.profile import load_profile
-
-    values, findings = check_profile(load_profile(profile), seed, sample)
-    for finding in findings:
-        say(f"{finding.severity}: {finding.message}")
-    report(values, as_json)
-
-
-@app.command()
 def scan(
     profile: ProfileOption = "quick",
     seed: SeedOption = 0,
     sample: ObjectOption = None,
     out: Annotated[Path | None, typer.Option(help="The run file to write, .h5 or .hdf5.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Complete this interrupted run; it knows all the rest.")] = None,
+    darks: Annotated[Path | None, typer.Option(help="Use the darks of this file or run instead of new ones.")] = None,
+    characterisation: Annotated[
+        Path | None, typer.Option(help="What was measured of this bench; default: the profile's.")
+    ] = None,
     abort_after: Annotated[int | None, typer.Option(min=1, hidden=True)] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -92,7 +79,9 @@ def scan(
 
     if (out is None) == (resume is None):
         raise UsageError("scan: give either --out FILE for a new run or --resume FILE for an interrupted one")
-    report(run_scan(profile, seed, sample, out, resume, abort_after), as_json)
+    if resume is not None and (darks or characterisation):
+        raise UsageError("scan: --resume takes darks and characterisation from its file; leave those options out")
+    report(run_scan(profile, seed, sample, out, resume, abort_after, darks, characterisation), as_json)
 
 
 DeviceOption = Annotated[str, typer.Option(help="Where torch works: auto (the GPU when there is one), cpu, cuda.")]
@@ -175,12 +164,14 @@ def _gentle_threads() -> None:
 
 def _register() -> None:
     """Commands that bring their own options; their modules load nothing heavy before they run."""
+    from app.bench import commands
     from app.exchange import export_command, import_command
     from app.training import train
 
     app.command("import")(import_command)
     app.command("export")(export_command)
     app.command()(train)
+    commands.register(app)
 
 
 _register()

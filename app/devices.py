@@ -11,7 +11,8 @@ import numpy as np
 
 from app.acquire.plan import Plan
 from app.profile import Profile
-from drivers.base import Camera, Clock, Light, Stage, VirtualClock
+from drivers.base import Camera, Clock, Light, LightState, Stage, VirtualClock
+from drivers.manual import Ask, ManualLight, nobody
 from recon.dataset import Truth
 from recon.decoders.images import ImageSourceError, load_mnist
 from simulators import objects
@@ -79,7 +80,9 @@ class Devices:
         self.close()
 
 
-def open_devices(profile: Profile, seed: int = 0, sample: str | None = None, clock: Clock | None = None) -> Devices:
+def open_devices(
+    profile: Profile, seed: int = 0, sample: str | None = None, clock: Clock | None = None, ask: Ask = nobody
+) -> Devices:
     """The devices that a profile names, still closed: `with open_devices(...) as devices`.
 
     Args:
@@ -88,6 +91,7 @@ def open_devices(profile: Profile, seed: int = 0, sample: str | None = None, clo
         sample: what lies on a simulated stage: "digit:4" or "digit:4:SEED", "mnist:17" (of the test set),
             "idx:FILE:17", or a picture file; None takes the profile's.
         clock: default: virtual time for a simulated bench.
+        ask: reaches a person, where the light is a manual one.
 
     Raises:
         ImageSourceError, SampleError: the sample cannot be had.
@@ -102,7 +106,12 @@ def open_devices(profile: Profile, seed: int = 0, sample: str | None = None, clo
         )
     )
     clock = clock or VirtualClock(START_OF_SIMULATED_TIME)
-    camera, stage, light, bench = build_bench(settings, make_sample(spec, profile), clock, seed)
+    camera, stage, beam, bench = build_bench(settings, make_sample(spec, profile), clock, seed)
+    light: Light = beam
+    if profile.light.driver == "manual":
+        # The person's hand on a simulated bench: what they confirm happens to the simulated beam.
+        beam.open()
+        light = ManualLight(ask, lambda state: beam.unblock() if state is LightState.OPEN else beam.block())
     return Devices(
         camera=camera,
         stage=stage,

@@ -156,6 +156,10 @@ class ScanProfile(_Section):
     """Exposure of the empty beam, s."""
     empty_frames: Annotated[int, Field(ge=0)]
     """Frames of the empty beam."""
+    empty_after: bool = False
+    """Whether the empty beam is taken once more after the scan, to see drifts."""
+    calibration_exposures_s: tuple[Positive, ...] = ()
+    """Bracketed bright scan: all its exposures, s, ascending, calibration_exposure_s among them; () for that alone."""
     dark_frames: Annotated[int, Field(ge=2)]
     """Dark frames per exposure."""
     keep_darks: Annotated[int, Field(ge=0)] = 3
@@ -165,6 +169,12 @@ class ScanProfile(_Section):
     def _consistent(self) -> ScanProfile:
         if list(self.evaluation_exposures_s) != sorted(set(self.evaluation_exposures_s)):
             raise ValueError("evaluation_exposures_s must ascend without repeats")
+        if list(self.calibration_exposures_s) != sorted(set(self.calibration_exposures_s)):
+            raise ValueError("calibration_exposures_s must ascend without repeats")
+        if self.calibration_exposures_s and self.calibration_exposure_s not in self.calibration_exposures_s:
+            raise ValueError(f"calibration_exposures_s lacks calibration_exposure_s, {self.calibration_exposure_s} s")
+        if self.empty_after and not self.empty_frames:
+            raise ValueError("empty_after needs empty_frames of at least 1")
         if self.evaluation_positions > self.positions:
             raise ValueError(f"evaluation_positions {self.evaluation_positions} exceeds positions {self.positions}")
         return self
@@ -198,6 +208,22 @@ class SimulationProfile(_Section):
     """Fine pixels of the simulator's field per camera pixel."""
     padding: Literal[1, 2] = 2
     """Simulated window over the frame's width."""
+    mounting: tuple[tuple[Finite, Finite], tuple[Finite, Finite]] | None = None
+    """True map from stage displacement to object position; without it what stage.stage_to_object says is true."""
+    sensor_shape: tuple[int, int] | None = None
+    """Rows and columns of the whole sensor, of which camera.shape is read out; without it there is no more."""
+    region_step: Annotated[int, Field(ge=1)] = 1
+    """Regions of the sensor begin at multiples of so many pixels."""
+    beam_offset_px: tuple[Finite, Finite] = (0.0, 0.0)
+    """(row, column) of the beam's axis from the middle of the sensor, pixels."""
+    exposure_offset_s: NonNegative = 0.0
+    """The exposure that takes place minus the one asked for, s."""
+    line_time_s: NonNegative = 0.0
+    """Exposures are whole multiples of this, s; 0 for any."""
+    flux_drift_per_h: Finite = 0.0
+    """Relative change of the beam's power in an hour."""
+    pointing_drift_rad_h: tuple[Finite, Finite] = (0.0, 0.0)
+    """(y, x) angle by which the beam turns in an hour, rad."""
 
 
 class EmulationProfile(_Section):
@@ -230,6 +256,8 @@ class Profile(_Section):
     simulation: SimulationProfile | None = None
     emulation: EmulationProfile = EmulationProfile()
     reconstruction: ReconstructionProfile
+    characterisation: str = ""
+    """File with what `characterise` and `align` measured of this bench, relative to the profile's; "" for none."""
 
     @property
     def simulated(self) -> bool:
@@ -264,7 +292,10 @@ def load_profile(name: str) -> Profile:
             f"profile {name!r}: cannot be read ({type(error).__name__}); "
             f"shipped profiles: {', '.join(shipped_profiles())}; or give the path of a .toml file"
         ) from None
-    return parse_profile(text, str(name))
+    profile = parse_profile(text, str(name))
+    if not profile.characterisation:
+        return profile
+    return profile.model_copy(update={"characterisation": str(path.parent / profile.characterisation)})
 
 
 def parse_profile(text: str, name: str) -> Profile:

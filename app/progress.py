@@ -51,6 +51,15 @@ class Course:
         """A line that stays."""
         self._bar.console.print(text, highlight=False)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, the bar keeps off the terminal: somebody is asked something."""
+        self._bar.stop()
+        try:
+            yield
+        finally:
+            self._bar.start()
+
     def stopped(self) -> bool:
         """Whether Ctrl-C was pressed inside `interruptible`."""
         return self._stopped

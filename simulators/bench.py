@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from drivers.base import Clock, Interval, LightState
+from drivers.base import Clock, Interval, LightState, Region
 from simulators.camera import SimulatedCamera
 from simulators.carriage import StageSettings
 from simulators.light import SimulatedLight
@@ -42,6 +42,14 @@ class BenchSettings:
         distance_error_m: true minus nominal distance.
         edge_m, defocus_waves, astigmatism_waves, coma_waves: the illumination, see `Illumination`.
         oversampling, padding: of the propagation, see `Propagator`.
+        mounting: (2, 2) true map from displacement to object position; None: as `stage_to_object` says.
+        sensor_shape: (rows, columns) of the whole sensor, of which `shape` is read out; None: no more than that.
+        origin: (row, column) where the region that is read out begins; None: the sensor's middle.
+        region_step: regions begin at multiples of so many pixels.
+        beam_offset_px: (y, x) of the optical axis from the sensor's pixel n//2.
+        exposure_offset_s, line_time_s: what exposures really are, see `Sensor`.
+        flux_drift_per_h: relative change of the beam's power in an hour, from when the bench was made.
+        pointing_drift_rad_h: (y, x) angle by which the beam turns in an hour.
     """
 
     wavelength_m: float
@@ -82,6 +90,15 @@ class BenchSettings:
     coma_waves: float = 0.0
     oversampling: int = 1
     padding: int = 2
+    mounting: tuple[tuple[float, float], tuple[float, float]] | None = None
+    sensor_shape: tuple[int, int] | None = None
+    origin: tuple[int, int] | None = None
+    region_step: int = 1
+    beam_offset_px: tuple[float, float] = (0.0, 0.0)
+    exposure_offset_s: float = 0.0
+    line_time_s: float = 0.0
+    flux_drift_per_h: float = 0.0
+    pointing_drift_rad_h: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
     def gather(cls, *sections: Mapping[str, Any]) -> BenchSettings:
@@ -108,7 +125,7 @@ class BenchSettings:
     def sensor(self) -> Sensor:
         """The camera's silicon without its hot pixels."""
         return Sensor(
-            shape=self.shape,
+            shape=self.sensor_shape or self.shape,
             quantum_efficiency=self.quantum_efficiency,
             read_noise_e=self.read_noise_e,
             dark_current_e_s=self.dark_current_e_s,
@@ -116,7 +133,15 @@ class BenchSettings:
             black_level_adu=self.black_level_adu,
             bit_depth=self.bit_depth,
             full_well_e=self.full_well_e,
+            exposure_offset_s=self.exposure_offset_s,
+            line_time_s=self.line_time_s,
         )
+
+    @property
+    def region(self) -> Region:
+        """What is read out at first."""
+        sensor = self.sensor_shape or self.shape
+        return Region.centred(sensor, self.shape) if self.origin is None else Region(*self.origin, *self.shape)
 
     @property
     def stage(self) -> StageSettings:
@@ -144,7 +169,9 @@ class Bench:
         distance_m: true distance from object to camera.
     """
 
-    def __init__(self, settings: BenchSettings, sample: Sample, stage: Displaced, light: SimulatedLight):
+    def __init__(
+        self, settings: BenchSettings, sample: Sample, stage: Displaced, light: SimulatedLight, clock: Clock
+    ):
         self.settings = settings
         self.sample = sample
         self.distance_m = settings.true_distance_m
@@ -153,7 +180,9 @@ class Bench:
         self.probe = settings.illumination.field(self.probe_pixel_m, size)
         self._stage = stage
         self._light = light
-        self._map = np.array(settings.stage_to_object)
+        self._map = np.array(settings.mounting or settings.stage_to_object)
+        self._clock = clock
+        self._begin = clock.monotonic()
         self._propagator: Propagator | None = None
         self._lock = threading.Lock()
         self._cached: tuple[tuple[float, float], NDArray[np.float32]] | None = None
@@ -171,20 +200,47 @@ class Bench:
         if self._light.state is not LightState.OPEN:
             return None
         position = self.true_object_position()
+        hours = (self._clock.monotonic() - self._begin) / 3600.0
+        if any(self.settings.pointing_drift_rad_h):
+            drift_y, drift_x = self.settings.pointing_drift_rad_h
+            return self._drifted(self.intensity_at(position, (drift_y * hours, drift_x * hours)), hours)
         with self._lock:
             if self._cached is None or self._cached[0] != position:
                 self._cached = (position, self.intensity_at(position))
-            return self._cached[1]
+            return self._drifted(self._cached[1], hours)
 
-    def intensity_at(self, position_m: tuple[float, float]) -> NDArray[np.float32]:
-        """(rows, columns) float32 photons a pixel and second, the beam at (y, x) metres on the object, read-only."""
+    def _drifted(self, intensity: NDArray[np.float32], hours: float) -> NDArray[np.float32]:
+        if not self.settings.flux_drift_per_h:
+            return intensity
+        return intensity * np.float32(max(0.0, 1.0 + self.settings.flux_drift_per_h * hours))
+
+    def intensity_at(
+        self, position_m: tuple[float, float], tilt_rad: tuple[float, float] = (0.0, 0.0)
+    ) -> NDArray[np.float32]:
+        """(rows, columns) float32 photons a pixel and second, the beam at (y, x) metres on the object, read-only.
+
+        The beam is turned by `tilt_rad` (y, x): the picture moves by the angle times the distance.
+        """
         if self._propagator is None:
             # On first use: a check or a plan needs no light.
             s = self.settings
             self._propagator = Propagator.build(
-                s.wavelength_m, self.distance_m, s.shape, s.pixel_size_m, len(self.probe), s.oversampling, s.padding
+                s.wavelength_m,
+                self.distance_m,
+                s.sensor_shape or s.shape,
+                s.pixel_size_m,
+                len(self.probe),
+                s.oversampling,
+                s.padding,
+                s.beam_offset_px,
             )
         exit_wave = self.probe * self.sample.transmission(self.probe_pixel_m, self.probe.shape, position_m)
+        if any(tilt_rad):
+            axis = (np.arange(len(self.probe)) - len(self.probe) // 2) * (
+                2j * np.pi * self.probe_pixel_m / self.settings.wavelength_m
+            )
+            turned = np.exp(axis * tilt_rad[0])[:, None] * np.exp(axis * tilt_rad[1])
+            exit_wave = (exit_wave * turned).astype(np.complex64)
         intensity = self._propagator.intensity(exit_wave) * np.float32(self.settings.photons_per_second)
         intensity.flags.writeable = False
         return intensity
@@ -204,7 +260,7 @@ def build_bench(
     """A bench and its devices, closed and unhomed. All noise follows from `seed`, at least 0."""
     light = SimulatedLight()
     stage = SimulatedStage(settings.stage, clock, seed)
-    bench = Bench(settings, sample, stage.carriage, light)
+    bench = Bench(settings, sample, stage.carriage, light, clock)
     sensor = settings.sensor.with_hot_pixels(settings.hot_pixels, np.random.default_rng([seed, _SEED_DOMAIN]))
     camera = SimulatedCamera(
         scene=bench,
@@ -215,5 +271,7 @@ def build_bench(
         clock=clock,
         seed=seed,
         gain_db=settings.gain_db,
+        region=settings.region,
+        region_step=settings.region_step,
     )
     return camera, stage, light, bench

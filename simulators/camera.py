@@ -97,6 +97,8 @@ class SimulatedCamera:
         clock: where time comes from.
         seed: of the noise.
         gain_db: analogue gain; the sensor's conversion gain is that of 0 dB.
+        region: what is read out at first; the whole sensor without it.
+        region_step: regions begin at multiples of so many pixels.
 
     Attributes:
         source: where its frames come from.
@@ -113,6 +115,8 @@ class SimulatedCamera:
         seed: int,
         name: str = "camera",
         gain_db: float = 0.0,
+        region: Region | None = None,
+        region_step: int = 1,
     ):
         self.source = FrameSource(scene, sensor, seed)
         self._sensor = sensor.amplified(gain_db)
@@ -125,8 +129,8 @@ class SimulatedCamera:
         self._name = name
         self._opened = False
         self._exposure_s = float(np.clip(DEFAULT_EXPOSURE_S, exposure_s.low, exposure_s.high))
-        rows, columns = sensor.shape
-        self._region = Region(0, 0, rows, columns)
+        self._region = region or Region(0, 0, *sensor.shape)
+        self._region_step = region_step
         self._live_due: float | None = None
 
     def open(self) -> None:
@@ -168,6 +172,13 @@ class SimulatedCamera:
             rows, columns = self._sensor.shape
             raise LimitError(
                 self._name, f"{region} is not on the sensor of {rows} x {columns} pixels; choose one inside"
+            )
+        step = self._region_step
+        if region.top % step or region.left % step:
+            raise LimitError(
+                self._name,
+                f"a region at row {region.top}, column {region.left} is not on multiples of {step} pixels; the nearest "
+                f"below is row {region.top // step * step}, column {region.left // step * step}",
             )
         self._region = region
         return region

@@ -105,8 +105,9 @@ class Propagator:
         exit_size: int,
         oversampling: int = 1,
         padding: int = 2,
+        axis_px: tuple[float, float] = (0.0, 0.0),
     ) -> Propagator:
-        """The propagator to a camera of `shape` pixels of `pixel_m`.
+        """The propagator to a camera of `shape` pixels of `pixel_m`, its optical axis `axis_px` beyond pixel n//2.
 
         Raises:
             ValueError: the exit wave is wider than the padded window.
@@ -129,6 +130,7 @@ class Propagator:
         # The first fine pixel of the camera, relative to the first pixel of the exit wave.
         half_block = (oversampling - 1) / 2
         start_y, start_x = (exit_size // 2 * fine - (n // 2 * oversampling + half_block) * fine for n in shape)
+        start_y, start_x = start_y - axis_px[0] * pixel_m, start_x - axis_px[1] * pixel_m
         phase = distance_m * kappa + start_y * v[None, :] + start_x * u[:, None]
         transfer = np.exp(2j * np.pi * phase) * (np.abs(v) <= limit_v)[None, :]
         return cls(shape, oversampling, fine, exit_size, window, columns, transfer.astype(np.complex64))

@@ -29,6 +29,8 @@ class Sensor:
         full_well_e: electrons that a pixel can hold.
         hot_pixels: flat indices of pixels with a large dark current.
         hot_current_e_s: their dark currents, electrons per second.
+        exposure_offset_s: the exposure that takes place minus the one asked for.
+        line_time_s: exposures are whole multiples of this, at least one; 0 for any exposure.
     """
 
     shape: tuple[int, int]
@@ -41,6 +43,14 @@ class Sensor:
     full_well_e: float
     hot_pixels: tuple[int, ...] = ()
     hot_current_e_s: tuple[float, ...] = ()
+    exposure_offset_s: float = 0.0
+    line_time_s: float = 0.0
+
+    def effective_exposure(self, asked_s: float) -> float:
+        """The exposure that really takes place, s."""
+        if self.line_time_s > 0:
+            asked_s = max(1, round(asked_s / self.line_time_s)) * self.line_time_s
+        return asked_s + self.exposure_offset_s
 
     def with_hot_pixels(self, count: int, rng: np.random.Generator) -> Sensor:
         """The same sensor with `count` hot pixels (fewer where places coincide) at random places."""
@@ -61,9 +71,10 @@ class Sensor:
 
         Args:
             photons_per_second: (rows, columns) photons a pixel and second, or None in the dark.
-            exposure_s: exposure.
+            exposure_s: exposure asked for.
             rng: source of this frame's noise; the same state gives the same frame.
         """
+        exposure_s = self.effective_exposure(exposure_s)
         dark = self.dark_current_e_s * exposure_s
         if photons_per_second is None:
             # Equal rates everywhere draw several times faster than an array of them.

@@ -8,13 +8,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
+from app.acquire.drift import record_drift, stored_drift
 from app.acquire.frame import Frame
 from app.acquire.runner import Progress, Runner, RunState
 from app.acquire.scan import Scan
+from app.bench.characterisation import chosen
+from app.bench.prompt import Terminal
 from app.profile import load_profile
 from recon.files.read import open_run
 
@@ -64,20 +68,29 @@ class ConsoleProgress:
 
 
 def run_scan(
-    profile: str, seed: int, sample: str | None, out: Path | None, resume: Path | None, abort_after: int | None = None
+    profile: str,
+    seed: int,
+    sample: str | None,
+    out: Path | None,
+    resume: Path | None,
+    abort_after: int | None = None,
+    darks: Path | None = None,
+    characterisation: Path | None = None,
 ) -> dict[str, Any]:
     """A scan into `out`, or the rest of `resume` (exactly one of them), as numbers for the command line.
 
     Raises what `Scan` and `Runner.run` raise.
     """
     begin = time.monotonic()
+    terminal = Terminal()
     if resume is not None:
         with open_run(resume) as run:
             if run.outcome == RunState.COMPLETED:
-                return _result(resume, run.outcome, run.frames_committed, begin)
-        scan = Scan.interrupted(resume)
+                return _result(resume, run.outcome, run.frames_committed, begin, stored_drift(resume))
+        scan = Scan.interrupted(resume, terminal.light)
     elif out is not None:
-        scan = Scan.new(load_profile(profile), out, seed, sample)
+        loaded = load_profile(profile)
+        scan = Scan.new(loaded, out, seed, sample, chosen(loaded, characterisation), darks, terminal.light)
     else:
         raise ValueError("neither a new file nor one to resume")
     observer = ConsoleProgress(sys.stderr, scan.profile.simulated, abort_after)
@@ -88,11 +101,16 @@ def run_scan(
             outcome = runner.run()
     with open_run(scan.path) as run:
         frames = run.frames_committed
-    return _result(scan.path, outcome.value, frames, begin)
+    drift = record_drift(scan.path) if outcome is RunState.COMPLETED else None
+    warning = None if drift is None else drift.warning()
+    if warning is not None:
+        sys.stderr.write(f"warning: {warning}\n")
+    return _result(scan.path, outcome.value, frames, begin, None if drift is None else asdict(drift))
 
 
-def _result(path: Path, outcome: str, frames: int, begin: float) -> dict[str, Any]:
-    return {"run": str(path), "outcome": outcome, "frames": frames, "seconds": time.monotonic() - begin}
+def _result(path: Path, outcome: str, frames: int, begin: float, drift: dict[str, Any] | None) -> dict[str, Any]:
+    values = {"run": str(path), "outcome": outcome, "frames": frames, "seconds": time.monotonic() - begin}
+    return values if drift is None else values | {"drift": drift}
 
 
 @contextmanager

@@ -50,7 +50,8 @@ class Plan:
         positions_m: (y, x) of every scan point's illumination on the object, metres, in spiral order.
         evaluation_indices: the scan points of the evaluation series, in spiral order.
         evaluation_exposures_s: exposures of the evaluation series, ascending.
-        calibration_exposure_s: exposure of the calibration scan.
+        calibration_exposure_s: exposure of the calibration scan, or of its main frames when it is bracketed.
+        calibration_exposures_s: all exposures of the calibration scan, ascending.
     """
 
     steps: tuple[Step, ...]
@@ -58,6 +59,7 @@ class Plan:
     evaluation_indices: tuple[int, ...]
     evaluation_exposures_s: tuple[float, ...]
     calibration_exposure_s: float
+    calibration_exposures_s: tuple[float, ...] = ()
 
     @property
     def frames(self) -> int:
@@ -89,4 +91,5 @@ class Plan:
             evaluation_indices=tuple(raw["evaluation_indices"]),
             evaluation_exposures_s=tuple(raw["evaluation_exposures_s"]),
             calibration_exposure_s=raw["calibration_exposure_s"],
+            calibration_exposures_s=tuple(raw.get("calibration_exposures_s") or [raw["calibration_exposure_s"]]),
         )

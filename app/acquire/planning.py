@@ -12,12 +12,15 @@ from app.profile import Profile
 from drivers.base import StageInfo, StagePosition
 
 
-def make_plan(profile: Profile) -> Plan:
+def make_plan(profile: Profile, darks: bool = True) -> Plan:
     """All steps of a single-trajectory run.
 
     Darks of every distinct exposure, the beam blocked; the empty beam with the sample parked; then the scan points on
-    a short path, at each the calibration frame and, at evaluation points, the whole ascending series before the stage
-    moves on: a second visit would not find the same place.
+    a short path, at each the calibration frame (or frames, bracketed) and, at evaluation points, the whole ascending
+    series before the stage moves on: a second visit would not find the same place; and perhaps the empty beam again.
+
+    Args:
+        darks: whether darks are taken; without them those of an earlier recording have to serve.
     """
     scan = profile.scan
     spacing = fermat.spacing_for_overlap(scan.positions, profile.geometry.pinhole_diameter_m, scan.overlap)
@@ -29,28 +32,43 @@ def make_plan(profile: Profile) -> Plan:
     def add(stream: Stream, index: int, target: StagePosition | None, exposure: float, light: bool, n: int = 1) -> None:
         steps.append(Step(len(steps), stream, index, target, exposure, light, n))
 
-    exposures = {scan.calibration_exposure_s, *series}
+    bracket = scan.calibration_exposures_s or (scan.calibration_exposure_s,)
+    parked = StagePosition(*profile.stage.park_m)
+    if darks:
+        for exposure in exposures_with_darks(profile):
+            add(Stream.DARK, -1, None, exposure, False, scan.dark_frames)
     if scan.empty_frames:
-        exposures.add(scan.empty_exposure_s)
-    for exposure in sorted(exposures):
-        add(Stream.DARK, -1, None, exposure, False, scan.dark_frames)
-    if scan.empty_frames:
-        add(Stream.EMPTY, -1, StagePosition(*profile.stage.park_m), scan.empty_exposure_s, True, scan.empty_frames)
+        add(Stream.EMPTY, -1, parked, scan.empty_exposure_s, True, scan.empty_frames)
     to_stage = np.linalg.inv(np.array(profile.stage.stage_to_object))
     for index in fermat.visiting_order(points):
         y, x = np.array(profile.stage.centre_m) + to_stage @ points[index]
         target = StagePosition(float(y), float(x))
-        add(Stream.CALIBRATION, int(index), target, scan.calibration_exposure_s, True)
+        for exposure in bracket:
+            add(Stream.CALIBRATION, int(index), target, exposure, True)
         if int(index) in chosen:
             for exposure in series:
                 add(Stream.EVALUATION, int(index), target, exposure, True)
+    if scan.empty_after:
+        add(Stream.EMPTY, -1, parked, scan.empty_exposure_s, True, scan.empty_frames)
     return Plan(
         steps=tuple(steps),
         positions_m=tuple((float(y), float(x)) for y, x in points),
         evaluation_indices=chosen,
         evaluation_exposures_s=series,
         calibration_exposure_s=scan.calibration_exposure_s,
+        calibration_exposures_s=bracket,
     )
+
+
+def exposures_with_darks(profile: Profile) -> tuple[float, ...]:
+    """Every distinct exposure of a profile's run, ascending, s."""
+    scan = profile.scan
+    exposures = {scan.calibration_exposure_s, *scan.calibration_exposures_s}
+    if scan.evaluation_positions:
+        exposures.update(scan.evaluation_exposures_s)
+    if scan.empty_frames:
+        exposures.add(scan.empty_exposure_s)
+    return tuple(sorted(exposures))
 
 
 def approach_point(target: StagePosition, approach_m: float) -> StagePosition:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import j0
 
-from app.acquire.plan import Plan, Stream
+from app.acquire.plan import Plan
 from app.acquire.planning import approach_point
 from app.devices import Devices
 from app.profile import Profile
@@ -71,7 +71,8 @@ def preflight(
         free: how much space a folder has.
     """
     findings = [*_devices_alive(profile, devices)]
-    if not findings:
+    # A light in an unknown state is a warning: everything else is checked all the same.
+    if not any(finding.severity is Severity.ERROR for finding in findings):
         findings += _targets(plan, profile, devices)
         findings += _exposures(plan, profile, devices)
         findings += _saturation(plan, profile)
@@ -140,7 +141,7 @@ def _targets(plan: Plan, profile: Profile, devices: Devices) -> list[Finding]:
     for step in plan.steps:
         if step.target is None:
             continue
-        if step.stream is Stream.EVALUATION and plan.steps[step.number - 1].target == step.target:
+        if step.number and plan.steps[step.number - 1].target == step.target:
             continue  # the stage is there already, and the step that brought it has been checked
         for what, place in (("target", step.target), ("approach", approach_point(step.target, approach))):
             for axis, value, limit in (("y", place.y, stage.y_m), ("x", place.x, stage.x_m)):

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from app.acquire.plan import Plan, Stream
-from app.acquire.planning import make_plan
-from app.acquire.preflight import Finding, preflight, require
+from app.acquire.planning import exposures_with_darks, make_plan
+from app.acquire.preflight import Finding, Severity, preflight, require
 from app.acquire.runner import Observer, Runner
+from app.bench.characterisation import Measured, parse
 from app.devices import Devices, open_devices
 from app.profile import Profile
 from drivers.base import HasNodeMap
+from drivers.manual import Ask, nobody
 from recon.dataset import DatasetError, Geometry
+from recon.files.dark_sets import read_dark_set
+from recon.files.darks import DarkSummary
 from recon.files.layout import CameraRecord, RunDescription, StageRecord
 from recon.files.read import open_run
 from recon.files.write import RunWriter
@@ -25,12 +30,33 @@ FULL_WELL_SIGMAS = 8.0
 """A pixel this many read noises below its full well may have been clipped already."""
 
 
-def describe(plan: Plan, profile: Profile, devices: Devices) -> RunDescription:
-    """What the run file has to know before the first frame; devices are open."""
+def describe(
+    plan: Plan,
+    profile: Profile,
+    devices: Devices,
+    measured: Measured | None = None,
+    darks: Mapping[float, DarkSummary] | None = None,
+    darks_source: str = "",
+) -> RunDescription:
+    """What the run file has to know before the first frame; devices are open.
+
+    Args:
+        plan, profile, devices: of the run.
+        measured: what is known of this bench; it takes the place of what the profile assumes.
+        darks: darks of an earlier recording by exposure, for exposures without dark steps.
+        darks_source: where they are from.
+    """
     camera, stage, scan = devices.camera.info, devices.stage.info, profile.scan
-    full = camera.black_level_adu + profile.camera.full_well_e / camera.electrons_per_adu
-    margin = FULL_WELL_SIGMAS * profile.camera.read_noise_e / camera.electrons_per_adu
-    empty_frames = sum(step.repeats for step in plan.steps if step.stream is Stream.EMPTY)
+    content = None if measured is None else measured.content
+    known = profile if content is None else content.applied_to(profile)
+    measured_camera = None if content is None else content.camera
+    gain = camera.electrons_per_adu if measured_camera is None else measured_camera.electrons_per_adu
+    full = camera.black_level_adu + known.camera.full_well_e / gain
+    margin = FULL_WELL_SIGMAS * known.camera.read_noise_e / gain
+    empty = [step.repeats for step in plan.steps if step.stream is Stream.EMPTY]
+    reused = dict(darks or {})
+    own_darks = {step.exposure_s for step in plan.steps if step.stream is Stream.DARK}
+    region = camera.region
     return RunDescription(
         title=f"Ptychoscope {profile.name}" + (" (simulated)" if profile.simulated else ""),
         simulated=profile.simulated,
@@ -41,21 +67,27 @@ def describe(plan: Plan, profile: Profile, devices: Devices) -> RunDescription:
         camera=CameraRecord(
             model=camera.model,
             serial=camera.serial,
-            electrons_per_adu=camera.electrons_per_adu,
+            electrons_per_adu=gain,
             black_level_adu=camera.black_level_adu,
             saturation_adu=min(float(camera.saturation_adu), full - margin),
             quantum_efficiency=profile.camera.quantum_efficiency,
             node_map=devices.camera.node_map() if isinstance(devices.camera, HasNodeMap) else "",
+            gain_db=camera.gain_db,
+            region=(region.top, region.left, region.rows, region.columns),
+            read_noise_e=known.camera.read_noise_e,
+            dark_current_e_s=known.camera.dark_current_e_s,
+            exposure_offset_s=0.0 if measured_camera is None else measured_camera.exposure_offset_s,
         ),
-        stage=StageRecord(stage.model, stage.serial, profile.stage.stage_to_object, profile.stage.centre_m),
+        stage=StageRecord(stage.model, stage.serial, known.stage.stage_to_object, known.stage.centre_m),
         positions=len(plan.positions_m),
         calibration_exposure_s=plan.calibration_exposure_s,
         calibration_frames=sum(step.repeats for step in plan.steps if step.stream is Stream.CALIBRATION),
         evaluation_exposures_s=plan.evaluation_exposures_s,
         evaluation_frames=len(plan.evaluation_indices),
         empty_exposure_s=scan.empty_exposure_s,
-        empty_frames=empty_frames,
-        dark_exposures_s=tuple(step.exposure_s for step in plan.steps if step.stream is Stream.DARK),
+        empty_frames=sum(empty),
+        empty_before=empty[0] if empty else 0,
+        dark_exposures_s=tuple(sorted(own_darks | set(reused))),
         keep_darks=scan.keep_darks,
         plan_json=plan.to_json(),
         profile_json=profile.model_dump_json(),
@@ -63,6 +95,10 @@ def describe(plan: Plan, profile: Profile, devices: Devices) -> RunDescription:
         sample=devices.sample,
         software=software_versions(),
         truth=None if devices.truth is None else devices.truth(plan),
+        calibration_exposures_s=plan.calibration_exposures_s,
+        darks=reused,
+        darks_source=darks_source,
+        characterisation="" if measured is None else measured.text,
     )
 
 
@@ -86,10 +122,21 @@ def data_bytes(plan: Plan, profile: Profile) -> int:
 
 
 def check(
-    plan: Plan, profile: Profile, devices: Devices, output: Path | None = None, *, resume: bool = False
+    plan: Plan,
+    profile: Profile,
+    devices: Devices,
+    output: Path | None = None,
+    *,
+    resume: bool = False,
+    measured: Measured | None = None,
 ) -> list[Finding]:
     """The preflight of a plan: all findings, errors and warnings."""
-    return preflight(plan, profile, devices, output, data_bytes(plan, profile), resume=resume)
+    known = profile if measured is None else measured.content.applied_to(profile)
+    findings = preflight(plan, known, devices, output, data_bytes(plan, profile), resume=resume)
+    if measured is not None and not any(f.severity is Severity.ERROR for f in findings):
+        differences = measured.differences(devices.camera.info, devices.stage.info)
+        findings += [Finding(Severity.ERROR, line) for line in differences]
+    return findings
 
 
 @dataclass(frozen=True)
@@ -101,6 +148,8 @@ class Scan:
         devices: with what, still closed.
         path: the run file.
         resume: whether the file exists and is to be completed.
+        measured: what is known of this bench beyond the profile, or None.
+        darks: file with the darks to use instead of new ones, or None.
     """
 
     plan: Plan
@@ -108,16 +157,33 @@ class Scan:
     devices: Devices
     path: Path
     resume: bool = False
+    measured: Measured | None = None
+    darks: Path | None = None
 
     @classmethod
-    def new(cls, profile: Profile, path: Path, seed: int = 0, sample: str | None = None) -> Scan:
-        """A scan into a new file. Raises what `open_devices` raises, and `DatasetError` when the file exists."""
+    def new(
+        cls,
+        profile: Profile,
+        path: Path,
+        seed: int = 0,
+        sample: str | None = None,
+        measured: Measured | None = None,
+        darks: Path | None = None,
+        ask: Ask = nobody,
+    ) -> Scan:
+        """A scan into a new file; `ask` reaches a person where the light is a manual one.
+
+        Raises: what `open_devices` raises, and `DatasetError` when the file exists.
+        """
         if path.exists():
             raise DatasetError(f"{path}: exists already; choose another name, or resume it")
-        return cls(make_plan(profile), profile, open_devices(profile, seed, sample), path)
+        known = profile if measured is None else measured.content.applied_to(profile)
+        bench = profile if measured is None else measured.content.for_devices(profile)
+        devices = open_devices(bench, seed, sample, ask=ask)
+        return cls(make_plan(known, darks is None), profile, devices, path, measured=measured, darks=darks)
 
     @classmethod
-    def interrupted(cls, path: Path) -> Scan:
+    def interrupted(cls, path: Path, ask: Ask = nobody) -> Scan:
         """The rest of an interrupted scan, with the plan, profile, sample and seed in its file.
 
         Raises:
@@ -125,6 +191,7 @@ class Scan:
         """
         with open_run(path) as run:
             plan_json, profile_json, seed, sample = run.plan_json, run.profile_json, run.seed, run.sample
+            text = run.characterisation
         try:
             plan = Plan.from_json(plan_json)
             profile = Profile.model_validate_json(profile_json)
@@ -133,7 +200,9 @@ class Scan:
                 f"{path}: its plan or profile cannot be read ({type(error).__name__}); "
                 "it is damaged or of another version"
             ) from None
-        return cls(plan, profile, open_devices(profile, seed, sample or None), path, resume=True)
+        measured = parse(text, f"in {path}") if text else None
+        bench = profile if measured is None else measured.content.for_devices(profile)
+        return cls(plan, profile, open_devices(bench, seed, sample or None, ask=ask), path, True, measured)
 
     def runner(self, observer: Observer | None = None) -> Runner:
         """The runner of this scan; its `run` needs open devices (`with scan.devices`)."""
@@ -148,11 +217,33 @@ class Scan:
         )
 
     def _preflight(self) -> None:
-        require(check(self.plan, self.profile, self.devices, self.path, resume=self.resume))
+        findings = check(self.plan, self.profile, self.devices, self.path, resume=self.resume, measured=self.measured)
+        require(findings)
+        if not self.resume:
+            self._reused_darks()
         if self.resume and not os.access(self.path, os.W_OK):
             raise DatasetError(f"{self.path}: is not writable; change its permissions to resume it")
 
     def _open_writer(self) -> RunWriter:
         if self.resume:
             return RunWriter.resume(self.path, self.devices.clock)
-        return RunWriter.create(self.path, describe(self.plan, self.profile, self.devices), self.devices.clock)
+        darks, source = self._reused_darks()
+        run = describe(self.plan, self.profile, self.devices, self.measured, darks, source)
+        return RunWriter.create(self.path, run, self.devices.clock)
+
+    def _reused_darks(self) -> tuple[dict[float, DarkSummary], str]:
+        """Darks of the file given, for every exposure of the plan, and where they are from. Raises `DatasetError`."""
+        if self.darks is None:
+            return {}, ""
+        camera = self.devices.camera.info
+        region = camera.region
+        found = read_dark_set(self.darks)
+        chosen = found.choose(
+            exposures_with_darks(self.profile),
+            camera.model,
+            camera.serial,
+            camera.gain_db,
+            (region.top, region.left, region.rows, region.columns),
+            str(self.darks),
+        )
+        return chosen, f"{self.darks}, recorded {found.recorded}"

@@ -40,6 +40,13 @@ class DarkSummary:
     raw: NDArray[np.uint16]
 
 
+def no_darks(shape: tuple[int, int], keep: int) -> DarkSummary:
+    """The place of darks that are still to come: zeros, and room for `keep` raw frames."""
+    zero = np.zeros(shape, np.float32)
+    bins = len(histogram_edges()) - 1
+    return DarkSummary(0, zero, zero, np.zeros(bins, np.int64), 0, np.zeros((keep, *shape), np.uint16))
+
+
 class DarkAccumulator:
     """Welford's running mean and variance, plus a bounded buffer for the histogram.
 

@@ -5,6 +5,7 @@ Plain numbers and texts: this package knows no device, plan or profile class.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.dataset import Geometry, Truth
+
+from .darks import DarkSummary
 
 StreamName = Literal["dark", "empty", "calibration", "evaluation"]
 
@@ -28,6 +31,10 @@ class CameraRecord:
         saturation_adu: raw values from here on count as clipped.
         quantum_efficiency: electrons per photon.
         node_map: every setting that the camera has, as a JSON object; "" where it has none.
+        gain_db: analogue gain.
+        region: (top, left, rows, columns) of the sensor that is read out.
+        read_noise_e, dark_current_e_s: electrons rms; electrons per pixel and second. NaN when nobody knows.
+        exposure_offset_s: exposure that takes place minus the one that the camera reports.
     """
 
     model: str
@@ -37,6 +44,11 @@ class CameraRecord:
     saturation_adu: float
     quantum_efficiency: float
     node_map: str = ""
+    gain_db: float = 0.0
+    region: tuple[int, int, int, int] = (0, 0, 0, 0)
+    read_noise_e: float = math.nan
+    dark_current_e_s: float = math.nan
+    exposure_offset_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,9 +83,11 @@ class RunDescription:
         illumination_m: diameter of the illumination at the object.
         camera, stage: the devices.
         positions: number of points of the plan's scan.
-        calibration_exposure_s, calibration_frames: of the bright scan.
+        calibration_exposure_s, calibration_frames: of the bright scan, whose entry bears this exposure.
+        calibration_exposures_s: all exposures of the bright scan; without them it has the one.
         evaluation_exposures_s, evaluation_frames: ascending exposures of the series, and frames of each.
         empty_exposure_s, empty_frames: of the empty beam; 0 frames when there is none.
+        empty_before: so many of them are taken before the scan, the others after it; None: all of them.
         dark_exposures_s: every exposure that has darks of its own.
         keep_darks: raw dark frames kept per exposure.
         plan_json, profile_json: as executed.
@@ -81,6 +95,9 @@ class RunDescription:
         sample: what lies on the simulated stage, as it was asked for; "" when nobody said.
         software: names and versions.
         truth: of a simulated bench; its positions are filled in frame by frame.
+        darks: darks of an earlier recording, by exposure; the other exposures' are still to come.
+        darks_source: where those are from.
+        characterisation: text of the file with what was measured of the bench; "" when there is none.
     """
 
     title: str
@@ -104,6 +121,11 @@ class RunDescription:
     sample: str = ""
     software: Mapping[str, str] = field(default_factory=dict)
     truth: Truth | None = None
+    calibration_exposures_s: tuple[float, ...] = ()
+    empty_before: int | None = None
+    darks: Mapping[float, DarkSummary] = field(default_factory=dict)
+    darks_source: str = ""
+    characterisation: str = ""
 
     @property
     def data_bytes(self) -> int:

@@ -49,6 +49,25 @@ class Dark:
     edges_adu: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class EmptyBeam:
+    """The beam without a sample, before and perhaps after a scan.
+
+    Attributes:
+        frames: (N, H, W) float32 electrons, in the order in which they were taken.
+        good: (H, W) bool, false for hot, noisy, dead and clipped pixels.
+        dark_variance: (H, W) float32 electrons squared of one frame.
+        times: (N,) seconds since the epoch.
+        before: the first so many were taken before the scan.
+    """
+
+    frames: NDArray[np.float32]
+    good: NDArray[np.bool_]
+    dark_variance: NDArray[np.float32]
+    times: NDArray[np.float64]
+    before: int
+
+
 def summarise_darks(
     mean: NDArray, variance: NDArray, count: int, gain: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.bool_]]:
@@ -233,6 +252,34 @@ class RunFile:
         """The darks of an entry's exposure. Raises `DatasetError` when they are missing."""
         return self._dark(self._get(entry, schema.DARK), float(self._get(entry, schema.DETECTOR)[schema.GAIN][()]))
 
+    def empty_beam(self) -> EmptyBeam | None:
+        """The committed frames of the empty beam, before and after the scan; None when there are none.
+
+        Raises:
+            DatasetError: no darks of their exposure.
+        """
+        group = self._file[schema.entry_name(1)].get(schema.EMPTY)
+        count = int(self._committed[_EMPTY])
+        if group is None or count == 0:
+            return None
+        gain = float(self._get(1, schema.DETECTOR)[schema.GAIN][()])
+        dark = self._dark(group[schema.DARK], gain)
+        before = int(group[schema.EMPTY_BEFORE][()]) if schema.EMPTY_BEFORE in group else count
+        raw = group[schema.DATA][:count]
+        return EmptyBeam(
+            frames=((raw - dark.mean_adu) * gain).astype(np.float32),
+            good=dark.good & (raw < float(self._get(1, schema.DETECTOR)[schema.SATURATION][()])).all(axis=0),
+            dark_variance=dark.variance,
+            times=group[schema.TIMESTAMPS][:count],
+            before=min(before, count),
+        )
+
+    @property
+    def characterisation(self) -> str:
+        """Text of the characterisation that the run was made with; "" when there was none."""
+        entry = self._file[schema.entry_name(1)]
+        return self._text(1, schema.CHARACTERISATION) if schema.CHARACTERISATION in entry else ""
+
     def ptychogram(self, entry: int = 1) -> Ptychogram:
         """The committed frames of an entry in electrons, with positions read back from the stage.
 
@@ -244,27 +291,33 @@ class RunFile:
             raise DatasetError(f"{self.path}: entry {entry} holds no committed frame; resume the scan")
         detector = self._get(entry, schema.DETECTOR)
         gain = float(detector[schema.GAIN][()])
-        dark = self.dark(entry)
         raw = detector[schema.DATA][:count]
         saturated = raw >= float(detector[schema.SATURATION][()])
         frames = np.empty(raw.shape, np.float32)
-        for index, image in enumerate(raw):
-            frames[index] = (image - dark.mean_adu) * gain
+        mask = detector[schema.MASK][...] == 0
+        variance = np.zeros(raw.shape[1:], np.float64)
+        for dark, members in self._darks_of_frames(entry, count, gain):
+            for index in members:
+                frames[index] = (raw[index] - dark.mean_adu) * gain
+            mask &= dark.good
+            # A bracketed scan has several dark variances and the ptychogram one: the frames' mean.
+            variance += dark.variance * (len(members) / count)
+        offset = float(detector[schema.EXPOSURE_OFFSET][()]) if schema.EXPOSURE_OFFSET in detector else 0.0
         translation = self._get(entry, schema.GEOMETRY)[schema.TRANSLATION][:count]
         empty, empty_exposure = self._empty(gain)
         return Ptychogram(
             frames=frames,
             positions_m=np.ascontiguousarray(translation[:, 1::-1], np.float64),
-            exposures_s=detector[schema.COUNT_TIME][:count].astype(np.float64),
+            exposures_s=detector[schema.COUNT_TIME][:count].astype(np.float64) + offset,
             geometry=self.geometry(entry),
-            dark_variance=dark.variance,
-            mask=dark.good & (detector[schema.MASK][...] == 0),
+            dark_variance=variance.astype(np.float32),
+            mask=mask,
             saturated=saturated if saturated.any() else None,
             indices=detector[schema.POSITION_INDEX][:count].astype(np.int64),
             quantum_efficiency=float(detector[schema.QUANTUM_EFFICIENCY][()]),
             name=f"{self.path.name} {self._text(entry, schema.NAME)}",
             empty=empty,
-            empty_exposure_s=empty_exposure,
+            empty_exposure_s=None if empty_exposure is None else empty_exposure + offset,
         )
 
     def truth(self) -> Truth | None:
@@ -294,6 +347,21 @@ class RunFile:
         mean = group[schema.DATA][:count].mean(axis=0, dtype=np.float64)
         exposure = float(group[schema.COUNT_TIME][:count].mean())
         return ((mean - dark.mean_adu) * gain).astype(np.float32), exposure
+
+    def _darks_of_frames(self, entry: int, count: int, gain: float) -> list[tuple[Dark, list[int]]]:
+        """The darks of an entry's frames with those frames' indices: several only where exposures are bracketed."""
+        frames = self._get(entry, schema.DETECTOR)
+        own = self.exposure_s(entry)
+        asked = frames[schema.ASKED_TIME][:count] if schema.ASKED_TIME in frames else np.full(count, own)
+        places = {}
+        if len(np.unique(asked)) > 1:
+            groups = self._get(entry, schema.DARKS).values()
+            places = {float(group[schema.EXPOSURE][()]): group for group in groups}
+        found = []
+        for exposure in np.unique(asked):
+            group = places.get(float(exposure), self._get(entry, schema.DARK))
+            found.append((self._dark(group, gain), np.flatnonzero(asked == exposure).tolist()))
+        return found
 
     def _dark(self, group: h5py.Group, gain: float) -> Dark:
         count = int(group[schema.DARK_COUNT][()])

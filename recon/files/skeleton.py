@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from recon.dataset import DatasetError
 
 from . import schema
-from .darks import histogram_edges
+from .darks import DarkSummary, histogram_edges, no_darks
 from .layout import RunDescription
 
 PLANCK = 6.62607015e-34
@@ -61,23 +62,27 @@ def _frames_group(group: h5py.Group, count: int, run: RunDescription, compressio
     """What every stack of frames has: data, exposures, times, position indices and the commit counter."""
     frame_stack(group, schema.DATA, count, run.geometry.shape, compression)
     put(group, schema.COUNT_TIME, np.full(count, np.nan), "s")
+    put(group, schema.ASKED_TIME, np.full(count, np.nan), "s")
     put(group, schema.TIMESTAMPS, np.full(count, np.nan), "s")
     put(group, schema.POSITION_INDEX, np.full(count, -1, np.int64))
     put(group, schema.FRAMES_COMMITTED, np.int64(0))
 
 
-def _dark(group: h5py.Group, exposure_s: float, run: RunDescription) -> None:
-    shape = run.geometry.shape
-    edges = histogram_edges()
+def put_dark(group: h5py.Group, exposure_s: float, dark: DarkSummary) -> None:
+    """The datasets of one exposure's darks."""
     put_text(group, schema.NAME, f"dark {exposure_s:g} s")
     put(group, schema.EXPOSURE, exposure_s, "s")
-    put(group, schema.DARK_COUNT, np.int64(0))
-    put(group, schema.DARK_MEAN, np.zeros(shape, np.float32), "adu")
-    put(group, schema.DARK_SAMPLE_VARIANCE, np.zeros(shape, np.float32), "adu^2")
-    put(group, schema.DARK_HISTOGRAM, np.zeros(len(edges) - 1, np.int64))
-    put(group, schema.DARK_HISTOGRAM_EDGES, edges, "adu")
-    put(group, schema.DARK_HISTOGRAM_FRAMES, np.int64(0))
-    put(group, schema.DARK_RAW, np.zeros((run.keep_darks, *shape), np.uint16), "adu")
+    put(group, schema.DARK_COUNT, np.int64(dark.count))
+    put(group, schema.DARK_MEAN, dark.mean, "adu")
+    put(group, schema.DARK_SAMPLE_VARIANCE, dark.variance, "adu^2")
+    put(group, schema.DARK_HISTOGRAM, dark.histogram)
+    put(group, schema.DARK_HISTOGRAM_EDGES, histogram_edges(), "adu")
+    put(group, schema.DARK_HISTOGRAM_FRAMES, np.int64(dark.histogram_frames))
+    put(group, schema.DARK_RAW, dark.raw, "adu")
+
+
+def _dark(group: h5py.Group, exposure_s: float, run: RunDescription) -> None:
+    put_dark(group, exposure_s, run.darks.get(exposure_s) or no_darks(run.geometry.shape, run.keep_darks))
 
 
 def _entry(file: h5py.File, number: int, exposure_s: float, count: int, run: RunDescription, compression: str) -> None:
@@ -116,6 +121,11 @@ def _entry(file: h5py.File, number: int, exposure_s: float, count: int, run: Run
     put_text(detector, schema.CAMERA, run.camera.model)
     put_text(detector, schema.CAMERA_SERIAL, run.camera.serial)
     put_text(detector, schema.NODE_MAP, run.camera.node_map)
+    put(detector, schema.GAIN_DB, run.camera.gain_db, "dB")
+    put(detector, schema.REGION, np.array(run.camera.region, np.int64))
+    put(detector, schema.READ_NOISE, run.camera.read_noise_e, "electrons")
+    put(detector, schema.DARK_CURRENT, run.camera.dark_current_e_s, "electrons/s")
+    put(detector, schema.EXPOSURE_OFFSET, run.camera.exposure_offset_s, "s")
     sample = entry.create_group(schema.GEOMETRY)
     put(sample, schema.TRANSLATION, np.full((count, 3), np.nan), "m")
     moves = entry.create_group(schema.TRANSFORMATIONS)
@@ -133,8 +143,7 @@ def _entry(file: h5py.File, number: int, exposure_s: float, count: int, run: Run
 
 
 def _link_dark(first: h5py.Group, target: h5py.Group, exposure_s: float, run: RunDescription) -> None:
-    if exposure_s not in run.dark_exposures_s:
-        raise DatasetError(f"run {run.title!r}: exposure {exposure_s:g} s has no darks; add it to the plan's darks")
+    _require_darks(run, (exposure_s,))
     number = run.dark_exposures_s.index(exposure_s) + 1
     dark = first[f"{schema.DARKS}/{schema.dark_name(number)}"]
     target[schema.DARK] = dark
@@ -142,6 +151,12 @@ def _link_dark(first: h5py.Group, target: h5py.Group, exposure_s: float, run: Ru
     if detector is not None:
         detector[schema.DATA_DARK] = dark[schema.DARK_MEAN]
         detector[schema.DARK_VARIANCE] = dark[schema.DARK_SAMPLE_VARIANCE]
+
+
+def _require_darks(run: RunDescription, exposures_s: tuple[float, ...]) -> None:
+    for exposure in exposures_s:
+        if exposure not in run.dark_exposures_s:
+            raise DatasetError(f"run {run.title!r}: exposure {exposure:g} s has no darks; add it to the plan's darks")
 
 
 def _truth(first: h5py.Group, run: RunDescription) -> None:
@@ -174,6 +189,9 @@ def build(file: h5py.File, run: RunDescription, compression: str, now: float) ->
     first = file[schema.entry_name(1)]
     for number, exposure in enumerate(run.dark_exposures_s, start=1):
         _dark(first.create_group(f"{schema.DARKS}/{schema.dark_name(number)}"), exposure, run)
+    bracket = run.calibration_exposures_s or (run.calibration_exposure_s,)
+    put(first, schema.CALIBRATION_EXPOSURES, np.array(bracket), "s")
+    _require_darks(run, bracket)
     _link_dark(first, first, run.calibration_exposure_s, run)
     for number, exposure in enumerate(run.evaluation_exposures_s, start=2):
         _link_dark(first, file[schema.entry_name(number)], exposure, run)
@@ -181,6 +199,8 @@ def build(file: h5py.File, run: RunDescription, compression: str, now: float) ->
         empty = first.create_group(schema.EMPTY)
         put_text(empty, schema.NAME, "empty beam")
         put(empty, schema.EXPOSURE, run.empty_exposure_s, "s")
+        before = run.empty_frames if run.empty_before is None else run.empty_before
+        put(empty, schema.EMPTY_BEFORE, np.int64(before))
         _frames_group(empty, run.empty_frames, run, compression)
         _link_dark(first, empty, run.empty_exposure_s, run)
     _truth(first, run)
@@ -191,6 +211,10 @@ def build(file: h5py.File, run: RunDescription, compression: str, now: float) ->
     put_text(first, schema.PROFILE, run.profile_json)
     put(first, schema.SEED, np.int64(run.seed))
     put_text(first, schema.SAMPLE, run.sample)
+    put_text(first, schema.DARKS_SOURCE, run.darks_source)
+    put_text(first, schema.CHARACTERISATION, run.characterisation)
+    digest = hashlib.sha256(run.characterisation.encode()).hexdigest() if run.characterisation else ""
+    put_text(first, schema.CHARACTERISATION_HASH, digest)
     software = first.create_group(schema.SOFTWARE)
     for name, version in run.software.items():
         put_text(software, name, version)

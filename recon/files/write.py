@@ -67,7 +67,9 @@ class RunWriter:
         )
         # Where the frames of a stream and exposure go: (group, place in the commit vector).
         self._places: dict[tuple[str, float], tuple[h5py.Group, int]] = {}
-        self._places["calibration", float(first[schema.EXPOSURE][()])] = (first, _FIRST)
+        bracket = first[schema.CALIBRATION_EXPOSURES if schema.CALIBRATION_EXPOSURES in first else schema.EXPOSURE]
+        for exposure in np.atleast_1d(bracket[()]):
+            self._places["calibration", float(exposure)] = (first, _FIRST)
         for number in range(2, len(self._committed) - 2):
             entry = file[schema.entry_name(number)]
             self._places["evaluation", float(entry[schema.EXPOSURE][()])] = (entry, number + 2)
@@ -257,6 +259,8 @@ class RunWriter:
             raise DatasetError(f"{self._path}: {group.name} is full at {index} frames; the plan differs")
         self._write(frames[schema.DATA], index, frame.image)
         self._write(frames[schema.COUNT_TIME], index, frame.exposure_s)
+        if schema.ASKED_TIME in frames:  # files of the first version have none
+            self._write(frames[schema.ASKED_TIME], index, frame.asked_exposure_s)
         self._write(frames[schema.TIMESTAMPS], index, frame.time)
         self._write(frames[schema.POSITION_INDEX], index, frame.position_index)
         if frame.stream != "empty":
@@ -279,7 +283,7 @@ class RunWriter:
 
     def _restore_counters(self) -> None:
         """A kill between a frame's commit and its entry's own counter leaves that counter one behind."""
-        for (stream, _), (group, place) in self._places.items():
+        for stream, group, place in {(s, *place) for (s, _), place in self._places.items()}:
             counter = (group if stream == "empty" else group[schema.DETECTOR])[schema.FRAMES_COMMITTED]
             if int(counter[()]) != int(self._committed[place]):
                 self._write(counter, (), self._committed[place])
