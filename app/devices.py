@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from types import TracebackType
+from typing import Protocol
 
 import numpy as np
 
 from app.acquire.plan import Plan
-from app.profile import Profile
-from drivers.base import Camera, Clock, Light, LightState, Stage, VirtualClock
+from app.profile import Profile, ProfileError
+from app.samples import make_sample
+from drivers.base import Camera, Clock, Light, LightState, Stage, SystemClock, VirtualClock
+from drivers.basler import BaslerCamera, BaslerSettings
 from drivers.manual import Ask, ManualLight, nobody
+from drivers.thorlabs import ThorlabsSettings, ThorlabsStage
 from recon.dataset import Truth
-from recon.decoders.images import ImageSourceError, load_mnist
-from simulators import objects
 from simulators.bench import Bench, BenchSettings, build_bench
+from simulators.camera import SimulatedCamera
+from simulators.light import SimulatedLight
+from simulators.stage import SimulatedStage
 
-MNIST_INK = 20 / 28
-"""Height of the digit in an MNIST image, of the image's side."""
 START_OF_SIMULATED_TIME = 1_704_067_200.0
 """2024-01-01: simulated time does not depend on today, so that equal runs are equal files."""
+
+
+class Wire(Protocol):
+    """What has to be there before devices can be opened: emulated controllers on their ports."""
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,7 @@ class Devices:
         truth: simulated benches: the `Truth` of a plan, positions still unknown.
         seed_frame: simulated benches: called before each frame with its stream's code and its index, which choose the
             frame's noise, so that a resumed or repeated run takes the same frames.
+        wires: opened before the devices and closed after them.
     """
 
     camera: Camera
@@ -47,12 +58,14 @@ class Devices:
     true_position: Callable[[], tuple[float, float]] | None = None
     truth: Callable[[Plan], Truth] | None = None
     seed_frame: Callable[[int, int], None] | None = None
+    wires: tuple[Wire, ...] = ()
 
     def open(self) -> None:
         """Open all, or none when one fails. Raises `InstrumentError`."""
-        opened: list[Camera | Stage | Light] = []
+        opened: list[Camera | Stage | Light | Wire] = []
         try:
-            for device in (self.camera, self.stage, self.light):
+            everything: tuple[Camera | Stage | Light | Wire, ...] = (*self.wires, self.camera, self.stage, self.light)
+            for device in everything:
                 device.open()
                 opened.append(device)
         except BaseException:
@@ -61,14 +74,21 @@ class Devices:
             raise
 
     def close(self) -> None:
-        """Close all, each also when another fails to."""
-        try:
-            self.camera.close()
-        finally:
+        """Close all, each also when another fails to; the first failure is raised."""
+        failures: list[BaseException] = []
+        everything: tuple[Camera | Stage | Light | Wire, ...] = (
+            self.camera,
+            self.stage,
+            self.light,
+            *reversed(self.wires),
+        )
+        for device in everything:
             try:
-                self.stage.close()
-            finally:
-                self.light.close()
+                device.close()
+            except BaseException as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     def __enter__(self) -> Devices:
         self.open()
@@ -90,65 +110,117 @@ def open_devices(
         seed: of simulated noise and stage errors.
         sample: what lies on a simulated stage: "digit:4" or "digit:4:SEED", "mnist:17" (of the test set),
             "idx:FILE:17", or a picture file; None takes the profile's.
-        clock: default: virtual time for a simulated bench.
+        clock: default: virtual time when everything is simulated, else real time.
         ask: reaches a person, where the light is a manual one.
 
     Raises:
         ImageSourceError, SampleError: the sample cannot be had.
+        ProfileError: emulated devices on a system that has none.
     """
-    if profile.simulation is None:
-        raise ImageSourceError(f"profile {profile.name!r}: has no [simulation] section and no driver for its devices")
-    spec = sample or profile.sample.object
-    settings = BenchSettings.gather(
-        *(
-            section.model_dump()
-            for section in (profile.geometry, profile.camera, profile.stage, profile.light, profile.simulation)
+    in_numbers = {profile.camera.driver, profile.stage.driver} == {"simulated"}
+    clock = clock or (VirtualClock(START_OF_SIMULATED_TIME) if in_numbers else SystemClock())
+    if not profile.simulated:
+        return Devices(
+            camera=BaslerCamera(_basler_settings(profile), clock),
+            stage=ThorlabsStage(_thorlabs_settings(profile), clock),
+            light=ManualLight(ask),
+            clock=clock,
         )
-    )
-    clock = clock or VirtualClock(START_OF_SIMULATED_TIME)
-    camera, stage, beam, bench = build_bench(settings, make_sample(spec, profile), clock, seed)
-    light: Light = beam
-    if profile.light.driver == "manual":
-        # The person's hand on a simulated bench: what they confirm happens to the simulated beam.
-        beam.open()
-        light = ManualLight(ask, lambda state: beam.unblock() if state is LightState.OPEN else beam.block())
+    spec = sample or profile.sample.object
+    settings = _bench_settings(profile)
+    simulated_camera, simulated_stage, beam, bench = build_bench(settings, make_sample(spec, profile), clock, seed)
+    camera, seed_frame = _camera(profile, simulated_camera, clock)
+    stage, wires = _stage(profile, simulated_stage, clock)
+    # Where the light or the carriage is real, nobody knows the truth.
+    known = profile.camera.driver != "basler" and profile.stage.driver != "thorlabs"
     return Devices(
         camera=camera,
         stage=stage,
-        light=light,
+        light=_light(profile, beam, ask),
         clock=clock,
         sample=spec,
         seed=seed,
-        true_position=bench.true_object_position,
-        truth=lambda plan: bench_truth(bench, profile, plan),
-        seed_frame=camera.seed_next,
+        true_position=bench.true_object_position if known else None,
+        truth=(lambda plan: bench_truth(bench, profile, plan)) if known else None,
+        seed_frame=seed_frame,
+        wires=wires,
     )
 
 
-def make_sample(spec: str, profile: Profile) -> objects.Sample:
-    """The simulated sample of a specification (see `open_devices`). Raises `ImageSourceError`, `SampleError`."""
-    height, opaque = profile.sample.height_m, profile.sample.opaque_m
-    kind, _, rest = spec.partition(":")
-    if kind == "digit":
-        digit, _, seed = rest.partition(":")
-        return objects.Sample.from_drawing(
-            objects.draw_digit(_number(digit, spec), _number(seed or "0", spec)), height, opaque
-        )
-    if kind == "mnist":
-        images = load_mnist("test", 28).images
-        index = _number(rest, spec)
-        if index >= len(images):
-            raise ImageSourceError(f"object {spec!r}: MNIST's test set holds images 0 .. {len(images) - 1}")
-        return objects.Sample.from_image(images[index], height / MNIST_INK, opaque)
-    if kind == "idx":
-        path, _, index_text = rest.rpartition(":")
-        image = objects.read_idx(path, _number(index_text, spec))
-        return objects.Sample.from_image(image, height, opaque)
-    if not Path(spec).is_file():
-        raise ImageSourceError(
-            f"object {spec!r}: is neither digit:4[:SEED], mnist:17, idx:FILE:17 nor a picture file that exists"
-        )
-    return objects.Sample.from_image(objects.read_picture(spec), height, opaque)
+def _bench_settings(profile: Profile) -> BenchSettings:
+    if profile.simulation is None:
+        raise ProfileError(f"profile {profile.name!r}: simulated devices need a [simulation] section; add one")
+    sections = (profile.geometry, profile.camera, profile.stage, profile.light, profile.simulation)
+    return BenchSettings.gather(*(section.model_dump() for section in sections))
+
+
+def _camera(
+    profile: Profile, simulated: SimulatedCamera, clock: Clock
+) -> tuple[Camera, Callable[[int, int], None] | None]:
+    """The camera, and what chooses the noise of its frames where that can be chosen."""
+    if profile.camera.driver == "simulated":
+        return simulated, simulated.seed_next
+    if profile.camera.driver == "basler":
+        return BaslerCamera(_basler_settings(profile), clock), None
+    try:
+        from simulators.pylon_wire import SERIAL, PylonWire
+    except ImportError as error:
+        raise _not_here(profile, "camera", error) from None
+    wire = PylonWire(simulated.source, clock, profile.emulation.longest_exposure_s, origin=profile.camera.origin)
+    # By its number, so that a real camera that happens to be connected is left alone.
+    settings = replace(_basler_settings(profile), serial=SERIAL)
+    return BaslerCamera(settings, clock, wire), simulated.seed_next
+
+
+def _stage(profile: Profile, simulated: SimulatedStage, clock: Clock) -> tuple[Stage, tuple[Wire, ...]]:
+    if profile.stage.driver == "simulated":
+        return simulated, ()
+    if profile.stage.driver == "thorlabs":
+        return ThorlabsStage(_thorlabs_settings(profile), clock), ()
+    try:
+        from simulators.apt_wire import AptWire
+    except ImportError as error:
+        raise _not_here(profile, "stage", error) from None
+    s = profile.stage
+    # The lower switch lies where homing ends at the zero of the simulated rail.
+    switches = (-s.homing_offset_m, s.travel_m + s.homing_offset_m)
+    wire = AptWire(
+        simulated.carriage, s.controller, profile.emulation.speed, channels=s.channels, switches_m=switches, clock=clock
+    )
+    settings = _thorlabs_settings(profile, serials=wire.ports, simulated=True)
+    return ThorlabsStage(settings, clock), (wire,)
+
+
+def _light(profile: Profile, beam: SimulatedLight, ask: Ask) -> Light:
+    if profile.light.driver == "simulated":
+        return beam
+    # The person's hand on a simulated bench: what they confirm happens to the simulated beam.
+    beam.open()
+    return ManualLight(ask, lambda state: beam.unblock() if state is LightState.OPEN else beam.block())
+
+
+def _basler_settings(profile: Profile) -> BaslerSettings:
+    c = profile.camera
+    return BaslerSettings(
+        shape=c.shape,
+        pixel_size_m=c.pixel_size_m,
+        bit_depth=c.bit_depth,
+        electrons_per_adu=c.electrons_per_adu,
+        black_level_adu=c.black_level_adu,
+        serial=c.serial,
+        origin=c.origin,
+        gain_db=c.gain_db,
+    )
+
+
+def _thorlabs_settings(profile: Profile, **changes: object) -> ThorlabsSettings:
+    return ThorlabsSettings.gather(profile.stage.model_dump(), **changes)
+
+
+def _not_here(profile: Profile, device: str, error: ImportError) -> ProfileError:
+    return ProfileError(
+        f"profile {profile.name!r}: {device}.driver: an emulated {device} needs a POSIX system ({error}); use simulated"
+    )
 
 
 def bench_truth(bench: Bench, profile: Profile, plan: Plan) -> Truth:
@@ -166,9 +238,3 @@ def bench_truth(bench: Bench, profile: Profile, plan: Plan) -> Truth:
         distance_m=bench.distance_m,
         positions_m=np.full((len(positions), 2), np.nan),
     )
-
-
-def _number(text: str, spec: str) -> int:
-    if not text.isdecimal():
-        raise ImageSourceError(f"object {spec!r}: {text!r} is not a whole number from 0; write digit:4 or mnist:17")
-    return int(text)

@@ -108,6 +108,10 @@ class StageProfile(_Section):
     """Velocity while homing, m/s."""
     homing_offset_m: NonNegative = 1.0e-4
     """Distance of the zero from the limit switch, m."""
+    backlash_correction_m: NonNegative = 0.0
+    """How far below its target the controller itself goes before it comes up; 0 leaves that to `approach_m`."""
+    immediate_stop: bool = False
+    """Stop without braking: at once, but an open-loop stepper loses its place and has to be homed."""
     settling_s: NonNegative = 0.1
     """Wait after arrival, s."""
     load_m: tuple[Finite, Finite] | None = None
@@ -231,6 +235,8 @@ class EmulationProfile(_Section):
 
     speed: Annotated[float, Field(ge=1, le=100)] = 1.0
     """How much faster than programmed the emulated motors turn."""
+    longest_exposure_s: NonNegative = 10.0
+    """Longer exposures of the emulated camera pass in this time, s; their light is that of the full exposure."""
 
 
 class ReconstructionProfile(_Section):

@@ -222,8 +222,12 @@ class ThorlabsStage:
     def describe(self) -> Facts:
         """What the controllers are and how they stand. Raises `NotReadyError`, `ConnectionLost`."""
         self._require_alive()
-        s = self._settings
-        facts = {}
+        s, info = self._settings, self.info
+        facts = {
+            "model": info.model,
+            "serial": info.serial,
+            "homed": "yes" if all(axis.state.homed for axis in self._axes) else "no",
+        }
         for axis in self._axes:
             who, state = axis.link.identity, axis.state
             facts[f"{axis.name} controller"] = f"{who.model} {who.serial}, firmware {who.firmware}, {axis.link.port}"

@@ -13,9 +13,11 @@ import pty
 import queue
 import random
 import selectors
+import shutil
 import tempfile
 import threading
 import tty
+import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -159,7 +161,7 @@ class _Port:
 
 
 class AptWire:
-    """Emulated controllers on their ports; a context manager, closed for good on leaving.
+    """Emulated controllers; a context manager. Their ports exist from `open` to `close`, and once only.
 
     Args:
         carriage: whose screws they turn: axis 0 is y, 1 is x.
@@ -190,14 +192,13 @@ class AptWire:
         self._clock = clock or SystemClock()
         self._speed = speed
         self._faults = list(faults)
-        self._folder = tempfile.TemporaryDirectory(prefix="apt-")
+        # The ports have their names before they exist, so that a driver can be told of them.
+        self._folder = Path(tempfile.gettempdir()) / f"apt-{uuid.uuid4().hex[:12]}"
         self.heard: deque[Heard] = deque(maxlen=_HEARD)
         self._counts: Counter[tuple[int | None, int]] = Counter()
         self._scheduled: list[tuple[float, WireFault]] = []
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._selector = selectors.DefaultSelector()
-        self._wake_out, self._wake_in = os.pipe()
-        self._running = True
+        self._running = False
 
         def motor(turned: Carriage, axis: int) -> Motor:
             low, high = (round(m * turned.settings.microsteps_per_m) for m in switches_m)
@@ -216,7 +217,7 @@ class AptWire:
         self._ports: list[_Port] = []
         self._controllers: list[Controller] = []
         for identity, motors in groups:
-            port = _Port(Path(self._folder.name) / f"{identity.model.lower()}-{identity.serial}")
+            port = _Port(self._folder / f"{identity.model.lower()}-{identity.serial}")
             self._ports.append(port)
             self._controllers.append(
                 Controller(identity, motors, lambda data, port=port: port.send(data, self._now()), self._listen)  # type: ignore[misc]
@@ -224,12 +225,22 @@ class AptWire:
         self.ports = tuple(str(port.link) for port in self._ports)
         self._motors = own
         self._thread = threading.Thread(target=self._serve, name="apt-wire", daemon=True)
+
+    def open(self) -> None:
+        """Make the ports and answer on them; does nothing when they are there."""
+        if self._running:
+            return
+        self._folder.mkdir()
+        self._selector = selectors.DefaultSelector()
+        self._wake_out, self._wake_in = os.pipe()
         self._selector.register(self._wake_out, selectors.EVENT_READ, None)
         for number in range(len(self._ports)):
             self._plug(number)
+        self._running = True
         self._thread.start()
 
     def __enter__(self) -> AptWire:
+        self.open()
         return self
 
     def __exit__(
@@ -246,7 +257,7 @@ class AptWire:
         self._selector.close()
         os.close(self._wake_in)
         os.close(self._wake_out)
-        self._folder.cleanup()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def motor(self, axis: int) -> Motor:
         """The motor of an axis, to be looked at."""

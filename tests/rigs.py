@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
-from drivers.base import Camera, Clock, Light, Stage, StagePosition, VirtualClock
+from drivers.base import Camera, Clock, Light, Stage, StagePosition, SystemClock, VirtualClock
+from drivers.basler import BaslerCamera, BaslerSettings
+from drivers.thorlabs import ThorlabsSettings, ThorlabsStage
 from simulators.bench import build_bench
 from simulators.objects import Sample, draw_digit
 from tests.simulators.bench_settings import SMALL
 
 SAMPLE = Sample.from_drawing(draw_digit(4, 0), 0.9e-3, 8e-3, pitch_m=6.9e-6)
+SPEED = 20.0
+"""How much faster than programmed emulated motors turn: slow enough to be interrupted, fast enough to wait for."""
 NEAR, FAR = StagePosition(1.0e-3, 1.2e-3), StagePosition(12.0e-3, 9.0e-3)
 
 
@@ -44,4 +49,25 @@ def simulated() -> Iterator[Rig]:
     yield Rig(camera, stage, light, clock)
 
 
+@contextmanager
+def emulated() -> Iterator[Rig]:
+    """The same bench seen and moved by the real libraries: Basler's emulator and APT controllers, in real time."""
+    from simulators.apt_wire import AptWire  # POSIX systems only
+    from simulators.pylon_wire import SERIAL, PylonWire
+
+    clock = SystemClock()
+    simulated_camera, simulated_stage, light, _ = build_bench(SMALL, SAMPLE, clock, 3)
+    pylon_wire = PylonWire(simulated_camera.source, clock, longest_wait_s=0.3)
+    camera = BaslerCamera(
+        BaslerSettings(SMALL.shape, SMALL.pixel_size_m, SMALL.bit_depth, SMALL.electrons_per_adu, 200.0, SERIAL),
+        clock,
+        pylon_wire,
+    )
+    with AptWire(simulated_stage.carriage, speed=SPEED, clock=clock) as apt_wire:
+        settings = ThorlabsSettings(SMALL.limits_y_m, SMALL.limits_x_m, apt_wire.ports, settling_s=0.0, simulated=True)
+        yield Rig(camera, ThorlabsStage(settings, clock), light, clock, accepted_s=1e-6, real_time=True)
+
+
 RIGS: dict[str, Callable[[], AbstractContextManager[Rig]]] = {"simulated": simulated}
+if os.name == "posix":
+    RIGS["emulated"] = emulated

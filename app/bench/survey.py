@@ -31,6 +31,8 @@ def survey(devices: Devices) -> tuple[list[Answer], bool]:
     Returns:
         the answers of camera, stage and light, and whether all of them answered.
     """
+    for wire in devices.wires:
+        wire.open()
     answers = [
         _ask("camera", devices.camera.open, lambda: _camera(devices)),
         _ask("stage", devices.stage.open, lambda: _stage(devices)),

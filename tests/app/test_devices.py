@@ -5,9 +5,10 @@ import pytest
 from PIL import Image
 
 from app.acquire.scan import Scan
-from app.devices import make_sample, open_devices
+from app.devices import open_devices
 from app.errors import known_message
 from app.profile import load_profile
+from app.samples import make_sample
 from drivers.base import NotReadyError
 from recon.files.read import open_run
 
