@@ -24,7 +24,7 @@ from thorlabs_apt_device.devices.bsc import BSC
 from thorlabs_apt_device.enums import EndPoint
 
 from drivers.apt_settings import ControllerKind, MotionParameters
-from drivers.apt_watch import STALE_S, AxisState, LimitedLog, Watch
+from drivers.apt_watch import AxisState, LimitedLog, Watch
 from drivers.base import Clock, ConnectionLost, DeviceTimeout, InstrumentError, NotReadyError
 
 try:
@@ -36,6 +36,9 @@ ANSWER_S = 1.0
 """A request that has not been answered for so long, twice, never will be."""
 READ_INTERVAL_S = 0.003
 HEARTBEAT_S = 0.02
+HANG_S = 2.0
+"""The library's thread has not read for so long, though it lives: it hangs."""
+_CHUNK = 4096
 POLL_INTERVAL_S = 0.01
 JOIN_S = 3.0
 ACTUATOR_ZFS25 = 0x42
@@ -51,6 +54,23 @@ class Identity:
     model: str
     serial: str
     firmware: str
+
+
+class _Inbox:
+    """What one read of the port has brought, for a decoder that asks for a few bytes at a time.
+
+    Every read lets other threads run first; in a busy program one for every few bytes would fall behind for seconds.
+    """
+
+    def __init__(self) -> None:
+        self._data = b""
+
+    def put(self, data: bytes) -> None:
+        self._data += data
+
+    def read(self, size: int) -> bytes:
+        data, self._data = self._data[:size], self._data[size:]
+        return data
 
 
 class _Unpacker(apt.Unpacker):
@@ -71,6 +91,7 @@ class _Tamed:
     _loop: Any
     _unpacker: Any
     _thread: threading.Thread
+    _inbox: _Inbox
 
     def __init__(self, watch: Watch, port: str, **options: Any):
         # Before the library's own: its thread runs before its constructor has ended.
@@ -92,7 +113,8 @@ class _Tamed:
             # A read that waits starves whatever wants to be written, a stop among it.
             self._port.timeout = 0
             self._port.write_timeout = 0.5
-            self._unpacker = _Unpacker(self._port)
+            self._inbox = _Inbox()
+            self._unpacker = _Unpacker(self._inbox)
             with contextlib.suppress(NotImplementedError, AttributeError, OSError):
                 self._loop.add_reader(self._port.fileno(), self._read)
                 self._told = True
@@ -104,6 +126,7 @@ class _Tamed:
         """All there is; False when the port is gone. The library's own ends for good with one malformed message."""
         before = self._unpacker.noise
         try:
+            self._inbox.put(self._port.read(_CHUNK))
             while True:
                 noise = self._unpacker.noise
                 try:
@@ -119,7 +142,8 @@ class _Tamed:
         except Exception as error:
             if self._told:
                 self._loop.remove_reader(self._port.fileno())
-            self._watch.fail(f"is gone ({_one_line(error)}); plug it in, switch it on, then close and open it")
+            why = "unplugged or switched off" if isinstance(error, serial.SerialException) else _one_line(error)
+            self._watch.fail(f"is gone ({why}); plug it in, switch it on, then close and open it")
             return False
         self._watch.passed(self._unpacker.noise - before)
         return True
@@ -135,14 +159,20 @@ class _Tamed:
         """Ask every axis for its status, again and again."""
         if self._watch.fault is None:
             self._watch.asked()
-            for endpoint in self._watch.states:
-                self._write(apt.mot_req_statusupdate(dest=endpoint, source=EndPoint.HOST, chan_ident=1))
+            requests = (
+                apt.mot_req_statusupdate(dest=endpoint, source=EndPoint.HOST, chan_ident=1)
+                for endpoint in self._watch.states
+            )
+            self._write(b"".join(requests))
             self._loop.call_later(POLL_INTERVAL_S, self._poll)
 
     def _write(self, command: bytes) -> None:
         """Write without waiting for the line to drain: that would block the loop, and reading with it."""
         try:
             self._port.write(command)
+        except serial.SerialTimeoutException:
+            # The line takes nothing, and silence will be noticed; or only this thread was held up after writing.
+            return
         except Exception as error:
             self._watch.fail(f"cannot be written to ({_one_line(error)}); plug it in, then close and open it")
 
@@ -228,13 +258,15 @@ class AptLink:
         watch = self._watch
         if self._closed:
             raise ConnectionLost(self.name, "has been closed; open it again")
-        if watch.fault is None and watch.clock.monotonic() - watch.passed_at > STALE_S:
-            # A program that was suspended gives the thread a moment to notice that it lives.
+        if watch.fault is None and not self._device._thread.is_alive():
+            watch.fail("is not being read any more, the library's thread has died; close and open it")
+        if watch.fault is None and watch.clock.monotonic() - watch.passed_at > HANG_S:
+            # A program that was suspended gives the thread a moment to show that it lives.
             with self._bell:
                 passes = watch.passes
-                self._bell.wait_for(lambda: watch.passes != passes or watch.fault is not None, timeout=0.25)
-                if watch.passes == passes and watch.fault is None:
-                    watch.fault = "is not being read any more, the library's thread has died; close and open it"
+                self._bell.wait_for(lambda: watch.passes != passes or watch.fault is not None, timeout=0.5)
+                if watch.passes == passes:
+                    watch.fail("is not being read any more, the library's thread hangs; close and open it")
         if watch.fault is not None:
             raise ConnectionLost(self.name, watch.fault)
 

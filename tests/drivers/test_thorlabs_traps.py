@@ -151,9 +151,11 @@ def test_trap_the_message_that_homing_has_ended_counts_not_the_old_bit():
 
 def test_trap_rich_errors_reach_the_operator():
     with rig(speed=10, homed=True) as r:
+        told = []
 
         def cancel():
-            if r.wire.motor(0).moving and not r.stage._links[0].reported:
+            if r.wire.motor(0).moving and not told:
+                told.append(True)
                 r.wire.report(0, 17, "motor driver overheated")
             return False
 
