@@ -332,9 +332,10 @@ def test_an_axis_that_moves_by_its_knob_is_not_commanded():
 def test_a_knob_turned_while_settling_is_noticed():
     with rig(speed=10, homed=True, settling_s=0.4) as r:
         turned = []
+        target = round(0.6e-3 * BENCH.microsteps_per_m)
 
         def cancel():
-            if sent(r, Id.MOVE_ABSOLUTE) and not r.wire.motor(0).moving and not turned:
+            if r.wire.motor(0).counter == target and not turned:
                 turned.append(True)
                 r.wire.turn_by_hand(0, 300_000)
             return False
