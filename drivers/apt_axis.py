@@ -14,6 +14,8 @@ STALL_S = 0.6
 """A counter that has stood still for so long during a motion: the axis is stalled."""
 STANDING_S = 0.2
 """A counter that has stood still for so long, longer than the lag: the axis stands where it says."""
+FEW = 3
+"""Fewer statuses prove nothing about a counter that seems to stand still."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,15 @@ class Watched:
         self.axis = axis
         self.before = axis.state
         self.target = target
-        self._last = (self.before.position, now)
+        self._last = (self.before.position, now, self.before.updates)
 
     def still_for(self, since: float = 0.0) -> float:
         """Seconds without a change of its counter, after `since`. Only what was heard counts, silence does not."""
         state = self.axis.state
         if state.position != self._last[0]:
-            self._last = (state.position, state.time)
+            self._last = (state.position, state.time, state.updates)
+        if state.updates - self._last[2] < FEW:
+            return 0.0
         return state.time - max(self._last[1], since)
 
     def arrived(self, device: str, step_m: float) -> bool:

@@ -374,6 +374,10 @@ class ThorlabsStage:
 
     def _await_standstill(self, watched: list[Watched]) -> bool:
         """Wait until the axes that were moving stand, as far as one can know; raises nothing."""
+        for link in dict.fromkeys(axis.axis.link for axis in watched):
+            # Messages are obeyed in order: an answer to a question behind the stop says that the stop has been heard.
+            with contextlib.suppress(InstrumentError):
+                link.refresh()
         s, begin = self._settings, self._clock.monotonic()
         deadline = begin + s.velocity_m_s / s.acceleration_m_s2 + MARGIN_S
         while True:

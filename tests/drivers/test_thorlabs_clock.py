@@ -50,7 +50,7 @@ class FakeLink:
         self.heard += 1
         if self.script is not None:
             self.now = self.script(self.clock.monotonic() - self.began, self.target, self.before)
-        self.now = replace(self.now, time=self.clock.monotonic(), updates=self.now.updates + 1)
+        self.now = replace(self.now, time=self.clock.monotonic(), updates=self.heard)
 
     def state(self, index):
         return self.now
