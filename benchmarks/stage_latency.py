@@ -157,7 +157,7 @@ def main() -> int:
         )
     if arguments.write:
         today = datetime.datetime.now(datetime.UTC).date()
-        machine = f"{processor()}, two cores; Python {platform.python_version()}, thorlabs-apt-device 0.3.8"
+        machine = f"{processor()}; Python {platform.python_version()}, thorlabs-apt-device 0.3.8"
         path = Path(__file__).with_name("RESULTS.md")
         if not path.exists():
             path.write_text(HEADER)

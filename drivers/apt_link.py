@@ -1,14 +1,9 @@
-"""One Thorlabs APT controller through thorlabs-apt-device, with that library's traps closed. Microsteps, no metres.
-
-What the library is used for: the serial port, its event loop and thread, polling, decoding, building messages. What it
-does that an instrument must not do is overridden here, each with its reason.
-"""
+"""An open connection to one Thorlabs APT controller. Microsteps and the protocol's units, no metres."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
 import os
 import struct
 import threading
@@ -19,12 +14,11 @@ from typing import Any
 import serial
 from serial.tools import list_ports
 from thorlabs_apt_device import protocol as apt
-from thorlabs_apt_device.devices.aptdevice_motor import APTDevice_Motor
-from thorlabs_apt_device.devices.bsc import BSC
 from thorlabs_apt_device.enums import EndPoint
 
+from drivers.apt_device import Bsc, Kst101, one_line
 from drivers.apt_settings import ControllerKind, MotionParameters
-from drivers.apt_watch import STALE_S, AxisState, LimitedLog, Watch
+from drivers.apt_watch import AxisState, Watch
 from drivers.base import Clock, ConnectionLost, DeviceTimeout, InstrumentError, NotReadyError
 
 try:
@@ -34,13 +28,10 @@ except ImportError:  # Windows opens serial ports exclusively by itself
 
 ANSWER_S = 1.0
 """A request that has not been answered for so long, twice, never will be."""
-READ_INTERVAL_S = 0.003
-HEARTBEAT_S = 0.02
-POLL_INTERVAL_S = 0.01
+HANG_S = 2.0
+"""The library's thread has not read for so long, though it lives: it hangs."""
 JOIN_S = 3.0
 ACTUATOR_ZFS25 = 0x42
-HEADER = 6
-"""Bytes of a message's header."""
 _MODELS = {"kst101": ("KST", "TST101"), "bsc203": ("BSC2", "SCC2")}
 
 
@@ -51,108 +42,6 @@ class Identity:
     model: str
     serial: str
     firmware: str
-
-
-class _Unpacker(apt.Unpacker):
-    """Counts what it throws away; the library's own way to tell is a Python warning for every byte."""
-
-    noise = 0
-    buf: bytes
-
-    def _decoding_error(self, message: str = "") -> None:
-        self.noise += 1
-        self.buf = self.buf[1:]
-
-
-class _Tamed:
-    """Overrides of the library's devices; stands before one of them in the order of bases."""
-
-    _port: Any
-    _loop: Any
-    _unpacker: Any
-    _thread: threading.Thread
-
-    def __init__(self, watch: Watch, port: str, **options: Any):
-        # Before the library's own: its thread runs before its constructor has ended.
-        self._watch = watch
-        self._told = False
-        super().__init__(serial_port=port, home=False, **options)  # type: ignore[call-arg]
-
-    @property
-    def _log(self) -> LimitedLog:
-        return self._limited
-
-    @_log.setter
-    def _log(self, logger: logging.Logger) -> None:
-        self._limited = LimitedLog(logger, self._watch.clock)
-
-    def _schedule_reads(self) -> None:
-        """Read what has arrived, at once where the system tells of it, else every few milliseconds."""
-        if not isinstance(self._unpacker, _Unpacker):
-            # A read that waits starves whatever wants to be written, a stop among it.
-            self._port.timeout = 0
-            self._port.write_timeout = 0.5
-            self._unpacker = _Unpacker(self._port)
-            with contextlib.suppress(NotImplementedError, AttributeError, OSError):
-                self._loop.add_reader(self._port.fileno(), self._read)
-                self._told = True
-            self._poll()
-        if self._read():
-            self._loop.call_later(HEARTBEAT_S if self._told else READ_INTERVAL_S, self._schedule_reads)
-
-    def _read(self) -> bool:
-        """All there is; False when the port is gone. The library's own ends for good with one malformed message."""
-        before = self._unpacker.noise
-        try:
-            while True:
-                noise = self._unpacker.noise
-                try:
-                    message = next(self._unpacker)
-                except StopIteration:
-                    # In noise it gives up after every byte and would fall behind for ever.
-                    if self._unpacker.noise == noise:
-                        break
-                except (struct.error, AssertionError, IndexError):
-                    self._unpacker.noise += HEADER
-                else:
-                    self._process_message(message)
-        except Exception as error:
-            if self._told:
-                self._loop.remove_reader(self._port.fileno())
-            self._watch.fail(f"is gone ({_one_line(error)}); plug it in, switch it on, then close and open it")
-            return False
-        self._watch.passed(self._unpacker.noise - before)
-        return True
-
-    def _process_message(self, message: Any) -> None:
-        """Kept by the watch alone: the library's dictionaries miss messages and tell old values for ever."""
-        self._watch.hear(message)
-
-    def _schedule_updates(self) -> None:
-        """The library's polling begins a quarter of a second late and asks bays that are not in use."""
-
-    def _poll(self) -> None:
-        """Ask every axis for its status, again and again."""
-        if self._watch.fault is None:
-            self._watch.asked()
-            for endpoint in self._watch.states:
-                self._write(apt.mot_req_statusupdate(dest=endpoint, source=EndPoint.HOST, chan_ident=1))
-            self._loop.call_later(POLL_INTERVAL_S, self._poll)
-
-    def _write(self, command: bytes) -> None:
-        """Write without waiting for the line to drain: that would block the loop, and reading with it."""
-        try:
-            self._port.write(command)
-        except Exception as error:
-            self._watch.fail(f"cannot be written to ({_one_line(error)}); plug it in, then close and open it")
-
-
-class _Kst101(_Tamed, APTDevice_Motor):
-    """A K-Cube stepper controller; the library has no class for it."""
-
-
-class _Bsc(_Tamed, BSC):
-    """A benchtop stepper controller."""
 
 
 class AptLink:
@@ -190,13 +79,11 @@ class AptLink:
         _require_free(self.port, name)
         try:
             if kind == "kst101":
-                self._device: Any = _Kst101(
-                    self._watch, self.port, controller=None, bays=(EndPoint.USB,), channels=(1,)
-                )
+                self._device: Any = Kst101(self._watch, self.port, controller=None, bays=(EndPoint.USB,), channels=(1,))
             else:
-                self._device = _Bsc(self._watch, self.port, x=max(channels))
+                self._device = Bsc(self._watch, self.port, x=max(channels))
         except (OSError, serial.SerialException) as error:
-            raise ConnectionLost(name, f"cannot open {self.port} ({_one_line(error)}); {_hint(error)}") from error
+            raise ConnectionLost(name, f"cannot open {self.port} ({one_line(error)}); {_hint(error)}") from error
         self._closed = False
         try:
             with contextlib.suppress(AttributeError, NotImplementedError):
@@ -228,13 +115,15 @@ class AptLink:
         watch = self._watch
         if self._closed:
             raise ConnectionLost(self.name, "has been closed; open it again")
-        if watch.fault is None and watch.clock.monotonic() - watch.passed_at > STALE_S:
-            # A program that was suspended gives the thread a moment to notice that it lives.
+        if watch.fault is None and not self._device._thread.is_alive():
+            watch.fail("is not being read any more, the library's thread has died; close and open it")
+        if watch.fault is None and watch.clock.monotonic() - watch.passed_at > HANG_S:
+            # A program that was suspended gives the thread a moment to show that it lives.
             with self._bell:
                 passes = watch.passes
-                self._bell.wait_for(lambda: watch.passes != passes or watch.fault is not None, timeout=0.25)
-                if watch.passes == passes and watch.fault is None:
-                    watch.fault = "is not being read any more, the library's thread has died; close and open it"
+                self._bell.wait_for(lambda: watch.passes != passes or watch.fault is not None, timeout=0.5)
+                if watch.passes == passes:
+                    watch.fail("is not being read any more, the library's thread hangs; close and open it")
         if watch.fault is not None:
             raise ConnectionLost(self.name, watch.fault)
 
@@ -440,7 +329,3 @@ def _hint(error: Exception) -> str:
     if getattr(error, "errno", None) == 13:
         return "add yourself to the group dialout and log in again"
     return "plug it in, switch it on"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -13,6 +13,8 @@ from drivers.base import Clock
 
 STALE_S = 0.7
 """A status request that has not been answered for so long: the controller is silent."""
+STALE_PASSES = 10
+"""And the port has been read so often since: a program that was held up is not a controller that is silent."""
 NOISE_WINDOW_S = 1.0
 NOISE_BYTES = 200
 """So many bytes that belong to no message within the window: the controller sends nonsense. Fewer are forgiven: a
@@ -95,7 +97,7 @@ class Watch:
         self.fault: str | None = None
         self.passes = 0
         self.passed_at = clock.monotonic()
-        self._asked: dict[int, float] = {}
+        self._asked: dict[int, tuple[float, int]] = {}
         self._noise: deque[tuple[float, int]] = deque()
 
     def fail(self, fault: str) -> None:
@@ -108,7 +110,7 @@ class Watch:
         """A status of every axis has been requested."""
         now = self.clock.monotonic()
         for endpoint in self.states:
-            self._asked.setdefault(endpoint, now)
+            self._asked.setdefault(endpoint, (now, self.passes))
 
     def passed(self, noise: int) -> None:
         """Everything that had arrived has been read, among it so much noise."""
@@ -122,7 +124,9 @@ class Watch:
                 self._noise.popleft()
             heard = sum(n for _, n in self._noise)
             # Judged here, after reading: a program that was suspended finds the answers first.
-            silent = [endpoint for endpoint, asked in self._asked.items() if now - asked > STALE_S]
+            silent = any(
+                now - asked > STALE_S and self.passes - passes > STALE_PASSES for asked, passes in self._asked.values()
+            )
             if heard > NOISE_BYTES or (heard and silent):
                 self.fail(f"sends nonsense, {heard} bytes of it in a second; check its cable, switch it off and on")
             elif silent:

@@ -13,13 +13,13 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import numpy as np
 
+from drivers.apt_axis import LAG_S, STANDING_S, Axis, Watched
 from drivers.apt_link import AptLink
 from drivers.apt_settings import AXES, MotionParameters, ThorlabsSettings
-from drivers.apt_watch import AxisState
 from drivers.base import (
     Cancel,
     Cancelled,
@@ -38,49 +38,13 @@ from drivers.base import (
     never,
 )
 
-LAG_S = 0.1
-"""For so long after a command the status tells what it was before."""
-STALL_S = 0.6
-"""A counter that has stood still for so long during a motion: the axis is stalled."""
-STANDING_S = 0.2
-"""A counter that has stood still for so long, longer than the lag: the axis stands where it says."""
 MARGIN_S = 2.0
 """Grace beyond the computed duration of a motion."""
 SLICE_S = 0.02
 """Longest wait before a cancel is asked for again."""
-ENABLE_S = 1.0
+ENABLE_S = 3.0
 _TOLERANCE = 1e-3
 """Relative: controllers round velocities and accelerations."""
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """One axis: where it is connected."""
-
-    name: str
-    link: AptLink
-    index: int
-
-    @property
-    def state(self) -> AxisState:
-        return self.link.state(self.index)
-
-
-class _Watched:
-    """An axis during a motion: what it was before, and since when its counter stands still."""
-
-    def __init__(self, axis: _Axis, now: float, target: int | None):
-        self.axis = axis
-        self.before = axis.state
-        self.target = target
-        self._last = (self.before.position, now)
-
-    def still_for(self, since: float = 0.0) -> float:
-        """Seconds without a change of its counter, after `since`. Only what was heard counts, silence does not."""
-        state = self.axis.state
-        if state.position != self._last[0]:
-            self._last = (state.position, state.time)
-        return state.time - max(self._last[1], since)
 
 
 class ThorlabsStage:
@@ -108,7 +72,7 @@ class ThorlabsStage:
         self._busy = threading.Lock()
         self._stops = 0
         self._links: tuple[AptLink, ...] = ()
-        self._axes: tuple[_Axis, ...] = ()
+        self._axes: tuple[Axis, ...] = ()
 
     def open(self) -> None:
         """Connect, write all motion parameters and read them back; moves nothing.
@@ -125,22 +89,25 @@ class ThorlabsStage:
                 for axis, address in zip(AXES, s.serials, strict=True):
                     name = f"{self._name} {axis}"
                     links.append(self._connect("kst101", address, (1,), self._clock, self._bell, name))
-                axes = tuple(_Axis(axis, link, 0) for axis, link in zip(AXES, links, strict=True))
+                axes = tuple(Axis(axis, link, 0) for axis, link in zip(AXES, links, strict=True))
             else:
                 links.append(self._connect("bsc203", s.serials[0], s.channels, self._clock, self._bell, self._name))
-                axes = tuple(_Axis(axis, links[0], index) for index, axis in enumerate(AXES))
+                axes = tuple(Axis(axis, links[0], index) for index, axis in enumerate(AXES))
             for axis_ in axes:
                 self._write_parameters(axis_)
         except BaseException:
             for link in links:
                 link.close()
             raise
-        self._links, self._axes = tuple(links), axes
+        # In this order: whoever sees links sees axes too.
+        self._axes = axes
+        self._links = tuple(links)
 
     def close(self) -> None:
         """Stop, disconnect, end the library's threads; a motion in progress ends with `Cancelled`."""
         self.stop()
-        links, self._links, self._axes = self._links, (), ()
+        links, self._links = self._links, ()
+        self._axes = ()
         for link in links:
             link.close()
 
@@ -162,20 +129,17 @@ class ThorlabsStage:
     @property
     def homed(self) -> bool:
         """What the controllers say: not remembered, so a power cut counts. Raises as `position`."""
-        self._require_alive()
-        return all(axis.state.homed for axis in self._axes)
+        return all(axis.state.homed for axis in self._require_alive())
 
     def position(self) -> StagePosition:
         """What the controllers count, a few milliseconds old. Raises `NotReadyError`, `ConnectionLost`."""
-        self._require_alive()
-        y, x = (axis.state.position * self._settings.step_m for axis in self._axes)
+        y, x = (axis.state.position * self._settings.step_m for axis in self._require_alive())
         return StagePosition(y, x)
 
     def home(self, cancel: Cancel = never) -> None:
         """Seek the lower switches, both axes together, and count from there.
 
-        Raises: `MotionError`, `DeviceTimeout`, `ConnectionLost`, `NotReadyError`, `Cancelled`; then both axes have
-        been stopped and are not homed.
+        Raises as `move_to`; an axis that had not arrived by then is not homed.
         """
         s = self._settings
         longest = 1.1 * s.travel_m / s.homing_velocity_m_s
@@ -221,14 +185,13 @@ class ThorlabsStage:
 
     def describe(self) -> Facts:
         """What the controllers are and how they stand. Raises `NotReadyError`, `ConnectionLost`."""
-        self._require_alive()
-        s, info = self._settings, self.info
+        axes, s, info = self._require_alive(), self._settings, self.info
         facts = {
             "model": info.model,
             "serial": info.serial,
-            "homed": "yes" if all(axis.state.homed for axis in self._axes) else "no",
+            "homed": "yes" if all(axis.state.homed for axis in axes) else "no",
         }
-        for axis in self._axes:
+        for axis in axes:
             who, state = axis.link.identity, axis.state
             facts[f"{axis.name} controller"] = f"{who.model} {who.serial}, firmware {who.firmware}, {axis.link.port}"
             facts[f"{axis.name} position"] = f"{state.position * s.step_m:.9f} m"
@@ -250,9 +213,13 @@ class ThorlabsStage:
             raise NotReadyError(self._name, "is closed; open it first")
         return links
 
-    def _require_alive(self) -> None:
-        for link in self._require_open():
+    def _require_alive(self) -> tuple[Axis, ...]:
+        links, axes = self._require_open(), self._axes
+        for link in links:
             link.check()
+        if not axes:
+            raise NotReadyError(self._name, "is closed; open it first")
+        return axes
 
     def _require_standing(self) -> None:
         for axis in self._axes:
@@ -269,7 +236,7 @@ class ThorlabsStage:
         finally:
             self._busy.release()
 
-    def _write_parameters(self, axis: _Axis) -> None:
+    def _write_parameters(self, axis: Axis) -> None:
         wanted = self._settings.parameters()
         axis.link.write_parameters(axis.index, wanted)
         found = axis.link.read_parameters(axis.index)
@@ -283,10 +250,10 @@ class ThorlabsStage:
                     "accepts in [stage]",
                 )
 
-    def _targets(self, start: StagePosition, target: StagePosition) -> dict[_Axis, int | None]:
+    def _targets(self, start: StagePosition, target: StagePosition) -> dict[Axis, int | None]:
         """Microsteps for each axis that has to move. Raises `LimitError`."""
         s = self._settings
-        targets: dict[_Axis, int | None] = {}
+        targets: dict[Axis, int | None] = {}
         for axis, limits, begin, end in zip(
             self._axes, (s.limits_y_m, s.limits_x_m), start.as_tuple(), target.as_tuple(), strict=True
         ):
@@ -303,17 +270,21 @@ class ThorlabsStage:
         return targets
 
     def _carry_out(
-        self, targets: Mapping[_Axis, int | None], longest: float, cancel: Cancel, stops: int, what: str
+        self, targets: Mapping[Axis, int | None], longest: float, cancel: Cancel, stops: int, what: str
     ) -> None:
         """Begin the motion of these axes (to None: home), wait for its end and for settling.
 
         Whatever fails stops both axes and waits until they stand, before it is raised; a lost connection waits for
         nobody.
         """
-        watched = [_Watched(axis, self._clock.monotonic(), target) for axis, target in targets.items()]
-        reported = [link.reported for link in self._links]
+        watched: list[Watched] = []
         try:
             self._enable(targets, cancel, stops, what)
+            # Late news of an earlier motion are in before a status that is asked for now.
+            for link in self._require_open():
+                link.refresh()
+            watched = [Watched(axis, self._clock.monotonic(), target) for axis, target in targets.items()]
+            reported = [link.reported for link in self._links]
             for axis, target in targets.items():
                 if target is None:
                     axis.link.home(axis.index)
@@ -323,7 +294,7 @@ class ThorlabsStage:
             deadline = self._clock.monotonic() + allowed
             while True:
                 heard = self._heard()
-                ended = [self._ended(axis) for axis in watched]
+                ended = [axis.arrived(self._name, self._settings.step_m) for axis in watched]
                 if all(ended):
                     break
                 self._require_no_report(reported, what)
@@ -349,7 +320,7 @@ class ThorlabsStage:
             self._await_standstill(watched)
             raise
 
-    def _enable(self, targets: Mapping[_Axis, object], cancel: Cancel, stops: int, what: str) -> None:
+    def _enable(self, targets: Mapping[Axis, object], cancel: Cancel, stops: int, what: str) -> None:
         dead = [axis for axis in targets if not axis.state.enabled]
         for axis in dead:
             axis.link.enable(axis.index)
@@ -359,50 +330,12 @@ class ThorlabsStage:
                 raise NotReadyError(self._name, "a motor takes no current; enable it at its controller")
             self._pause(self._heard(), cancel, stops, what, [])
 
-    def _ended(self, watched: _Watched) -> bool:
-        """Whether an axis has ended as it should. Raises `MotionError` when it has ended otherwise, or hangs."""
-        axis, target = watched.axis, watched.target
-        state, before = axis.state, watched.before
-        still = watched.still_for()
-        # Without its message (a byte was lost) an end counts once the lag of the status is surely over.
-        sure = still > STALL_S and not state.moving
-        if target is None:
-            # The bits are at first those before the command, "homed" among them: it needs the message, and a status
-            # from after it.
-            told = state.homings > before.homings and state.time > state.homed_time + LAG_S
-            if (told or sure) and state.homed and not state.homing:
-                return True
-        elif (state.completed > before.completed or sure) and state.position == target:
-            return True
-        here = f"{state.position * self._settings.step_m:.6g} m"
-        goal = "its reference" if target is None else f"{target * self._settings.step_m:.6g} m"
-        # An end elsewhere counts once the axis stands: it might be the late news of an earlier motion.
-        if state.stopped > before.stopped and still > STANDING_S:
-            why = "at a limit switch" if state.at_switch else "by its controller"
-            raise MotionError(
-                self._name, f"{axis.name} was stopped {why} at {here} on its way to {goal}; look at it, then home it"
-            )
-        if target is not None and state.completed > before.completed and still > STANDING_S:
-            why = " at a limit switch" if state.at_switch else ""
-            raise MotionError(
-                self._name,
-                f"{axis.name} arrived at {here}{why} instead of {goal}, {state.position - target:+d} microsteps; look "
-                "at it, then home it",
-            )
-        if still > STALL_S and state.position != target:
-            raise MotionError(
-                self._name,
-                f"{axis.name} is stalled at {here} on its way to {goal}, its counter stands still for {STALL_S:g} s; "
-                "look at it, then home it",
-            )
-        return False
-
     def _require_no_report(self, reported: list[int], what: str) -> None:
         for link, before in zip(self._links, reported, strict=False):
             if link.reported > before:
                 raise MotionError(link.name, f"ended {what} with {link.last_report}; look at the controller")
 
-    def _require_arrived(self, targets: Mapping[_Axis, int | None]) -> None:
+    def _require_arrived(self, targets: Mapping[Axis, int | None]) -> None:
         step = self._settings.step_m
         for axis, target in targets.items():
             position = axis.state.position
@@ -424,14 +357,14 @@ class ThorlabsStage:
         """How many messages have come from all controllers."""
         return sum(link.heard for link in self._links)
 
-    def _pause(self, heard: int, cancel: Cancel, stops: int, what: str, watched: list[_Watched]) -> None:
+    def _pause(self, heard: int, cancel: Cancel, stops: int, what: str, watched: list[Watched]) -> None:
         """Wait until more has been heard than this, a moment at most. Raises `Cancelled` and `ConnectionLost`."""
         self._require_not_stopped(cancel, stops, what, watched)
         self._require_alive()
         with self._bell:
             self._bell.wait_for(lambda: self._stops != stops or self._heard() != heard, timeout=SLICE_S)
 
-    def _require_not_stopped(self, cancel: Cancel, stops: int, what: str, watched: list[_Watched]) -> None:
+    def _require_not_stopped(self, cancel: Cancel, stops: int, what: str, watched: list[Watched]) -> None:
         if self._stops == stops and not cancel():
             return
         self.stop()
@@ -443,8 +376,12 @@ class ThorlabsStage:
             place = "where it was"
         raise Cancelled(self._name, f"{what} was stopped {place}; move again when it is safe to do so")
 
-    def _await_standstill(self, watched: list[_Watched]) -> bool:
+    def _await_standstill(self, watched: list[Watched]) -> bool:
         """Wait until the axes that were moving stand, as far as one can know; raises nothing."""
+        for link in dict.fromkeys(axis.axis.link for axis in watched):
+            # Messages are obeyed in order: an answer to a question behind the stop says that the stop has been heard.
+            with contextlib.suppress(InstrumentError):
+                link.refresh()
         s, begin = self._settings, self._clock.monotonic()
         deadline = begin + s.velocity_m_s / s.acceleration_m_s2 + MARGIN_S
         while True:

@@ -169,9 +169,7 @@ class Bench:
         distance_m: true distance from object to camera.
     """
 
-    def __init__(
-        self, settings: BenchSettings, sample: Sample, stage: Displaced, light: SimulatedLight, clock: Clock
-    ):
+    def __init__(self, settings: BenchSettings, sample: Sample, stage: Displaced, light: SimulatedLight, clock: Clock):
         self.settings = settings
         self.sample = sample
         self.distance_m = settings.true_distance_m

@@ -5,6 +5,7 @@ the frame is simulated with those the driver had set, written as a file just bef
 bit. What was learnt of the emulator, pypylon 26.9:
 
 - It exists while the environment says PYLON_CAMEMU=N whenever devices are looked for, and can be opened more than once.
+  The wire says 1 and leaves it so; drivers without a wire leave emulated cameras alone.
 - `ImageFilename` is a folder with at least two files; which files is read once, their contents at every frame. Two
   names for one file make the order of names irrelevant.
 - Uncompressed TIFF with one strip is read four times faster than PNG; TIFF with many strips is refused.
@@ -126,8 +127,6 @@ class PylonWire:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._names = self._file = ""
         self._paced = False
-        self._before: str | None = None
-        self._switched = False
         self._device: Any = None
         self._planned: list[_Planned] = []
         self._canvas = np.zeros((0, 0), np.uint16)
@@ -143,15 +142,12 @@ class PylonWire:
             self._names, self._file = str(names), os.path.join(self._folder.name, "frame.tif")  # noqa: PTH118
             for name in _NAMES:
                 (names / name).symlink_to(self._file)
-        if not self._switched:
-            self._before = os.environ.get(_SWITCH)
-            os.environ[_SWITCH] = "1"
-            self._switched = True
+        # For good: each time that pylon finds this changed it loses a dozen pipes.
+        os.environ[_SWITCH] = "1"
 
     def attach(self, device: Any) -> None:
         """Make the emulator read the files, with a sensor of its new size."""
         self._device = device
-        self._restore_switch()
         device.HeightMax.Value, device.WidthMax.Value = self.sensor_shape
         device.TestImageSelector.Value = "Off"
         device.ImageFilename.Value = self._names
@@ -185,7 +181,6 @@ class PylonWire:
 
     def disconnect(self) -> None:
         """Remove the files; does nothing when there are none."""
-        self._restore_switch()
         self._device = None
         if self._folder is not None:
             self._folder.cleanup()
@@ -252,14 +247,6 @@ class PylonWire:
         while (left := end - self._clock.monotonic()) > 0 and not cancel():
             # At least a nanosecond: a slice that rounding swallows would never end a wait in virtual time.
             self._clock.sleep(max(min(SLICE_S, left), 1e-9))
-
-    def _restore_switch(self) -> None:
-        if self._switched:
-            self._switched = False
-            if self._before is None:
-                os.environ.pop(_SWITCH, None)
-            else:
-                os.environ[_SWITCH] = self._before
 
 
 def _tiff_header(rows: int, columns: int) -> bytes:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from drivers.apt_axis import LAG_S, STALL_S, STANDING_S
 from drivers.apt_link import Identity
 from drivers.apt_settings import MotionParameters, ThorlabsSettings
 from drivers.apt_watch import AxisState
@@ -19,7 +20,7 @@ from drivers.base import (
     StagePosition,
     VirtualClock,
 )
-from drivers.thorlabs import LAG_S, MARGIN_S, STALL_S, STANDING_S, ThorlabsStage
+from drivers.thorlabs import MARGIN_S, ThorlabsStage
 from tests.drivers.rig import HERE, LIMITS
 
 TICK = 0.01
@@ -49,10 +50,13 @@ class FakeLink:
         self.heard += 1
         if self.script is not None:
             self.now = self.script(self.clock.monotonic() - self.began, self.target, self.before)
-        self.now = replace(self.now, time=self.clock.monotonic(), updates=self.now.updates + 1)
+        self.now = replace(self.now, time=self.clock.monotonic(), updates=self.heard)
 
     def state(self, index):
         return self.now
+
+    def refresh(self):
+        pass
 
     def move(self, index, position):
         self.log.append("move")

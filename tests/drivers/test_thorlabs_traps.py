@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from drivers import apt_link
+from drivers import apt_device, apt_link
 from drivers.apt_link import find_port
 from drivers.apt_settings import ThorlabsSettings
 from drivers.base import (
@@ -151,9 +151,11 @@ def test_trap_the_message_that_homing_has_ended_counts_not_the_old_bit():
 
 def test_trap_rich_errors_reach_the_operator():
     with rig(speed=10, homed=True) as r:
+        told = []
 
         def cancel():
-            if r.wire.motor(0).moving and not r.stage._links[0].reported:
+            if r.wire.motor(0).moving and not told:
+                told.append(True)
                 r.wire.report(0, 17, "motor driver overheated")
             return False
 
@@ -248,7 +250,7 @@ def test_trap_the_library_keeps_every_device_for_the_end_of_the_program(controll
             r.stage.open()
             r.stage.close()
         gc.collect()
-        alive = [o for o in gc.get_objects() if isinstance(o, (apt_link._Kst101, apt_link._Bsc))]
+        alive = [o for o in gc.get_objects() if isinstance(o, (apt_device.Kst101, apt_device.Bsc))]
         assert alive == []
         assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
@@ -330,9 +332,10 @@ def test_an_axis_that_moves_by_its_knob_is_not_commanded():
 def test_a_knob_turned_while_settling_is_noticed():
     with rig(speed=10, homed=True, settling_s=0.4) as r:
         turned = []
+        target = round(0.6e-3 * BENCH.microsteps_per_m)
 
         def cancel():
-            if sent(r, Id.MOVE_ABSOLUTE) and not r.wire.motor(0).moving and not turned:
+            if r.wire.motor(0).counter == target and not turned:
                 turned.append(True)
                 r.wire.turn_by_hand(0, 300_000)
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from dataclasses import replace
@@ -194,35 +195,42 @@ def test_a_wait_ends_when_it_is_cancelled():
         assert clock.monotonic() - begin < 0.2
 
 
-def test_the_environment_and_the_files_are_as_before(monkeypatch):
-    for before in (None, "0"):
-        if before is None:
-            monkeypatch.delenv("PYLON_CAMEMU", raising=False)
-        else:
-            monkeypatch.setenv("PYLON_CAMEMU", before)
-        wire = PylonWire(Canned(), VirtualClock())
-        with wire:
-            assert os.environ["PYLON_CAMEMU"] == "1"
-            folder = Path(wire._folder.name)
-            assert folder.is_dir()
-        assert os.environ.get("PYLON_CAMEMU") == before
-        assert not folder.exists()
-        wire.disconnect()
-        camera, wire = fed()
-        camera.open()
-        assert os.environ.get("PYLON_CAMEMU") == before  # restored as soon as the camera is open
-        camera.acquire()
+def test_the_files_are_there_as_long_as_the_camera_is_open():
+    wire = PylonWire(Canned(), VirtualClock())
+    with wire:
+        assert os.environ["PYLON_CAMEMU"] == "1"
         folder = Path(wire._folder.name)
+        assert folder.is_dir()
+    assert not folder.exists()
+    wire.disconnect()
+    camera, wire = fed()
+    camera.open()
+    camera.acquire()
+    folder = Path(wire._folder.name)
+    camera.close()
+    assert not folder.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files, which needs /proc")
+def test_a_new_camera_each_time_leaves_no_files_open():
+    def take() -> int:
+        camera, _ = fed()
+        camera.open()
+        camera.acquire()
         camera.close()
-        assert not folder.exists()
+        del camera
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    take()
+    before = take()
+    assert [take() for _ in range(5)] == [before] * 5
 
 
-def test_a_wire_is_let_go_of_when_the_camera_cannot_be_opened(monkeypatch):
-    monkeypatch.delenv("PYLON_CAMEMU", raising=False)
+def test_a_wire_is_let_go_of_when_the_camera_cannot_be_opened():
     camera, wire = fed(serial="0815-0009")
     with pytest.raises(ConnectionLost, match="0815-0009 was not found"):
         camera.open()
-    assert "PYLON_CAMEMU" not in os.environ
     assert wire._folder is None
 
 
