@@ -118,7 +118,7 @@ def calibrate(
 def reconstruct(
     path: Annotated[Path, typer.Argument(help="A calibrated run.")],
     method: Annotated[str, typer.Option(help="latent, paper (its estimator exactly), or conventional.")] = "latent",
-    decoder: Annotated[str | None, typer.Option(help="mnist, mnist-3, mnist-4 or a package's path.")] = None,
+    decoder: Annotated[str | None, typer.Option(help="mnist, mnist-3, mnist-4, mnist-64 or a package's path.")] = None,
     exposure: Annotated[float | None, typer.Option(help="Exposure, s; default the shortest recorded.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the figure; default beside the run.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0, help="Adam's; default: the best of several.")] = None,
@@ -145,7 +145,7 @@ def demo(
     seed: SeedOption = 0,
     sample: ObjectOption = None,
     out: Annotated[Path, typer.Option(help="Folder for run, report and figures.")] = Path("demo"),
-    decoder: Annotated[str | None, typer.Option(help="mnist, mnist-3, mnist-4 or a package's path.")] = None,
+    decoder: Annotated[str | None, typer.Option(help="mnist, mnist-3, mnist-4, mnist-64 or a package's path.")] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -165,8 +165,11 @@ def _gentle_threads() -> None:
 def _register() -> None:
     """Commands that bring their own options; their modules load nothing heavy before they run."""
     from app.bench import commands
+    from app.exchange import export_command, import_command
     from app.training import train
 
+    app.command("import")(import_command)
+    app.command("export")(export_command)
     app.command()(train)
     commands.register(app)
 

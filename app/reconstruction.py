@@ -17,11 +17,12 @@ from app.calibration import software, stored_illumination
 from app.errors import UsageError
 from app.figures import reconstruction_figure
 from app.progress import Course
+from app.runs import entry_of_exposure
 from recon.calibrate import Illumination, illuminated
 from recon.dataset import Ptychogram, Truth
 from recon.decoders.package import DecoderPackage, load_package
 from recon.device import pick_device
-from recon.files.read import RunFile, open_run
+from recon.files.read import open_run
 from recon.files.results import store_result
 from recon.metrics import fit_positions, psnr_db
 from recon.noise import LOSSES
@@ -75,18 +76,6 @@ class Yardstick:
     def psnr_db(self, obj: NDArray) -> float:
         """Eq. 3 of the paper over the lit mask."""
         return psnr_db(obj, self.amplitude, self.lit)
-
-
-def entry_of_exposure(run: RunFile, exposure_s: float) -> int:
-    """The evaluation entry whose exposure is the nearest on a log scale; raises `UsageError` beyond 5 %."""
-    entries = range(2, run.entries + 1)
-    if not entries:
-        raise UsageError(f"{run.path}: holds no evaluation series; its plan has only a calibration scan")
-    nearest = min(entries, key=lambda k: abs(math.log(run.exposure_s(k) / exposure_s)))
-    if abs(run.exposure_s(nearest) / exposure_s - 1) > 0.05:
-        known = ", ".join(f"{run.exposure_s(k):.4g}" for k in entries)
-        raise UsageError(f"{run.path}: no exposure of {exposure_s:.4g} s; recorded are {known} s")
-    return nearest
 
 
 def lit_part(data: Ptychogram, window: int) -> Ptychogram:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from recon.decoders.images import LabelledImages
 
 SUFFIX = ".safetensors"
+BINARY_FROM = 32
+"""Side of the grey images that binary strokes are redrawn from: the finest that MNIST has, padded."""
 DEFAULT_VALIDATION = 0.1
 
 
@@ -109,8 +111,12 @@ def _sources(
     validation: str | None,
     dark_ink: bool,
     seed: int,
+    binary: bool,
 ) -> tuple[LabelledImages, LabelledImages]:
     """Training and validation images as the options ask for them."""
+    if binary:
+        grey = _sources(images, labels, only, min(size, BINARY_FROM), validation, dark_ink, seed, False)
+        return grey[0].as_strokes(size), grey[1].as_strokes(size)
     from recon.decoders.images import load_mnist
 
     fraction, held_out = None, None
@@ -175,6 +181,7 @@ def train_decoder(
     image_size: int = 32,
     validation: str | None = None,
     dark_ink: bool = False,
+    binary: bool = False,
     name: str | None = None,
     out: Path | None = None,
 ) -> TrainingResult:
@@ -198,7 +205,7 @@ def train_decoder(
     try:
         if image_size < 16 or image_size % 16:
             raise ValueError(f"image_size must be a positive multiple of 16, got {image_size}")
-        train_set, test_set = _sources(images, labels, only, image_size, validation, dark_ink, seed)
+        train_set, test_set = _sources(images, labels, only, image_size, validation, dark_ink, seed, binary)
         target.parent.mkdir(parents=True, exist_ok=True)
 
         from recon.decoders.network import Architecture
@@ -213,7 +220,7 @@ def train_decoder(
     interrupted, rank = False, None
     try:
         chosen = pick_device(device)
-        architecture = Architecture(image_size=image_size, latent_size=latent, linear_layers=linear_layers)
+        architecture = Architecture.of_size(image_size, latent, linear_layers)
         settings = TrainingSettings(epochs=epochs, batch=batch, seed=seed)
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as progress:
@@ -295,6 +302,9 @@ def train(
         typer.Option(help="IDX file, folder, or fraction held out; default MNIST's test set, else 0.1."),
     ] = None,
     dark_ink: Annotated[bool, typer.Option("--dark-ink", help="Pictures in folders are dark on bright.")] = False,
+    binary: Annotated[
+        bool, typer.Option("--binary", help="Redraw the grey images as binary strokes with soft edges: photomasks.")
+    ] = False,
     name: Annotated[str | None, typer.Option(help="Name of the decoder, when --out does not give it.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Package to write (.safetensors), or an existing folder; default here.")
@@ -315,6 +325,7 @@ def train(
         image_size=image_size,
         validation=validation,
         dark_ink=dark_ink,
+        binary=binary,
         name=name,
         out=out,
     )

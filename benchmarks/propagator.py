@@ -11,17 +11,14 @@ in complex128 numpy on 4096 points of the same pitch: 65 mm are less than its N 
 from __future__ import annotations
 
 import argparse
-import datetime
-import platform
 import sys
-from pathlib import Path
 
 import numpy as np
-import scipy
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from benchmarks.report import append_rows, machine
 from recon.optics import Propagator, critical_distance
 from simulators.objects import Sample, draw_digit
 from simulators.optics import Illumination
@@ -33,13 +30,6 @@ FRAME = 1024
 REFERENCE = 4096
 CLAIMS = {"padded": 0.005, "unpadded": 0.03}
 PROBE = Illumination(diameter_m=500e-6, edge_m=12e-6, defocus_waves=0.1, astigmatism_waves=0.06, coma_waves=0.04)
-HEADER = """# Results
-
-Appended by the scripts of this folder, one row per measurement.
-
-| date | benchmark | quantity | measured | claim | hardware, versions |
-|---|---|---|---|---|---|
-"""
 
 
 def placed(field: NDArray, size: int) -> NDArray:
@@ -94,43 +84,23 @@ def measure() -> list[tuple[str, str, float]]:
     return rows
 
 
-def processor() -> str:
-    """The processor's name as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
 def main() -> int:
     """Print the errors; 1 when one exceeds its claim."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="append the result to RESULTS.md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    machine = (
-        f"{processor()}, one thread; Python {platform.python_version()}, torch {torch.__version__}, "
-        f"numpy {np.__version__}, scipy {scipy.__version__}"
-    )
-    today = datetime.datetime.now(datetime.UTC).date()
-    print(machine)
+    made_on = machine("torch", "numpy", "scipy", cores=1)
+    print(made_on)
     lines, good = [], True
     for kind, name, error in measure():
         good &= error <= CLAIMS[kind]
         print(f"{kind:9} {name:13} relative L1 error {100 * error:7.4f} %   claim {100 * CLAIMS[kind]:.1f} %")
-        lines.append(
-            f"| {today} | `python -m benchmarks.propagator` | relative L1 error, {kind} "
-            f"{FRAME if kind == 'unpadded' else 2 * FRAME}, {name} | {100 * error:.3g} % "
-            f"| at most {100 * CLAIMS[kind]:.1f} % | {machine} |\n"
-        )
+        window = FRAME if kind == "unpadded" else 2 * FRAME
+        claim = f"at most {100 * CLAIMS[kind]:.1f} %"
+        lines.append((f"relative L1 error, {kind} {window}, {name}", f"{100 * error:.3g} %", claim))
     if arguments.write:
-        path = Path(__file__).with_name("RESULTS.md")
-        if not path.exists():
-            path.write_text(HEADER)
-        with path.open("a") as file:
-            file.writelines(lines)
+        append_rows("python -m benchmarks.propagator", lines, made_on)
     return 0 if good else 1
 
 

@@ -8,6 +8,7 @@ to a low rank, and a decoder that ends in a sigmoid, so that images lie in 0..1 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,8 @@ class Architecture:
         latent_size: length of the latent vector.
         linear_layers: square layers between encoder and latent (the paper: 8; 0 is a plain autoencoder).
         encoder_channels: channels after each of the four strided convolutions.
-        decoder_channels: channels at image_size/4, /2 and /1 before the last convolution.
+        decoder_channels: channels of the first, small image and after each doubling of its side; the paper doubles
+            twice, from 8 to 32 pixels.
     """
 
     name: str = "irmae"
@@ -31,7 +33,7 @@ class Architecture:
     latent_size: int = 128
     linear_layers: int = 8
     encoder_channels: tuple[int, int, int, int] = (32, 64, 128, 256)
-    decoder_channels: tuple[int, int, int] = (128, 64, 32)
+    decoder_channels: tuple[int, ...] = (128, 64, 32)
 
     def __post_init__(self) -> None:
         if self.name != "irmae":
@@ -43,8 +45,28 @@ class Architecture:
                 f"latent_size must be at least 1 and linear_layers at least 0, "
                 f"got {self.latent_size} and {self.linear_layers}"
             )
+        doublings = len(self.decoder_channels) - 1
+        if doublings < 1 or self.image_size % 2**doublings or any(n < 1 for n in self.decoder_channels):
+            raise ValueError(
+                f"decoder_channels {tuple(self.decoder_channels)} must be positive and name at least two, and "
+                f"image_size {self.image_size} must be divisible by 2 once for each after the first"
+            )
         object.__setattr__(self, "encoder_channels", tuple(self.encoder_channels))
         object.__setattr__(self, "decoder_channels", tuple(self.decoder_channels))
+
+    @classmethod
+    def of_size(cls, image_size: int, latent_size: int = 128, linear_layers: int = 8) -> Architecture:
+        """The paper's network for images of any size: the decoder starts at 8 pixels and doubles as often as it takes.
+
+        Sizes that are not 8 times a power of two keep the paper's two doublings.
+        """
+        doublings = (image_size // 8).bit_length() - 1
+        if doublings < 2 or image_size != 8 * 2**doublings:
+            return cls(image_size=image_size, latent_size=latent_size, linear_layers=linear_layers)
+        channels = (128,) * (doublings - 1) + (64, 32)
+        return cls(
+            image_size=image_size, latent_size=latent_size, linear_layers=linear_layers, decoder_channels=channels
+        )
 
     def as_dict(self) -> dict:
         """The fields as JSON-ready values."""
@@ -74,18 +96,14 @@ class Decoder(nn.Module):
 
     def __init__(self, architecture: Architecture):
         super().__init__()
-        first, second, third = architecture.decoder_channels
-        self.side = architecture.image_size // 4
-        self.channels = first
-        self.from_latent = nn.Linear(architecture.latent_size, first * self.side * self.side)
-        self.upsample = nn.Sequential(
-            nn.ReLU(),
-            nn.ConvTranspose2d(first, second, kernel_size=4, stride=2, padding=1),
-            nn.ReLU(),
-            nn.ConvTranspose2d(second, third, kernel_size=4, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(third, 1, kernel_size=3, padding=1),
-        )
+        channels = architecture.decoder_channels
+        self.channels = channels[0]
+        self.side = architecture.image_size // 2 ** (len(channels) - 1)
+        self.from_latent = nn.Linear(architecture.latent_size, self.channels * self.side * self.side)
+        layers: list[nn.Module] = []
+        for before, after in pairwise(channels):
+            layers += [nn.ReLU(), nn.ConvTranspose2d(before, after, kernel_size=4, stride=2, padding=1)]
+        self.upsample = nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(channels[-1], 1, kernel_size=3, padding=1))
 
     def logits(self, latents: Tensor) -> Tensor:
         """Images before the sigmoid, for a numerically safe cross-entropy."""

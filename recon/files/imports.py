@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from recon.dataset import DatasetError, Geometry, Ptychogram
 
 from . import schema
+from .mapping import FieldMap
 from .read import open_hdf5, open_run
 from .skeleton import LIGHT_SPEED, PLANCK
 
@@ -34,6 +35,7 @@ class Overrides:
         electrons_per_count: conversion of the file's counts.
         read_noise_e: standard deviation of the noise without photons, electrons; 0 for a counting detector.
         entry: which entry of a file that has several.
+        fields: where an HDF5 file of no known kind has what is needed.
     """
 
     wavelength_m: float | None = None
@@ -43,6 +45,7 @@ class Overrides:
     electrons_per_count: float = 1.0
     read_noise_e: float = 0.0
     entry: int = 1
+    fields: FieldMap | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def read_any(path: Path | str, overrides: Overrides | None = None) -> Ptychogram
     if path.name.endswith((".npz", ".npz.bz2")):
         return _ptychogram(path, _read_npz(path), overrides)
     with open_hdf5(path) as file:
-        if file.attrs.get(schema.ATTR_CREATOR) != schema.CREATOR:
+        if overrides.fields is not None or file.attrs.get(schema.ATTR_CREATOR) != schema.CREATOR:
             return _ptychogram(path, _read_hdf5(path, file, overrides), overrides)
     with open_run(path) as run:
         return run.ptychogram(overrides.entry)
@@ -82,6 +85,8 @@ def read_any(path: Path | str, overrides: Overrides | None = None) -> Ptychogram
 
 def _read_hdf5(path: Path, file: h5py.File, overrides: Overrides) -> _Found:
     try:
+        if overrides.fields is not None:
+            return _read_mapped(file, overrides.fields)
         if schema.PTYLAB_FRAMES in file and schema.PTYLAB_ENCODER in file:
             return _read_ptylab(file)
         entry = file.get(schema.entry_name(overrides.entry))
@@ -92,8 +97,37 @@ def _read_hdf5(path: Path, file: h5py.File, overrides: Overrides) -> _Found:
         raise DatasetError(f"{path}: its arrays cannot be read ({reason}); the file is damaged or unusual") from None
     raise DatasetError(
         f"{path}: is HDF5 but holds neither {schema.entry_name(overrides.entry)}/{schema.DETECTOR}/{schema.DATA} (CXI) "
-        f"nor {schema.PTYLAB_FRAMES} and {schema.PTYLAB_ENCODER} (PtyLab)"
+        f"nor {schema.PTYLAB_FRAMES} and {schema.PTYLAB_ENCODER} (PtyLab); say where things are: "
+        "ptychoscope import --map frames=/... --map positions=/..."
     )
+
+
+def _read_mapped(file: h5py.File, fields: FieldMap) -> _Found:
+    keep = fields.kept(file)
+    frames = fields.array(file, "frames", keep)
+    assert frames is not None
+    metres = fields.unit.metres
+    positions = fields.positions(file, keep)
+    mask, exposures = fields.array(file, "mask"), fields.array(file, "exposures", keep)
+    return _Found(
+        frames=frames,
+        positions_m=None if metres is None else positions * metres,
+        positions_px=positions if metres is None else None,
+        wavelength_m=fields.wavelength(file),
+        distance_m=fields.number(file, "distance"),
+        pixel_size_m=fields.number(file, "pixel_size"),
+        good=None if mask is None else mask == fields.good,
+        dark=_mean_dark(fields.array(file, "background")),
+        exposures_s=None if exposures is None else exposures.ravel(),
+    )
+
+
+def _mean_dark(dark: NDArray | None) -> NDArray | None:
+    """One dark frame (H, W) from one or a stack of them, without axes of length one."""
+    if dark is None:
+        return None
+    dark = np.asarray(dark, np.float64)
+    return dark.reshape(-1, *dark.shape[-2:]).mean(axis=0) if dark.ndim >= 2 else dark
 
 
 def _read_cxi(path: Path, entry: h5py.Group) -> _Found:
@@ -124,14 +158,31 @@ def _read_cxi(path: Path, entry: h5py.Group) -> _Found:
 
 
 def _read_ptylab(file: h5py.File) -> _Found:
+    frames, background = file[schema.PTYLAB_FRAMES][...], file.get(schema.PTYLAB_BACKGROUND)
+    dark = None if background is None else _mean_dark(background[...])
+    orientation = int(_scalar(file, schema.PTYLAB_ORIENTATION) or 0)
+    if orientation not in range(8):
+        raise ValueError(f"orientation {orientation} is none of 0 .. 7")
     return _Found(
-        frames=file[schema.PTYLAB_FRAMES][...],
+        frames=_oriented(frames, orientation),
         positions_m=file[schema.PTYLAB_ENCODER][...],
         positions_px=None,
         wavelength_m=_scalar(file, schema.PTYLAB_WAVELENGTH),
         distance_m=_scalar(file, schema.PTYLAB_DISTANCE),
         pixel_size_m=_scalar(file, schema.PTYLAB_PIXEL),
+        dark=dark if dark is None or dark.ndim != 2 else _oriented(dark, orientation),
     )
+
+
+def _oriented(frames: NDArray, orientation: int) -> NDArray:
+    """Frames (..., H, W) as PtyLab and ptypy turn them: bit 2 transposes, then bit 0 flips columns and bit 1 rows."""
+    if orientation & 4:
+        frames = np.swapaxes(frames, -1, -2)
+    if orientation & 1:
+        frames = frames[..., ::-1]
+    if orientation & 2:
+        frames = frames[..., ::-1, :]
+    return np.ascontiguousarray(frames)
 
 
 def _read_npz(path: Path) -> _Found:
@@ -170,6 +221,8 @@ def _read_npz(path: Path) -> _Found:
         wavelength_m=number("wavelength_m", "wavelength"),
         distance_m=number("distance_m", "distance", "zo"),
         pixel_size_m=number("pixel_size_m", "pixel_size", "dxd"),
+        good=None if (mask := first(("mask",))) is None else mask == 0,
+        exposures_s=first(("exposures_s",)),
     )
 
 

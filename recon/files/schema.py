@@ -23,6 +23,8 @@ PTYLAB_ENCODER = "encoder"
 PTYLAB_WAVELENGTH = "wavelength"
 PTYLAB_PIXEL = "dxd"
 PTYLAB_DISTANCE = "zo"
+PTYLAB_BACKGROUND = "background"
+PTYLAB_EMPTY = "emptyBeam"
 PTYLAB_PUPIL = "entrancePupilDiameter"
 PTYLAB_ORIENTATION = "orientation"
 

@@ -19,6 +19,7 @@ from recon.decoders import images as source
 from recon.decoders.images import (
     ImageSourceError,
     LabelledImages,
+    binary_strokes,
     ensure_mnist,
     fit_square,
     load_folder,
@@ -142,6 +143,30 @@ def _pictures(folder: Path) -> None:
         (folder / letter).mkdir(parents=True)
         for number in range(2):
             Image.fromarray(np.full((10, 6), level, np.uint8)).save(folder / letter / f"{number}.png")
+
+
+def test_grey_discs_become_binary_ones_of_the_same_area_and_place():
+    grey = discs(6, 32, 5)
+    binary = binary_strokes(grey, 64)
+    assert binary.shape == (6, 64, 64)
+    assert binary.dtype == np.float32
+    soft = (binary > 0) & (binary < 1)
+    for image, drawn, edge in zip(grey, binary, soft, strict=True):
+        area = image.sum()
+        assert drawn.sum() / 4 == pytest.approx(area, rel=0.01)
+        circumference = 2 * np.sqrt(np.pi * area) * 2
+        assert edge.sum() < 2 * circumference  # an edge is a pixel wide, not a blur
+        for axis in (0, 1):
+            centre = (image.sum(1 - axis) * (np.arange(32) + 0.5)).sum() / area
+            drawn_centre = (drawn.sum(1 - axis) * (np.arange(64) + 0.5)).sum() / drawn.sum()
+            assert drawn_centre / 2 == pytest.approx(centre, abs=0.05)
+
+
+def test_redrawn_images_keep_their_labels_and_say_so():
+    redrawn = LabelledImages(discs(2, 16, 1), np.array([3, 4]), "discs").as_strokes(32)
+    assert redrawn.images.shape == (2, 32, 32)
+    assert list(redrawn.labels) == [3, 4]
+    assert redrawn.source == "discs, redrawn in binary"
 
 
 def test_a_folder_of_pictures_takes_its_labels_from_its_sub_folders(tmp_path):

@@ -18,8 +18,13 @@ def _seeded(architecture: Architecture) -> Autoencoder:
 
 @pytest.mark.parametrize(
     "architecture",
-    [TINY, Architecture(), Architecture(image_size=48, latent_size=5, linear_layers=0)],
-    ids=["tiny", "paper", "plain 48"],
+    [
+        TINY,
+        Architecture(),
+        Architecture(image_size=48, latent_size=5, linear_layers=0),
+        Architecture.of_size(64, latent_size=6, linear_layers=1),
+    ],
+    ids=["tiny", "paper", "plain 48", "fine"],
 )
 def test_shapes_and_range(architecture):
     network = _seeded(architecture)
@@ -41,6 +46,22 @@ def test_the_reference_network_is_the_papers():
     assert all(m.kernel_size == (4, 4) and m.stride == (2, 2) for m in convolutions)
     assert len(network.linear) == 8
     assert all(isinstance(m, nn.Linear) and m.bias is None and m.weight.shape == (128, 128) for m in network.linear)
+
+
+@pytest.mark.parametrize(
+    ("size", "channels"),
+    [
+        (16, (128, 64, 32)),
+        (32, (128, 64, 32)),
+        (48, (128, 64, 32)),
+        (64, (128, 128, 64, 32)),
+        (128, (128,) * 3 + (64, 32)),
+    ],
+)
+def test_larger_images_are_drawn_from_the_same_eight_pixels(size, channels):
+    assert Architecture.of_size(size).decoder_channels == channels
+    if size in (32, 64, 128):
+        assert Autoencoder(Architecture.of_size(size, latent_size=2, linear_layers=0)).decoder.side == 8
 
 
 def test_the_chain_starts_orthogonal_so_that_no_direction_is_lost():
@@ -74,6 +95,9 @@ def test_without_a_chain_the_fold_is_the_identity():
         ({"image_size": 0}, "multiple of 16, got 0"),
         ({"latent_size": 0}, "latent_size must be at least 1"),
         ({"linear_layers": -1}, "linear_layers at least 0"),
+        ({"decoder_channels": (8,)}, "must be positive and name at least two"),
+        ({"image_size": 16, "decoder_channels": (8,) * 7}, "divisible by 2 once for each"),
+        ({"decoder_channels": (8, 0)}, "must be positive"),
         ({"name": "transformer"}, "unknown decoder architecture 'transformer'"),
     ],
 )

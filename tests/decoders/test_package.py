@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from recon.decoders.images import load_mnist
+from recon.decoders.images import binary_strokes, load_mnist
 from recon.decoders.network import Architecture, Autoencoder
 from recon.decoders.package import (
     DecoderError,
@@ -26,7 +26,8 @@ from recon.decoders.training import psnr_per_image
 from tests.decoders.shapes import TINY, discs
 
 RECORD = {"source": "discs", "settings": {"epochs": 0}, "validation_psnr_db": 12.5}
-SHIPPED = ("mnist", "mnist-3", "mnist-4")
+SHIPPED = ("mnist", "mnist-3", "mnist-4", "mnist-64")
+STUDY = ("study/mnist-50", "study/mnist-plain")
 
 
 @pytest.fixture(scope="module")
@@ -208,17 +209,28 @@ def test_an_inconsistent_package_is_refused(written, tmp_path, tensors, metadata
 
 def test_the_shipped_packages_are_the_expected_ones():
     assert tuple(installed_packages()) == SHIPPED
+    assert all(find_package(name).is_file() for name in STUDY)
 
 
-@pytest.mark.parametrize(("name", "ranks"), [("mnist", (20, 40)), ("mnist-3", (9, 20)), ("mnist-4", (7, 20))])
-def test_a_shipped_package_loads_and_is_of_low_rank(name, ranks):
+@pytest.mark.parametrize(
+    ("name", "architecture", "ranks"),
+    [
+        ("mnist", Architecture(), (20, 40)),
+        ("mnist-3", Architecture(), (9, 20)),
+        ("mnist-4", Architecture(), (7, 20)),
+        ("mnist-64", Architecture.of_size(64), (50, 80)),
+        ("study/mnist-50", Architecture(), (30, 50)),
+        ("study/mnist-plain", Architecture(linear_layers=0), (80, 100)),
+    ],
+)
+def test_a_shipped_package_loads_and_has_its_rank(name, architecture, ranks):
     package = load_package(name)
-    assert find_package(name).stat().st_size <= 5_000_000
-    assert package.architecture == Architecture()
+    assert find_package(name).stat().st_size <= 6_000_000
+    assert package.architecture == architecture
     assert "MNIST train set" in package.training["source"]
     assert ranks[0] <= package.effective_rank() <= ranks[1]
     drawn = package.decode(package.latent_mean[None])
-    assert drawn.shape == (1, 32, 32)
+    assert drawn.shape == (1, architecture.image_size, architecture.image_size)
     assert 0 <= drawn.min() < 0.05 < 0.3 < drawn.max() <= 1
 
 
@@ -236,3 +248,15 @@ def test_a_shipped_package_represents_digits_it_never_saw(name, only, least_db, 
     assert len(images) == {None: 10_000, 3: 1010, 4: 982}[only]
     assert psnr >= least_db
     assert psnr == pytest.approx(package.training["validation_psnr_db"], abs=0.05)  # half precision costs nothing
+
+
+@pytest.mark.parametrize(("name", "binary", "least_db"), [("mnist-64", True, 29.0), ("study/mnist-plain", False, 31.5)])
+def test_the_other_packages_represent_digits_they_never_saw(name, binary, least_db, shared_data, monkeypatch):
+    monkeypatch.setenv("PTYCHOSCOPE_DATA", str(shared_data))
+    package = load_package(name)
+    digits = load_mnist("test").images[:1000]
+    images = torch.from_numpy(binary_strokes(digits, package.architecture.image_size) if binary else digits)
+    with torch.no_grad():
+        psnr = float(psnr_per_image(package.decode(package.encode(images)), images).mean())
+    assert psnr >= least_db
+    assert psnr == pytest.approx(package.training["validation_psnr_db"], abs=0.7)  # a tenth of the validation set

@@ -69,6 +69,13 @@ def test_names_labels_and_validation_files(letters, tmp_path, monkeypatch):
     assert load_package("letters-1.safetensors").training["source"].endswith("label 1")
 
 
+def test_binary_strokes_are_redrawn_before_training(letters, tmp_path):
+    result = train_decoder(images=letters, out=tmp_path / "masks.safetensors", binary=True, **SMALL_OPTIONS)
+    package = load_package(str(result.file))
+    assert package.training["source"].endswith("redrawn in binary")
+    assert package.architecture.image_size == 16
+
+
 def test_a_folder_of_dark_drawings_on_white_paper(tmp_path):
     drawings = tmp_path / "drawings"
     drawings.mkdir()
