@@ -160,7 +160,7 @@ def align(
 ) -> None:
     """Measure how stage, beam and camera lie together: map with sign, scale and rotation, beam centre, region.
 
-    Moves the sample in steps of 20 and 45 um about the start and parks it once; lists the moves and asks first. Nothing
+    Moves the sample in steps of 20 and 50 um about the start and parks it once; lists the moves and asks first. Nothing
     is assumed about the mounting. The distance in the profile sets the scale: 1 % there is 1 % here.
     """
     from app.bench.align import align as measure

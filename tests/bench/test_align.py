@@ -30,7 +30,7 @@ def aligned(profile, seed=0, start=CENTRE, sample=None):
 
 @pytest.mark.parametrize(("quarter", "mirror"), MOUNTINGS)
 def test_every_mounting_is_recovered(monkeypatch, quarter, mirror):
-    monkeypatch.setattr(module, "STEPS", 5)
+    monkeypatch.setattr(module, "STEPS", 4)
     monkeypatch.setattr(module, "SECOND_LOOKS", 1)
     number = MOUNTINGS.index((quarter, mirror))
     rng = np.random.default_rng(number)
@@ -40,14 +40,14 @@ def test_every_mounting_is_recovered(monkeypatch, quarter, mirror):
     mounting = scale * base @ turn(angle)
     profile = changed(
         "quick",
-        camera__shape=(320, 320),
+        camera__shape=(256, 256),
         stage__repeatability_m=1e-6,
         stage__rotation_rad=0.0,
         stage__scale_error=(0.0, 0.0),
         stage__shear=0.0,
         simulation__distance_error_m=0.0,
         simulation__mounting=tuple(tuple(row) for row in mounting.tolist()),
-        simulation__sensor_shape=(352, 384),
+        simulation__sensor_shape=(288, 320),
         simulation__beam_offset_px=(9.0, -21.0),
         simulation__region_step=4,
     )
@@ -56,8 +56,8 @@ def test_every_mounting_is_recovered(monkeypatch, quarter, mirror):
     assert found.measured.mirrored == (mirror < 0)
     assert found.found.rotation_deg == pytest.approx(np.degrees(angle), abs=0.3)
     assert found.found.scale == pytest.approx(scale, rel=0.01)
-    assert found.beam_px == pytest.approx((176 + 9, 192 - 21), abs=0.5)
-    assert found.measured.origin == (24, 12)  # nearest multiples of 4 to 185 - 160 and 171 - 160
+    assert found.beam_px == pytest.approx((144 + 9, 160 - 21), abs=0.5)
+    assert found.measured.origin == (24, 12)  # nearest multiples of 4 to 153 - 128 and 139 - 128
 
 
 def test_the_shipped_bench_is_aligned_within_its_own_errors():
