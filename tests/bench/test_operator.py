@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from app.bench.environment import Computer, gpus, hints
+from app.bench.jog import jog
 from app.bench.motion import move_stage, named_place, parse_place, planned_moves
 from app.bench.prompt import Terminal
 from app.check import check_profile
@@ -85,6 +86,23 @@ def test_stopping_a_move_stops_the_stage():
             move_stage(session, "24mm,24mm", home_first=False)
         session.devices.stage.position = position
         assert 0 < position().y < 20e-3
+
+
+def test_jogging_obeys_typed_orders_only():
+    views, complaints = [], []
+    with bench(TINY, stream=13) as session:
+        with pytest.raises(NotReadyError, match="home it first"):
+            jog(session, ["y 10um"], views.append, complaints.append)
+        move_stage(session, "12.5mm,12.5mm", home_first=True)
+        orders = ["", "y 50um", "x -0.1mm", "what", "y 5mm", "x 1m", "q", "y 1mm"]
+        end = jog(session, orders, views.append, complaints.append)
+        assert end.as_tuple() == pytest.approx((12.55e-3, 12.4e-3), abs=1e-8)
+        move_stage(session, "24mm,24mm", home_first=False)
+        jog(session, ["y 0.9mm"], views.append, complaints.append)
+    assert len(views) == 4 + 1
+    assert len(complaints) == 4
+    assert views[1].changed < 0.1 < views[2].changed
+    assert all(view.line() for view in views)
 
 
 def test_without_a_person_or_yes_nothing_moves(capsys, monkeypatch):
