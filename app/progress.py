@@ -49,7 +49,7 @@ class Course:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self._bar.console.print(text, highlight=False)
+        self._bar.console.print(text, highlight=False, soft_wrap=True)
 
     @contextmanager
     def paused(self) -> Iterator[None]:

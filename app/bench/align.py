@@ -17,7 +17,7 @@ from scipy import ndimage
 from app.bench import registration
 from app.bench.beam import Beam, FreeSpace, Grid, find_light, fit_beam
 from app.bench.characterisation import MeasuredAlignment
-from app.bench.exposing import find_exposure
+from app.bench.exposing import LightError, find_exposure
 from app.bench.session import Session
 from drivers.base import InstrumentError, LightState, LimitError, Region, StagePosition
 
@@ -165,7 +165,10 @@ def _align(session: Session, todo: Sequence[StagePosition], parked: StagePositio
     # The whole sensor first: the beam need not be in its middle.
     sensor = camera.info.sensor_shape
     camera.set_region(Region(0, 0, *sensor))
-    exposure_s, number = find_exposure(session, camera.info.black_level_adu, TOP, 0)
+    try:
+        exposure_s, number = find_exposure(session, camera.info.black_level_adu, TOP, 0)
+    except LightError as error:
+        raise AlignError(f"{error}; or nothing here lets light through: start elsewhere (--start Y,X)") from None
     wide, number = _picture(session, exposure_s, 1, number)
     light = find_light(wide, 2 * pinhole / pixel)
     if light is None:

@@ -160,7 +160,7 @@ def align(
 ) -> None:
     """Measure how stage, beam and camera lie together: map with sign, scale and rotation, beam centre, region.
 
-    Moves the sample in steps of 20 and 45 um about the start and parks it once; lists the moves and asks first. Nothing
+    Moves the sample in steps of 20 and 50 um about the start and parks it once; lists the moves and asks first. Nothing
     is assumed about the mounting. The distance in the profile sets the scale: 1 % there is 1 % here.
     """
     from app.bench.align import align as measure
@@ -213,6 +213,49 @@ def align(
     report(values, as_json)
 
 
+def jog(
+    profile: ProfileOption = "quick",
+    start: Annotated[str | None, typer.Option(help="Go to Y,X first, m or mm; default: stay.")] = None,
+    figure: Annotated[Path, typer.Option(help="The picture that is drawn anew after every move, .png.")] = Path(
+        "jog.png"
+    ),
+    home_first: Annotated[bool, typer.Option("--home", help="Home first where the stage is not homed.")] = False,
+    yes: YesOption = False,
+    seed: SeedOption = 0,
+    sample: ObjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Jog and watch: type small moves, see after each what the camera sees; keep the picture open in a viewer.
+
+    One order a line: y 50um or x -0.1mm moves by so much, Enter looks again, q ends. Ctrl-C stops the stage.
+    """
+    import sys
+
+    from app.bench.figures import view_figure
+    from app.bench.jog import HELP, View
+    from app.bench.jog import jog as run_jog
+    from app.bench.motion import move_stage
+    from app.bench.session import ALIGN_STREAM, session
+    from app.cli import report, say
+
+    seen: list[View] = []
+
+    def show(view: View) -> None:
+        seen.append(view)
+        view_figure(view, profile, figure)
+        say(view.line())
+
+    with session(profile, seed, sample, ALIGN_STREAM, assume_yes=yes) as bench:
+        if start is not None:
+            move_stage(bench, start, home_first)
+        elif home_first and not bench.devices.stage.homed:
+            move_stage(bench, "home", home_first)
+        say(HELP)
+        with bench.course.paused():
+            here = run_jog(bench, iter(sys.stdin.readline, ""), show, say)
+    report({"y_m": here.y, "x_m": here.x, "views": len(seen), "figure": str(figure)}, as_json)
+
+
 def move(
     target: Annotated[str, typer.Argument(help="park, load, unload, home, or Y,X in m (or with mm, um behind).")],
     profile: ProfileOption = "quick",
@@ -237,5 +280,5 @@ def move(
 
 def register(app: typer.Typer) -> None:
     """Add the operator's commands to the command line."""
-    for command in (check, darks, characterise, align, move):
+    for command in (check, darks, characterise, align, jog, move):
         app.command()(command)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from app.bench.align import Alignment
 from app.bench.characterise import Result
 from app.bench.darks import DarkReport
+from app.bench.jog import View
 from app.bench.registration import mosaic, trusted
 from recon.files.darks import DarkSummary, histogram_edges
 
@@ -160,3 +161,14 @@ def _mosaic(found: Alignment) -> tuple[NDArray[np.float64], tuple[float, float, 
     half = (len(picture) / 2 - cut) * pixel * 1e6
     inside = slice(cut, len(picture) - cut)
     return picture[inside, inside], (-half, half, half, -half)
+
+
+def view_figure(view: View, heading: str, path: Path) -> Path:
+    """One picture of a jog, square root of brightness; returns the path."""
+    figure = Figure(figsize=(5.2, 5.4), layout="constrained")
+    axis = figure.subplots()
+    top = max(float(np.percentile(view.picture, 99.95)), 1.0)
+    axis.imshow(np.sqrt(np.clip(view.picture, 0, top)), cmap="inferno")
+    axis.set_title(view.line(), fontsize=7)
+    figure.suptitle(heading, fontsize=10)
+    return save(figure, path)
