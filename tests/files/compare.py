@@ -7,7 +7,8 @@ import numpy as np
 
 from recon.files import schema
 
-WHEN = {schema.TIMESTAMPS, schema.START_TIME, schema.END_TIME, schema.LOG, "seconds"}
+WHEN = {schema.TIMESTAMPS, schema.START_TIME, schema.END_TIME, schema.LOG, "seconds", schema.NODE_MAP}
+"""What differs between two runs of the same measurement; an emulated camera's settings name a temporary folder."""
 
 
 def measurement(path: Path) -> dict[str, np.ndarray]:

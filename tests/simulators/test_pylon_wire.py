@@ -220,7 +220,7 @@ def test_a_new_camera_each_time_leaves_no_files_open():
         camera.close()
         del camera
         gc.collect()
-        return len(os.listdir("/proc/self/fd"))
+        return len(list(Path("/proc/self/fd").iterdir()))
 
     take()
     before = take()
@@ -385,9 +385,10 @@ def test_a_scan_through_pylon_is_the_simulated_scan(tmp_path):
 
     def compare(name, item):
         other = found[name]
-        # The cameras take their frames at other times: the emulated one has no read-out time in virtual time.
+        # The cameras take their frames at other times, the emulated one has no read-out time in virtual time, and its
+        # sensor is larger.
         number = isinstance(item, h5py.Dataset) and item.dtype.kind in "uif"
-        if number and name.rsplit("/", 1)[-1] != schema.TIMESTAMPS:
+        if number and name.rsplit("/", 1)[-1] not in (schema.TIMESTAMPS, schema.REGION):
             np.testing.assert_array_equal(item[...], other[...], name)
             compared.append(name)
 
