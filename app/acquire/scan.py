@@ -113,10 +113,10 @@ def software_versions() -> dict[str, str]:
     return versions
 
 
-def data_bytes(plan: Plan, profile: Profile) -> int:
-    """Size of a run's frames and darks on disk, uncompressed."""
+def data_bytes(plan: Plan, profile: Profile, reused_darks: int = 0) -> int:
+    """Size of a run's frames and darks on disk, uncompressed; `reused_darks` exposures bring theirs along."""
     pixels = profile.camera.shape[0] * profile.camera.shape[1]
-    darks = sum(step.stream is Stream.DARK for step in plan.steps)
+    darks = reused_darks + sum(step.stream is Stream.DARK for step in plan.steps)
     light = sum(step.repeats for step in plan.steps if step.stream is not Stream.DARK)
     return pixels * (2 * (light + darks * profile.scan.keep_darks) + 8 * darks)
 
@@ -129,10 +129,11 @@ def check(
     *,
     resume: bool = False,
     measured: Measured | None = None,
+    reused_darks: int = 0,
 ) -> list[Finding]:
     """The preflight of a plan: all findings, errors and warnings."""
     known = profile if measured is None else measured.content.applied_to(profile)
-    findings = preflight(plan, known, devices, output, data_bytes(plan, profile), resume=resume)
+    findings = preflight(plan, known, devices, output, data_bytes(plan, profile, reused_darks), resume=resume)
     if measured is not None and not any(f.severity is Severity.ERROR for f in findings):
         differences = measured.differences(devices.camera.info, devices.stage.info)
         findings += [Finding(Severity.ERROR, line) for line in differences]
@@ -217,7 +218,15 @@ class Scan:
         )
 
     def _preflight(self) -> None:
-        findings = check(self.plan, self.profile, self.devices, self.path, resume=self.resume, measured=self.measured)
+        findings = check(
+            self.plan,
+            self.profile,
+            self.devices,
+            self.path,
+            resume=self.resume,
+            measured=self.measured,
+            reused_darks=0 if self.darks is None else len(exposures_with_darks(self.profile)),
+        )
         require(findings)
         if not self.resume:
             self._reused_darks()

@@ -305,7 +305,7 @@ def measure_map(seen: Sequence[Seen], mask: NDArray[np.bool_], pixel_m: float) -
         if shift is not None and shift.likeness > LEAST_LIKENESS:
             pairs.append((i, j))
             shifts.append(shift)
-    found, _ = registration.places_from_shifts(len(seen), pairs, shifts, stage_m)
+    found, _ = registration.places_from_shifts(len(seen), pairs, shifts)
     # What is seen moves against the beam's place on the object.
     positions = -found * pixel_m
     known = np.isfinite(positions).all(axis=1)

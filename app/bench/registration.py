@@ -173,7 +173,7 @@ def shift_between(
 
 
 def places_from_shifts(
-    count: int, pairs: Sequence[tuple[int, int]], shifts: Sequence[Shift], stage_m: NDArray[np.float64]
+    count: int, pairs: Sequence[tuple[int, int]], shifts: Sequence[Shift]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Places that explain the shifts between pairs of pictures best, and which pairs agree.
 
@@ -183,7 +183,6 @@ def places_from_shifts(
         count: pictures.
         pairs: (first, second) of each shift.
         shifts: what was found between them.
-        stage_m: (count, 2) where the stage was told to be; only for the common shift, which is free.
 
     Returns:
         (count, 2) places in pixels, NaN for pictures without a trusted pair; (pairs,) bool.

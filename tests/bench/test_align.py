@@ -195,7 +195,7 @@ def test_wrong_shifts_are_left_out():
         one.pixels, one.information = places[j] - places[i], np.eye(2)
         shifts.append(one)
     shifts[3].pixels = shifts[3].pixels + np.array([9.0, -7.0])
-    found, used = places_from_shifts(9, pairs, shifts, places)
+    found, used = places_from_shifts(9, pairs, shifts)
     assert not used[3]
     assert used.sum() == len(pairs) - 1
     np.testing.assert_allclose(found - found[0], places, atol=1e-6)
