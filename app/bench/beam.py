@@ -165,7 +165,7 @@ def fit_beam(picture: NDArray[np.float64], grid: Grid, space: FreeSpace, pinhole
         if best is None or found.cost < best.cost:
             best = found
     assert best is not None
-    best = least_squares(residual, best.x, max_nfev=15, diff_step=STEP)
+    best = least_squares(residual, best.x, max_nfev=40, diff_step=STEP)
     numbers = best.x * _UNITS
     wave = pinhole_wave(grid, pinhole_m, numbers)
     shown = np.abs(space.to_camera(wave))[known].astype(np.float64)
