@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -24,7 +23,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from importlib import metadata
 from pathlib import Path
 
 import h5py
@@ -38,7 +36,7 @@ from app.acquire.scan import describe
 from app.devices import Devices
 from app.live.slot import Slot, SlotObserver
 from app.profile import Profile, load_profile
-from benchmarks.results import append, processor
+from benchmarks.report import append_rows, machine
 from drivers.base import SystemClock, VirtualClock
 from drivers.basler import BaslerCamera, BaslerSettings
 from recon.files import schema
@@ -251,11 +249,8 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where the file is written; default: the system's temporary folder")
     arguments = parser.parse_args()
-    machine = (
-        f"{processor()}, two cores; Python {platform.python_version()}, numpy {np.__version__}, "
-        f"h5py {h5py.__version__}, pypylon {metadata.version('pypylon')}"
-    )
-    print(machine)
+    made_on = machine("numpy", "h5py", "pypylon")
+    print(made_on)
     load = os.getloadavg()[0]
     cases = (("flat out", PAPER, None), ("at 35 1/s", PAPER, CAMERA_RATE_HZ), ("flat out", QUICK, None))
     runs: dict[tuple[str, Kind], list[Recording]] = {(name, kind): [] for name, kind, _ in cases}
@@ -318,9 +313,8 @@ def main() -> int:
         print(f"{name}: {value}; claim {claim}")
     if arguments.write:
         # Its own share of the load is about one; what is above stands for other programs on the same cores.
-        append(
-            "python -m benchmarks.recording", rows, f"{machine}; load {load:.1f} before, {os.getloadavg()[0]:.1f} after"
-        )
+        made_on += f"; load {load:.1f} before, {os.getloadavg()[0]:.1f} after"
+        append_rows("python -m benchmarks.recording", rows, made_on)
     return 0 if max(rates) >= CAMERA_RATE_HZ and min(dropped) == 0 else 1
 
 

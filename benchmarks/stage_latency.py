@@ -12,8 +12,6 @@ beyond the computed motion, median and worst. `--write` appends the result to RE
 from __future__ import annotations
 
 import argparse
-import datetime
-import platform
 import statistics
 import sys
 import threading
@@ -22,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.propagator import HEADER, processor
+from benchmarks.report import append_rows, machine
 from drivers.apt_settings import ThorlabsSettings
 from drivers.base import Cancelled, StagePosition
 from drivers.thorlabs import ThorlabsStage
@@ -156,16 +154,7 @@ def main() -> int:
             "no thread or file more",
         )
     if arguments.write:
-        today = datetime.datetime.now(datetime.UTC).date()
-        machine = f"{processor()}; Python {platform.python_version()}, thorlabs-apt-device 0.3.8"
-        path = Path(__file__).with_name("RESULTS.md")
-        if not path.exists():
-            path.write_text(HEADER)
-        with path.open("a") as file:
-            file.writelines(
-                f"| {today} | `python -m benchmarks.stage_latency` | {quantity} | {measured} | {claim} | {machine} |\n"
-                for quantity, measured, claim in rows
-            )
+        append_rows("python -m benchmarks.stage_latency", rows, machine("thorlabs-apt-device"))
     return 0 if good else 1
 
 
