@@ -48,11 +48,10 @@ class Watcher:
 
     def connect(self) -> None:
         self.calls.append("connect")
-        os.environ["PYLON_CAMEMU"] = str(self.cameras)
+        os.environ["PYLON_CAMEMU"] = str(self.cameras)  # and left so: pylon loses pipes when it finds this changed
 
     def attach(self, device: Any) -> None:
         self.calls.append("attach")
-        os.environ.pop("PYLON_CAMEMU", None)
         self.device = device
         self.on_attach(device)
 
@@ -62,7 +61,6 @@ class Watcher:
 
     def disconnect(self) -> None:
         self.calls.append("disconnect")
-        os.environ.pop("PYLON_CAMEMU", None)
 
 
 class Stand:

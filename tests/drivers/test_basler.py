@@ -92,8 +92,8 @@ def test_the_import_warns_of_nothing_where_warnings_are_errors():
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "loaded", "")
 
 
-def test_no_camera_is_a_named_error_and_an_emulated_one_is_none(monkeypatch):
-    monkeypatch.setenv("PYLON_CAMEMU", "1")
+def test_no_camera_is_a_named_error_and_an_emulated_one_is_none():
+    os.environ["PYLON_CAMEMU"] = "1"
     camera = BaslerCamera(settings())
     with pytest.raises(ConnectionLost, match=r"^camera: no Basler camera was found; check cable and power.*udev"):
         camera.open()
