@@ -24,6 +24,7 @@ from torch import Tensor
 from recon.dataset import DatasetError, Geometry, Ptychogram
 from recon.fit import Fit, Priors
 from recon.illumination import Illumination, illuminated, lit_window, remove_ramp, soft_disc
+from recon.levels import binned, finer
 from recon.model import object_size
 from recon.noise import MixedGaussian, StabilisedAmplitude
 from recon.propagators import NearField
@@ -52,12 +53,12 @@ class CalibrationSettings:
     pad_joint: bool = False
     pad_full: bool = True
     empty_every: int = 4
-    hold: float = 0.0
-    full_factor: float = 0.25
+    window: float = 1.7
+    plan: tuple = ()
 
     @property
     def epochs(self) -> int:
-        return self.warm_epochs + self.joint_epochs + self.full_epochs
+        return sum(st[2] for st in self.plan)
 
 
 @dataclass(frozen=True)
@@ -150,47 +151,54 @@ def calibrate(
     stop: Callable[[], bool] = lambda: False,
 ) -> Calibration:
     pixel = data.geometry.pixel_size_m
-    nominal = torch.from_numpy(data.positions_m / pixel).float()
     smallest = min(data.geometry.shape)
-    if settings.probe_diameter_m is None:
-        window = smallest
-    else:
-        window = min(smallest, 16 * math.ceil(1.7 * settings.probe_diameter_m / pixel / 16))
     crop, energy = lit_window(data, settings.lit_energy)
-    crop = max(crop, window)
-    probe, obj, scale = _start(data, settings, window, object_size(nominal, window, 16))
-    unknowns = Unknowns(obj, probe[None], nominal, torch.arange(len(data))).to(device)
+    unknowns, scale, level = None, 1.0, None
     course = _Course()
-    schedule = (
-        ("warm", settings.warm_epochs, crop, StabilisedAmplitude(), settings.pad_joint),
-        ("joint", settings.joint_epochs, crop, MixedGaussian() if settings.joint_loss=="mixed" else StabilisedAmplitude(), settings.pad_joint),
-        ("full", settings.full_epochs, smallest, MixedGaussian(), settings.pad_full),
-    )
     interrupted = False
-    for stage, epochs, side, loss, padded in schedule:
+    total = sum(st[2] for st in settings.plan)
+    for stage, factor, epochs, side, loss, padded, speed, anneal in settings.plan:
         if epochs == 0 or interrupted:
             continue
+        side = crop if side == "lit" else smallest
+        if factor > 1:
+            step = 2 * factor
+            side = side // step * step
+        coarse_pixel = factor * pixel
+        if settings.probe_diameter_m is None:
+            window = side // factor
+        else:
+            window = min(side // factor, 8 * math.ceil(settings.window * settings.probe_diameter_m / coarse_pixel / 8))
         part = data if (side, side) == data.geometry.shape else data.crop((side, side))
+        part = binned(part, factor)
+        if unknowns is None:
+            nominal = torch.from_numpy(data.positions_m / coarse_pixel).float()
+            probe, obj, scale = _start(part, settings, window, object_size(nominal, window, 16))
+            unknowns = Unknowns(obj, probe[None], nominal, torch.arange(len(data))).to(device)
+        elif factor != level:
+            unknowns, ratio = finer(unknowns, level // factor, window, 16)
+            scale *= ratio
+        level = factor; unknowns.lev = factor
         optics = NearField.build(part.geometry, window, padded=padded, device=device)
-        fit = Fit(part, unknowns, optics, loss, scale, Priors(settings.position_prior_m / pixel, settings.flux_prior, settings.background_prior),
+        fit = Fit(part, unknowns, optics, MixedGaussian() if loss == "mixed" else StabilisedAmplitude(), scale, Priors(settings.position_prior_m / coarse_pixel, settings.flux_prior, settings.background_prior),
             batch=settings.batch, seed=settings.seed, empty_every=settings.empty_every)
         for epoch in range(epochs):
-            fit.rates(_rates(settings, stage, epoch, epochs, pixel, len(data)))
+            fit.rates(_rates(settings, stage, epoch, epochs, coarse_pixel, len(data), speed, anneal))
             value = fit.epoch(epoch)
             distance = data.geometry.distance_m + float(unknowns.offset_m.detach())
             course.add(stage, value, distance)
-            report(EpochReport(len(course.loss), settings.epochs, stage, value, distance, unknowns, scale))
+            report(EpochReport(len(course.loss), total, stage, value, distance, unknowns, scale))
             if stop():
                 interrupted = True
                 break
     result = _finish(data, unknowns, scale, course, crop, energy, interrupted)
     return replace(result, settings=settings)
 
-def _rates(s, stage, epoch, epochs, pixel, count):
-    factor = {"warm": 2.0, "joint": 1.0, "full": s.full_factor}[stage]
-    if stage != "warm":
-        t = max(0.0, (epoch - s.hold * epochs) / max(1.0, epochs * (1 - s.hold)))
-        factor *= 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * t))
+def _rates(s, stage, epoch, epochs, pixel, count, speed, anneal):
+    factor = speed
+    t = epoch / max(1.0, epochs)
+    if anneal == 1: factor *= 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * t))
+    elif anneal: factor *= anneal ** t
     values = {"object": factor * s.object_rate, "probe": factor * s.probe_rate}
     if stage == "warm":
         return values
@@ -225,6 +233,7 @@ def _finish(
 ) -> Calibration:
     probe = unknowns.probe[0].detach().cpu().numpy().astype(np.complex128) * math.sqrt(scale)
     obj = unknowns.object.detach().cpu().numpy().astype(np.complex128)
+    assert obj.shape
     positions = unknowns.positions_px().detach().cpu().numpy().astype(np.float64)
     weight = illuminated(probe, positions, len(obj)).astype(float)
     obj, probe = remove_ramp(obj, probe, weight)

@@ -52,6 +52,7 @@ class Unknowns:
         centred = self.nominal_px - self.nominal_px.mean(0)
         self.radius = float(centred.square().sum(1).mean().sqrt().clamp_min(1.0))
         self.centred = centred / self.radius
+        self.lev = 1
 
     def to(self, device: torch.device | str) -> Unknowns:
         """The same on another device."""
