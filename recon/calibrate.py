@@ -23,7 +23,7 @@ from torch import Tensor
 
 from recon.dataset import DatasetError, Geometry, Ptychogram
 from recon.fit import Fit, Priors
-from recon.illumination import Illumination, illuminated, lit_window, remove_ramp, soft_disc
+from recon.illumination import lit_points, Illumination, illuminated, lit_window, remove_ramp, soft_disc
 from recon.levels import binned, finer
 from recon.model import object_size
 from recon.noise import MixedGaussian, StabilisedAmplitude
@@ -172,9 +172,10 @@ def calibrate(
         part = data if (side, side) == data.geometry.shape else data.crop((side, side))
         part = binned(part, factor)
         if unknowns is None:
-            nominal = torch.from_numpy(data.positions_m / coarse_pixel).float()
+            _, first, point = np.unique(data.indices, return_index=True, return_inverse=True)
+            nominal = torch.from_numpy(data.positions_m[first] / coarse_pixel).float()
             probe, obj, scale = _start(part, settings, window, object_size(nominal, window, 16))
-            unknowns = Unknowns(obj, probe[None], nominal, torch.arange(len(data))).to(device)
+            unknowns = Unknowns(obj, probe[None], nominal, torch.from_numpy(point), torch.from_numpy(lit_points(data))).to(device)
         elif factor != level:
             unknowns, ratio = finer(unknowns, level // factor, window, 16)
             scale *= ratio
@@ -234,7 +235,7 @@ def _finish(
     probe = unknowns.probe[0].detach().cpu().numpy().astype(np.complex128) * math.sqrt(scale)
     obj = unknowns.object.detach().cpu().numpy().astype(np.complex128)
     assert obj.shape
-    positions = unknowns.positions_px().detach().cpu().numpy().astype(np.float64)
+    positions = unknowns.positions_px()[unknowns.point].detach().cpu().numpy().astype(np.float64)
     weight = illuminated(probe, positions, len(obj)).astype(float)
     obj, probe = remove_ramp(obj, probe, weight)
     if data.empty is None:

@@ -138,8 +138,9 @@ class Fit:
             offset = offset + weight * beam.offset_m
         at = torch.zeros_like(u.deviation).index_add_(0, u.point[frames], found.shift_px)
         affine, deviation = u.pulled(at)
-        deviation = deviation + (2 * share / p.position_px**2) * u.deviation
-        value = value + (share / p.position_px**2) * u.deviation.square().sum()
+        own = u.own()
+        deviation = deviation + (2 * share / p.position_px**2) * own
+        value = value + (share / p.position_px**2) * own.square().sum()
         gain, background = torch.zeros_like(u.log_gain), torch.zeros_like(u.background)
         if p.log_gain is not None:
             gain = gain.index_copy(0, frames, found.gain) + (2 * share / p.log_gain**2) * u.log_gain

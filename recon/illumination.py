@@ -47,6 +47,19 @@ def soft_disc(window: int, diameter_px: float, edge_px: float = 1.5) -> NDArray[
     return (0.5 * (1 - np.tanh((radius - diameter_px / 2) / edge_px))).astype(np.complex64)
 
 
+LEAST_ELECTRONS = 1000.0
+"""Light of a frame from which on it can tell its position better than a stage can: a speckle over sqrt(electrons)."""
+
+
+def lit_points(data: Ptychogram) -> NDArray[np.bool_]:
+    """(n,) which of the scan's distinct points, ascending, have a frame whose light can tell where it was taken."""
+    good = data.mask if data.saturated is None else data.mask & ~data.saturated
+    light = np.where(good, data.frames, 0).sum((1, 2), dtype=np.float64)
+    noise = 10 * np.sqrt(float(data.dark_variance[data.mask].sum(dtype=np.float64)))
+    lit = light > max(LEAST_ELECTRONS, noise)
+    return np.array([lit[data.indices == point].any() for point in np.unique(data.indices)])
+
+
 def lit_window(data: Ptychogram, energy: float) -> tuple[int, float]:
     """Side of the smallest centred square (a multiple of 32 px) with that share of all light, and its share.
 

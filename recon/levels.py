@@ -82,7 +82,7 @@ def finer(unknowns: Unknowns, factor: int, window: int, margin: int) -> tuple[Un
     nominal = unknowns.nominal_px.cpu() * factor
     size = object_size(nominal, window, margin)
     obj = torch.from_numpy(resampled(unknowns.object.cpu().numpy(), factor, size, offset))
-    fine = Unknowns(obj, probe, nominal, unknowns.point.cpu())
+    fine = Unknowns(obj, probe, nominal, unknowns.point.cpu(), unknowns.lit.cpu())
     fine.offset_m.copy_(unknowns.offset_m)
     fine.affine.copy_(unknowns.affine * factor)
     fine.deviation.copy_(unknowns.deviation * factor)
