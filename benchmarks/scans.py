@@ -1,4 +1,4 @@
-"""Simulated scans for the benchmarks: the simulators' optics and silicon, and what was true. Seeded; no file is read."""
+"""Simulated scans for the benchmarks: the simulators' optics and silicon, and what was true. Seeded, no files."""
 
 from __future__ import annotations
 
@@ -141,9 +141,7 @@ def simulate(
     fine = bench.pixel_m / bench.oversampling
     size = light.window(fine)
     shape = (bench.side, bench.side)
-    optics = Propagator.build(
-        WAVELENGTH_M, bench.distance_m, shape, bench.pixel_m, size, bench.oversampling, padding=2
-    )
+    optics = Propagator.build(WAVELENGTH_M, bench.distance_m, shape, bench.pixel_m, size, bench.oversampling, padding=2)
     beam = light.field(fine, size)
     sensor = bench.sensor
 
@@ -186,6 +184,3 @@ def simulate(
 def position_rms_px(scan: SimulatedScan, estimate_m: NDArray) -> float:
     """`position_rms_px` of metrics.md: after the best shift and isotropic scale, in camera pixels."""
     return fit_positions(estimate_m, scan.positions_m).rms_m / scan.data.geometry.pixel_size_m
-
-
-

@@ -25,7 +25,7 @@ class Adam:
         self.second = [p.new_zeros(p.shape, dtype=p.real.dtype) for p in parameters]
         self.rates = [p.new_zeros((), dtype=p.real.dtype) for p in parameters]
         # beta^t of the bias corrections
-        self.fading = [p.new_ones((2,), dtype=p.real.dtype) for p in parameters[:1]][0]
+        self.fading = parameters[0].new_ones((2,), dtype=parameters[0].real.dtype)
         self._betas = self.fading.new_tensor(betas)
 
     @torch.no_grad()

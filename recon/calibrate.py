@@ -5,15 +5,17 @@ beam fixes where there is one; the distance; rotation, shear and anisotropy of t
 each under the stage's prior. The positions' mean and isotropic scale stay with the stage, because distance and scale
 together change nothing that a camera sees.
 
-The work runs in stages on one set of unknowns: a warm start with the variance-stabilised amplitude loss on the window
-that holds the light, then everything with the likelihood, then a few epochs on the full frame.
+The work runs in stages on one set of unknowns: the variance-stabilised amplitude loss on binned pixels of the window
+that holds the light, first probe and object, then everything; the same on ever finer pixels; then the likelihood on the
+full frame, propagated on a window as wide as the geometry demands.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,44 +23,125 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recon.course import Course, CourseTable, load_checkpoint, save_checkpoint
 from recon.dataset import DatasetError, Geometry, Ptychogram
 from recon.fit import Fit, Priors
-from recon.illumination import lit_points, Illumination, illuminated, lit_window, remove_ramp, soft_disc
+from recon.illumination import Illumination, illuminated, lit_points, lit_window, remove_ramp, soft_disc
 from recon.levels import binned, finer
 from recon.model import object_size
-from recon.noise import MixedGaussian, StabilisedAmplitude
-from recon.propagators import NearField
+from recon.noise import MixedGaussian, SlopedLoss, StabilisedAmplitude
+from recon.propagators import FarField, NearField, Optics, needed_window
 from recon.unknowns import Unknowns
+
+__all__ = [
+    "Calibration",
+    "CalibrationSettings",
+    "EpochReport",
+    "Illumination",
+    "Stage",
+    "calibrate",
+    "illuminated",
+    "lit_window",
+    "remove_ramp",
+    "soft_disc",
+    "stages_of",
+]
+
+MARGIN = 16
+"""Pixels around the outermost probe window on the object's grid: room for positions to move."""
+WINDOW_OVER_DIAMETER = 1.7
+"""Side of the probe's array over the illumination's diameter: the edge's tail and what diffracts beside it."""
+NYQUIST_SHARE = 0.8
+"""Highest frequency of a binned grid over that of the light on the lit window's rim; what lies between is faint."""
+PAD_FROM = 1.5
+"""Needed window over the frame's from which on the early stages are padded too; below it the last stage is enough."""
+BATCH, STEPS = 4, 24
+"""Frames per step, fewer where an epoch would have less than this many steps: progress is made by steps."""
+SMALLEST_SIDE = 128
+"""Pixels of a binned frame below which binning saves nothing."""
 
 
 @dataclass(frozen=True)
 class CalibrationSettings:
+    """How to calibrate.
+
+    Attributes:
+        probe_diameter_m: expected diameter of the illumination; None starts from the frames' mean (full-frame probe).
+        position_prior_m: standard deviation of a stage position about the fitted affine map, per axis.
+        flux_prior: standard deviation of a frame's flux over the common one, relative; None takes it as constant.
+        background_prior: that of a uniform background, in units of the mean signal of a pixel; None takes it as zero.
+        far_field: one transform to the camera (Fraunhofer) instead of free space; the distance is then not refined.
+        modes: mutually incoherent modes of the probe.
+        warm_epochs: amplitude loss, probe, object and empty beam only.
+        joint_epochs: amplitude loss, everything, on the coarsest pixels of the lit window.
+        refine_epochs: the same on each finer level.
+        full_epochs: likelihood, everything, on the full frame.
+        batch: frames per step; None takes 4, or less for scans of less than 96 frames. On a GPU too: small batches need
+            fewer epochs, and what larger ones would save in launches CUDA graphs do.
+        refine_distance, refine_positions: what is free beside probe and object.
+        coarsest: largest binning; 1 works on the camera's pixels from the start.
+        lit_energy: share of the measured light that the window of all stages but the last must hold.
+        object_rate, probe_rate, distance_rate_m, position_rate_px: Adam's step sizes at the start of the joint stage;
+            fields are scaled to maximum one and positions counted in pixels of the level, so that the same steps suit
+            every brightness, pitch and frame.
+        loss_tolerance, distance_tolerance_m, position_tolerance_px: a stage has converged when an epoch changes less
+            than that: loss relative, positions rms in camera pixels.
+        seed: order of the frames.
+    """
+
     probe_diameter_m: float | None = None
     position_prior_m: float = 5e-6
     flux_prior: float | None = None
     background_prior: float | None = None
-    warm_epochs: int = 10
-    joint_epochs: int = 30
-    full_epochs: int = 4
-    batch: int = 4
+    far_field: bool = False
+    modes: int = 1
+    warm_epochs: int = 4
+    joint_epochs: int = 32
+    refine_epochs: int = 8
+    full_epochs: int = 10
+    batch: int | None = None
     refine_distance: bool = True
     refine_positions: bool = True
+    coarsest: int = 4
     lit_energy: float = 0.99
-    object_rate: float = 0.03
-    probe_rate: float = 0.01
-    distance_rate_m: float = 4e-5
+    object_rate: float = 0.06
+    probe_rate: float = 0.02
+    distance_rate_m: float = 1e-4
     position_rate_px: float = 0.05
+    loss_tolerance: float = 1e-3
+    distance_tolerance_m: float = 1e-6
+    position_tolerance_px: float = 2e-3
     seed: int = 0
-    joint_loss: str = "mixed"
-    pad_joint: bool = False
-    pad_full: bool = True
-    empty_every: int = 4
-    window: float = 1.7
-    plan: tuple = ()
 
     @property
     def epochs(self) -> int:
-        return sum(st[2] for st in self.plan)
+        """At most, with two levels of refinement."""
+        return self.warm_epochs + self.joint_epochs + 2 * self.refine_epochs + self.full_epochs
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of a calibration.
+
+    Attributes:
+        name: warm, joint, refine or full.
+        binning: camera pixels per pixel of this stage, each way.
+        side: rows and columns of the frame's window, in camera pixels.
+        window: side of the probe's array, in pixels of this stage.
+        padded: whether the transformed window is made as wide as the geometry demands.
+        loss: "amplitude" or "mixed".
+        epochs: at most.
+        speed: step sizes over those of the settings.
+    """
+
+    name: str
+    binning: int
+    side: tuple[int, int]
+    window: int
+    padded: bool
+    loss: str
+    epochs: int
+    speed: float
 
 
 @dataclass(frozen=True)
@@ -67,19 +150,29 @@ class Calibration:
 
     Attributes:
         illumination: probe, distance, positions.
-        object: (M, M) complex64 on the camera's pitch, index M//2 at the origin; ramp and scalar gauge removed.
+        object: (M, M) complex64 on the object's pitch, index M//2 at the origin; ramp and scalar gauge removed.
+        modes: (m, K, K) complex64 mutually orthogonal modes of the probe, the first is the illumination's.
+        flux: (N,) each frame's flux over the common one; background: electrons a pixel and second.
         loss: (epochs,) mean loss per pixel and frame of each epoch; comparable within a stage only.
         distance_m: (epochs,) distance after each epoch.
+        position_change_px: (epochs,) rms change of the positions in each epoch, camera pixels.
         stages: name of the stage of each epoch.
+        plan: what the stages were, with the propagation that the geometry led to.
         window: side of the lit window in pixels; energy: share of the light that it holds.
         settings: as asked.
+        interrupted: ended early; what is kept is the best of the stage that was interrupted.
     """
 
     illumination: Illumination
     object: NDArray[np.complex64]
+    modes: NDArray[np.complex64]
+    flux: NDArray[np.float64]
+    background: float
     loss: NDArray[np.float64]
     distance_m: NDArray[np.float64]
+    position_change_px: NDArray[np.float64]
     stages: tuple[str, ...]
+    plan: tuple[str, ...]
     window: int
     energy: float
     settings: CalibrationSettings
@@ -93,6 +186,8 @@ class Calibration:
             "epochs": len(self.loss),
             "window_px": self.window,
             "window_energy": self.energy,
+            "propagation": list(self.plan),
+            "background_e_s": self.background,
             "electrons_per_second": self.illumination.electrons_per_second,
             "interrupted": self.interrupted,
             "settings": asdict(self.settings),
@@ -101,45 +196,96 @@ class Calibration:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """Progress: which epoch of how many, in which stage, with which loss and distance."""
+    """Progress: which epoch of at most how many, in which stage, and what it changed."""
 
     epoch: int
     epochs: int
     stage: str
     loss: float
     distance_m: float
-    unknowns: Unknowns | None = None
-    scale: float = 1.0
+    position_change_px: float
 
 
-def _start(data: Ptychogram, settings: CalibrationSettings, window: int, size: int) -> tuple[Tensor, Tensor, float]:
-    """Probe and object to begin with, both of about unit maximum, and the flux scale (electrons per pixel second)."""
-    pixel = data.geometry.pixel_size_m
-    seconds = float(np.median(data.exposures_s))
-    good = data.mask if data.saturated is None else data.mask & ~data.saturated
-    brightest = float(np.where(good, data.frames, 0).sum((1, 2)).max())
+def stages_of(data: Ptychogram, settings: CalibrationSettings, crop: int) -> list[Stage]:
+    """The plan of a calibration: coarse before fine, as the geometry and the light's window `crop` allow."""
+    g, s = data.geometry, settings
+    whole = g.shape
+    if s.far_field:
+        everything = (whole, min(whole), False)
+        plan = [("warm", 1, *everything, "amplitude", s.warm_epochs, 1.0)]
+        plan += [("joint", 1, *everything, "amplitude", s.joint_epochs, 1.0)]
+        plan += [("full", 1, *everything, "mixed", s.full_epochs, 0.1)]
+        return [Stage(*stage) for stage in plan if stage[6]]
+
+    def window(binning: int, side: int) -> int:
+        if s.probe_diameter_m is None:
+            return side // binning
+        pixels = WINDOW_OVER_DIAMETER * s.probe_diameter_m / (binning * g.pixel_size_m)
+        return min(side // binning, 8 * math.ceil(pixels / 8))
+
+    levels = [1]
+    if s.probe_diameter_m is not None:
+        rim = (crop * g.pixel_size_m + s.probe_diameter_m) / (2 * g.wavelength_m * g.distance_m)
+        for binning in (2, 4, 8):
+            nyquist = 1 / (2 * binning * g.pixel_size_m)
+            if binning <= s.coarsest and nyquist >= NYQUIST_SHARE * rim and crop // binning >= SMALLEST_SIDE:
+                levels.insert(0, binning)
+    plan = []
+    for level in levels:
+        side = crop // (2 * level) * (2 * level)
+        source, pixel = window(level, side), level * g.pixel_size_m
+        needed = needed_window(side // level, source, pixel, g.wavelength_m, g.distance_m)
+        place = (level, (side, side), source, needed > PAD_FROM * (side // level), "amplitude")
+        if level == levels[0]:
+            plan += [("warm", *place, s.warm_epochs, 1.0), ("joint", *place, s.joint_epochs, 1.0)]
+        else:
+            plan += [("refine", *place, s.refine_epochs, 0.25)]
+    plan += [("full", 1, whole, window(1, min(whole)), True, "mixed", s.full_epochs, 0.2)]
+    return [Stage(*stage) for stage in plan if stage[6]]
+
+
+LOSSES: dict[str, type[SlopedLoss]] = {"amplitude": StabilisedAmplitude, "mixed": MixedGaussian}
+
+
+def _optics(part: Ptychogram, stage: Stage, settings: CalibrationSettings, device: str) -> Optics:
+    if settings.far_field:
+        return FarField.build(part.geometry, device)
+    return NearField.build(part.geometry, stage.window, padded=stage.padded, device=device)
+
+
+def _start(part: Ptychogram, optics: Optics, settings: CalibrationSettings) -> tuple[Tensor, float, float]:
+    """Probe modes and object's value to begin with, of about unit maximum, and the flux scale (electrons per s)."""
+    seconds = float(np.median(part.exposures_s))
+    good = part.mask if part.saturated is None else part.mask & ~part.saturated
+    brightest = float(np.where(good, part.frames, 0).sum((1, 2)).max())
     if not brightest > 0:
-        raise DatasetError(f"{data.name}: the calibration frames hold no light above the dark; is the beam blocked?")
+        raise DatasetError(f"{part.name}: the calibration frames hold no light above the dark; is the beam blocked?")
     if settings.probe_diameter_m is None:
-        from recon.model import ForwardModel
-        mean = np.sqrt(np.maximum(np.where(data.mask, data.frames, 0).mean(0), 0))
-        field_at_camera = torch.from_numpy(mean.astype(np.complex64))
-        model = ForwardModel.build(data.geometry, min(data.geometry.shape))
-        back = torch.fft.ifft2(torch.fft.fft2(field_at_camera) * model.propagator.transfer.conj())
-        top, left = (n // 2 - window // 2 for n in data.geometry.shape)
-        probe = back[top : top + window, left : left + window].numpy()
+        mean = np.sqrt(np.maximum(np.where(part.mask, part.frames, 0).mean(0), 0)).astype(np.complex64)
+        at_camera = torch.from_numpy(mean)[None].to(optics.device)
+        nothing = at_camera.new_zeros(1, optics.window, optics.window)
+        trace = optics.forward(nothing, torch.zeros(1, 2, device=optics.device), torch.zeros((), device=optics.device))[
+            1
+        ]
+        probe = optics.adjoint(at_camera, trace)[0][0].cpu().numpy()
+        if settings.far_field:
+            probe = np.fft.fftshift(probe)
     else:
-        probe = soft_disc(window, settings.probe_diameter_m / pixel)
-    if data.empty is not None and data.empty_exposure_s is not None:
-        flux = float(np.where(data.mask, data.empty, 0).sum()) / data.empty_exposure_s
+        pixel = part.geometry.pixel_size_m
+        probe = soft_disc(optics.window, settings.probe_diameter_m / pixel)
+    if part.empty is not None and part.empty_exposure_s is not None:
+        flux = float(np.where(part.mask, part.empty, 0).sum()) / part.empty_exposure_s
     else:
         # Without an empty beam the flux is relative: the brightest frame counts as full transmission.
         flux = brightest / seconds
-    peak = float(np.percentile(np.abs(probe), 99.5))
-    probe = probe / peak
+    probe = probe / float(np.percentile(np.abs(probe), 99.5))
     scale = flux / float((np.abs(probe) ** 2).sum())
-    obj = np.full((size, size), 0.5 if data.empty is not None else 1.0, np.complex64)
-    return torch.from_numpy(probe), torch.from_numpy(obj), scale
+    axis = (np.arange(len(probe)) - len(probe) // 2) / max(1.0, len(probe) / 4)
+    # Weak and of other symmetry: products of the probe with powers of y and x.
+    others = range(1, settings.modes)
+    modes = [probe, *(0.1 * probe * axis[:, None] ** ((k + 1) // 2) * axis[None, :] ** (k // 2) for k in others)]
+    level = 0.5 if part.empty is not None else 1.0
+    return torch.from_numpy(np.stack(modes).astype(np.complex64)), level, scale
 
 
 def calibrate(
@@ -149,110 +295,161 @@ def calibrate(
     device: str = "cpu",
     report: Callable[[EpochReport], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
+    checkpoint: Path | None = None,
 ) -> Calibration:
-    pixel = data.geometry.pixel_size_m
-    smallest = min(data.geometry.shape)
-    crop, energy = lit_window(data, settings.lit_energy)
-    unknowns, scale, level = None, 1.0, None
-    course = _Course()
-    interrupted = False
-    total = sum(st[2] for st in settings.plan)
-    for stage, factor, epochs, side, loss, padded, speed, anneal in settings.plan:
-        if epochs == 0 or interrupted:
-            continue
-        side = crop if side == "lit" else smallest
-        if factor > 1:
-            step = 2 * factor
-            side = side // step * step
-        coarse_pixel = factor * pixel
-        if settings.probe_diameter_m is None:
-            window = side // factor
-        else:
-            window = min(side // factor, 8 * math.ceil(settings.window * settings.probe_diameter_m / coarse_pixel / 8))
-        part = data if (side, side) == data.geometry.shape else data.crop((side, side))
-        part = binned(part, factor)
-        if unknowns is None:
-            _, first, point = np.unique(data.indices, return_index=True, return_inverse=True)
-            nominal = torch.from_numpy(data.positions_m[first] / coarse_pixel).float()
-            probe, obj, scale = _start(part, settings, window, object_size(nominal, window, 16))
-            unknowns = Unknowns(obj, probe[None], nominal, torch.from_numpy(point), torch.from_numpy(lit_points(data))).to(device)
-        elif factor != level:
-            unknowns, ratio = finer(unknowns, level // factor, window, 16)
-            scale *= ratio
-        level = factor; unknowns.lev = factor
-        optics = NearField.build(part.geometry, window, padded=padded, device=device)
-        fit = Fit(part, unknowns, optics, MixedGaussian() if loss == "mixed" else StabilisedAmplitude(), scale, Priors(settings.position_prior_m / coarse_pixel, settings.flux_prior, settings.background_prior),
-            batch=settings.batch, seed=settings.seed, empty_every=settings.empty_every)
-        for epoch in range(epochs):
-            fit.rates(_rates(settings, stage, epoch, epochs, coarse_pixel, len(data), speed, anneal))
-            value = fit.epoch(epoch)
-            distance = data.geometry.distance_m + float(unknowns.offset_m.detach())
-            course.add(stage, value, distance)
-            report(EpochReport(len(course.loss), total, stage, value, distance, unknowns, scale))
-            if stop():
-                interrupted = True
-                break
-    result = _finish(data, unknowns, scale, course, crop, energy, interrupted)
-    return replace(result, settings=settings)
+    """Find probe, object, distance and positions from a bright scan.
 
-def _rates(s, stage, epoch, epochs, pixel, count, speed, anneal):
-    factor = speed
-    t = epoch / max(1.0, epochs)
-    if anneal == 1: factor *= 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * t))
-    elif anneal: factor *= anneal ** t
+    Args:
+        data: the scan; its positions and distance are the nominal ones. An empty-beam frame pins the probe's energy.
+            Frames with equal `indices` are exposures of one position: their likelihoods add up.
+        settings: how.
+        device: where torch works.
+        report: called after every epoch.
+        stop: asked after every epoch; true ends early with the best that the stage has found so far.
+        checkpoint: a file that is written after every epoch and removed at the end; where it exists, the calibration
+            that left it goes on, as if it had never stopped.
+
+    Raises:
+        DatasetError: the frames hold no light, a position leaves the object's grid, or the checkpoint is another's.
+    """
+    smallest = min(data.geometry.shape)
+    crop, energy = (smallest, 1.0) if settings.far_field else lit_window(data, settings.lit_energy)
+    if settings.probe_diameter_m is None:
+        crop, energy = smallest, 1.0
+    plan = stages_of(data, settings, crop)
+    course = Course(settings.loss_tolerance, settings.distance_tolerance_m, settings.position_tolerance_px)
+    _, first, point = np.unique(data.indices, return_index=True, return_inverse=True)
+    unknowns: Unknowns | None = None
+    scale, pixel, described = 1.0, data.geometry.pixel_size_m, []
+    saved = None if checkpoint is None else load_checkpoint(checkpoint, data, settings)
+    total = sum(stage.epochs for stage in plan)
+    for number, stage in enumerate(plan):
+        part = data if stage.side == data.geometry.shape else data.crop(stage.side)
+        part = binned(part, stage.binning)
+        optics = _optics(part, stage, settings, device)
+        pixel = optics.object_pixel_m
+        described.append(f"{stage.name}: {optics.describe()}, binned {stage.binning} x, {stage.loss} loss")
+        if unknowns is None:
+            modes, level, scale = _start(part, optics, settings)
+            nominal = torch.from_numpy(data.positions_m[first] / pixel).float()
+            side = object_size(nominal, optics.window, MARGIN)
+            obj = torch.full((side, side), level, dtype=torch.complex64)
+            lit = torch.from_numpy(lit_points(data))
+            unknowns = Unknowns(obj, modes, nominal, torch.from_numpy(point), lit).to(device)
+        elif stage.binning != plan[number - 1].binning or optics.window != unknowns.probe.shape[-1]:
+            factor = plan[number - 1].binning // stage.binning
+            unknowns, ratio = finer(unknowns, factor, optics.window, MARGIN)
+            scale *= ratio
+        if saved is not None and saved.stage > number:
+            continue
+        priors = Priors(settings.position_prior_m / pixel, settings.flux_prior, settings.background_prior)
+        batch = settings.batch or min(BATCH, max(1, len(data) // STEPS))
+        loss = LOSSES[stage.loss]()
+        if saved is not None:
+            unknowns, scale = saved.unknowns.to(device), saved.scale
+        fit = Fit(
+            part, unknowns, optics, loss, scale, priors, batch=batch, seed=settings.seed, pixels=not settings.far_field
+        )
+        course.begin(stage.name, stage.epochs)
+        if saved is not None:
+            saved.restore(fit, course)
+            saved = None
+        while course.stage_goes_on():
+            fit.rates(_rates(settings, stage, course.speed(), pixel, len(data)))
+            before = unknowns.positions_px()
+            value = fit.epoch(course.epoch)
+            moved = float((unknowns.positions_px() - before).square().sum(1).mean().sqrt()) * stage.binning
+            distance = data.geometry.distance_m + float(unknowns.offset_m)
+            course.add(value, distance, moved, unknowns)
+            report(EpochReport(len(course.table.loss), total, stage.name, value, distance, moved))
+            if checkpoint is not None:
+                save_checkpoint(checkpoint, data, settings, number, unknowns, scale, fit, course)
+            if stop():
+                course.interrupted = True
+                course.restore_best(unknowns)
+                break
+        if course.interrupted:
+            break
+    assert unknowns is not None
+    if checkpoint is not None and not course.interrupted:
+        checkpoint.unlink(missing_ok=True)
+    if course.interrupted and stage.binning > 1:
+        window = (
+            next(s.window for s in plan if s.name == "full") if settings.full_epochs else stage.window * stage.binning
+        )
+        unknowns, ratio = finer(unknowns, stage.binning, window, MARGIN)
+        scale, pixel = scale * ratio, data.geometry.pixel_size_m
+    return _finish(
+        data, settings, unknowns, scale, pixel, course.table, tuple(described), crop, energy, course.interrupted
+    )
+
+
+def _rates(s: CalibrationSettings, stage: Stage, decay: float, pixel_m: float, count: int) -> dict[str, float]:
+    """Step sizes of an epoch by group; what is not named stays as it is."""
+    factor = stage.speed * decay
     values = {"object": factor * s.object_rate, "probe": factor * s.probe_rate}
-    if stage == "warm":
+    if stage.name == "warm":
         return values
-    if s.refine_distance:
+    if s.refine_distance and not s.far_field:
         values["offset_m"] = factor * s.distance_rate_m
     if s.refine_positions and count > 2:
-        values["affine"] = factor * 2 * s.position_rate_px
-        values["deviation"] = min(factor * s.position_rate_px, s.position_prior_m / pixel)
+        rate = factor * s.position_rate_px
+        values |= {"affine": 2 * rate, "deviation": min(rate, s.position_prior_m / pixel_m)}
     if s.flux_prior is not None:
-        values["log_gain"] = factor * 0.1 * s.flux_prior
+        values["log_gain"] = 0.1 * factor * s.flux_prior
     if s.background_prior is not None:
-        values["background"] = factor * 0.02 * s.background_prior
+        values["background"] = 0.1 * factor * s.background_prior
     return values
 
 
-@dataclass
-class _Course:
-    """What every epoch has shown."""
-
-    stages: list[str] = field(default_factory=list)
-    loss: list[float] = field(default_factory=list)
-    distance_m: list[float] = field(default_factory=list)
-
-    def add(self, stage: str, loss: float, distance_m: float) -> None:
-        self.stages.append(stage)
-        self.loss.append(loss)
-        self.distance_m.append(distance_m)
+def orthogonal(modes: NDArray) -> NDArray:
+    """The same incoherent light as mutually orthogonal modes (m, K, K), the strongest first."""
+    if len(modes) == 1:
+        return modes
+    _, singular, vectors = np.linalg.svd(modes.reshape(len(modes), -1), full_matrices=False)
+    return (singular[:, None] * vectors).reshape(modes.shape)
 
 
 def _finish(
-    data: Ptychogram, unknowns: Unknowns, scale: float, course: _Course, crop: int, energy: float, interrupted: bool
+    data: Ptychogram,
+    settings: CalibrationSettings,
+    unknowns: Unknowns,
+    scale: float,
+    pixel_m: float,
+    table: CourseTable,
+    plan: tuple[str, ...],
+    crop: int,
+    energy: float,
+    interrupted: bool,
 ) -> Calibration:
-    probe = unknowns.probe[0].detach().cpu().numpy().astype(np.complex128) * math.sqrt(scale)
-    obj = unknowns.object.detach().cpu().numpy().astype(np.complex128)
-    assert obj.shape
-    positions = unknowns.positions_px()[unknowns.point].detach().cpu().numpy().astype(np.float64)
-    weight = illuminated(probe, positions, len(obj)).astype(float)
-    obj, probe = remove_ramp(obj, probe, weight)
+    modes = orthogonal(unknowns.probe.cpu().numpy().astype(np.complex128)) * math.sqrt(scale)
+    obj = unknowns.object.cpu().numpy().astype(np.complex128)
+    positions = unknowns.positions_px()[unknowns.point].cpu().numpy().astype(np.float64)
+    weight = illuminated(modes[0], positions, len(obj)).astype(float)
+    obj, flat = remove_ramp(obj, modes[0], weight)
+    # The same ramp and phase for every mode.
+    turn = flat * modes[0].conj()
+    modes = modes * np.where(np.abs(turn) > 0, turn / np.maximum(np.abs(turn), 1e-300), 1.0)
     if data.empty is None:
         # Relative flux: the object's brightest lit amplitude counts as one.
         top = float(np.percentile(np.abs(obj)[weight > 0], 99))
-        obj, probe = obj / top, probe * top
-    pixel = data.geometry.pixel_size_m
-    geometry = replace(data.geometry, distance_m=course.distance_m[-1])
-    illumination = Illumination(probe.astype(np.complex64), geometry, positions * pixel, data.indices.copy())
+        obj, modes = obj / top, modes * top
+    geometry: Geometry = replace(data.geometry, distance_m=data.geometry.distance_m + float(unknowns.offset_m))
+    illumination = Illumination(modes[0].astype(np.complex64), geometry, positions * pixel_m, data.indices.copy())
+    signal = float(data.frames.mean(dtype=np.float64) / data.exposures_s.mean())
     return Calibration(
         illumination,
         obj.astype(np.complex64),
-        np.array(course.loss),
-        np.array(course.distance_m),
-        tuple(course.stages),
+        modes.astype(np.complex64),
+        unknowns.log_gain.exp().cpu().numpy().astype(np.float64),
+        float(unknowns.background) * signal,
+        np.array(table.loss),
+        np.array(table.distance_m),
+        np.array(table.position_change_px),
+        tuple(table.stages),
+        plan,
         crop,
         energy,
-        CalibrationSettings(),
+        settings,
         interrupted,
     )

@@ -82,9 +82,15 @@ class Fit:
             one = self.gain.new_full((1,), scale * data.empty_exposure_s)
             nowhere = self.gain.new_zeros(1, 2)
             empty = torch.from_numpy(data.empty).to(device)[None]
-            self.empty = Batch(empty, self.variance, self.mask if self.mask is None else mask.to(real), [], nowhere, one, 0 * one)
+            self.empty = Batch(
+                empty, self.variance, self.mask if self.mask is None else mask.to(real), [], nowhere, one, 0 * one
+            )
         self.adam = Adam(unknowns.searched())
         self.total = unknowns.offset_m.new_zeros(())
+        self._slot = torch.zeros(self.batch, dtype=torch.int64, device=device)
+        self._graphs: dict[bool, tuple[int, torch.cuda.CUDAGraph | None]] = {}
+        self.whole: Tensor = torch.zeros_like(unknowns.nominal_px)
+        self.corners: list[tuple[int, int]] | Tensor = []
         self.settle()
 
     def settle(self) -> None:
@@ -97,8 +103,14 @@ class Fit:
                 f"calibration: a position has left the object's grid of {side} px; are the stage's positions and the "
                 "pixel size right?"
             )
-        self.whole = whole
-        self.corners = corners if corners.is_cuda else [(int(r), int(c)) for r, c in corners.tolist()]
+        if not corners.is_cuda:
+            self.whole, self.corners = whole, [(int(r), int(c)) for r, c in corners.tolist()]
+        elif isinstance(self.corners, Tensor):
+            # In place: a captured step reads these.
+            self.whole.copy_(whole)
+            self.corners.copy_(corners)
+        else:
+            self.whole, self.corners = whole, corners
 
     def rates(self, values: dict[str, float]) -> None:
         """Step sizes by group; a group that is not named stays as it is."""
@@ -157,7 +169,30 @@ class Fit:
         self.settle()
         self.total.zero_()
         for step, frames in enumerate(order.split(self.batch)):
-            value, gradients = self.gradients(frames, step % self.empty_every == 0)
-            self.adam.step(gradients)
-            self.total.add_(value)
+            look = self.empty is not None and step % self.empty_every == 0
+            if order.is_cuda and len(frames) == self.batch:
+                self._replay(frames, look)
+            else:
+                self._step(frames, look)
         return float(self.total) / self.frames.numel()
+
+    def _step(self, frames: Tensor, look: bool) -> None:
+        value, gradients = self.gradients(frames, look)
+        self.adam.step(gradients)
+        self.total.add_(value)
+
+    def _replay(self, frames: Tensor, look: bool) -> None:
+        """A step as a CUDA graph: a hundred small kernels, one launch. The first two steps of a kind run plainly."""
+        self._slot.copy_(frames)
+        runs, graph = self._graphs.get(look, (0, None))
+        if graph is None and runs < 2:
+            self._step(self._slot, look)
+        elif graph is None:
+            graph = torch.cuda.CUDAGraph()
+            # Capturing records and does not run.
+            with torch.cuda.graph(graph):
+                self._step(self._slot, look)
+            graph.replay()
+        else:
+            graph.replay()
+        self._graphs[look] = (runs + 1, graph)

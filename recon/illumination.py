@@ -1,4 +1,4 @@
-"""What a calibration hands on, and the pieces it is made of: lit window, lit mask, starting disc, ramp gauge. No torch."""
+"""What a calibration hands on, and its pieces: lit window, points and mask, starting disc, ramp gauge. No torch."""
 
 from __future__ import annotations
 

@@ -47,8 +47,8 @@ def binned(data: Ptychogram, factor: int) -> Ptychogram:
             shape=(rows // factor, columns // factor),
         ),
         dark_variance=summed(data.dark_variance),
-        mask=blocks(data.mask).all((-3, -1)),
-        saturated=None if data.saturated is None else blocks(data.saturated).any((-3, -1)),
+        mask=np.asarray(blocks(data.mask).all((-3, -1))),
+        saturated=None if data.saturated is None else np.asarray(blocks(data.saturated).any((-3, -1))),
         empty=None if data.empty is None else summed(data.empty),
     )
 

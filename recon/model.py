@@ -23,9 +23,7 @@ class _GatherPatches(torch.autograd.Function):
     """Windows of one array; the gradient adds them back in place, in order, so that it is deterministic and lean."""
 
     @staticmethod
-    def forward(
-        ctx: Any, field: Tensor, rows: tuple[int, ...], columns: tuple[int, ...], size: int
-    ) -> Tensor:
+    def forward(ctx: Any, field: Tensor, rows: tuple[int, ...], columns: tuple[int, ...], size: int) -> Tensor:
         ctx.shape, ctx.rows, ctx.columns, ctx.size = field.shape, rows, columns, size
         return torch.stack([field[r : r + size, c : c + size] for r, c in zip(rows, columns, strict=True)])
 

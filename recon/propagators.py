@@ -37,13 +37,22 @@ class Optics(Protocol):
 
     Attributes:
         window: side K of the exit waves.
-        shape: (rows, columns) of a frame.
-        distance_free: whether the pattern depends on the distance, so that it can be refined.
+        object_pixel_m: pitch of probe and object.
+        device: where its tensors are.
     """
 
-    window: int
-    shape: tuple[int, int]
-    distance_free: bool
+    @property
+    def window(self) -> int: ...
+
+    @property
+    def object_pixel_m(self) -> float: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def describe(self) -> str:
+        """What it is, for reports: which propagation on which window."""
+        ...
 
     def forward(self, waves: Tensor, shift_px: Tensor, offset_m: Tensor) -> tuple[Tensor, Trace | None]:
         """Fields (B, H, W) of exit waves (B, K, K) that sit `shift_px` (B, 2) beside the axis, at distance + offset."""
@@ -110,7 +119,6 @@ class NearField:
     moments: Tensor
     v: Tensor
     u: Tensor
-    distance_free: bool = True
 
     @classmethod
     def build(
@@ -132,9 +140,7 @@ class NearField:
         wavelength, distance, pixel = geometry.wavelength_m, geometry.distance_m, geometry.pixel_size_m
         rows, columns = geometry.shape
         if padded:
-            rows, columns = (
-                fast_length(needed_window(n, window, pixel, wavelength, distance)) for n in geometry.shape
-            )
+            rows, columns = (fast_length(needed_window(n, window, pixel, wavelength, distance)) for n in geometry.shape)
         kappa, v, u = longitudinal_wavenumber((rows, columns), pixel, wavelength)
         in_v, in_u = (_band(n, pixel, wavelength, distance) for n in (rows, columns))
         kappa, v, u = kappa[np.ix_(in_v, in_u)].T.copy(), v[in_v] * pixel, u[in_u] * pixel
@@ -161,8 +167,18 @@ class NearField:
         return self.geometry.shape
 
     @property
-    def padded(self) -> bool:
-        return self.grid != self.geometry.shape
+    def object_pixel_m(self) -> float:
+        return self.geometry.pixel_size_m
+
+    @property
+    def device(self) -> torch.device:
+        return self.kappa.device
+
+    def describe(self) -> str:
+        rows, columns = self.shape
+        kind = "unpadded" if self.grid == self.shape else f"padded to {self.grid[0]} x {self.grid[1]}"
+        inside = f"{self.band[0]} x {self.band[1]} frequencies in band"
+        return f"angular spectrum, {rows} x {columns} {kind}, {inside}"
 
     def forward(self, waves: Tensor, shift_px: Tensor, offset_m: Tensor) -> tuple[Tensor, Trace]:
         rows, columns = self.shape
@@ -231,24 +247,31 @@ class FarField:
 
     geometry: Geometry
     window: int
-    distance_free: bool = False
+    place: torch.device
 
     @classmethod
-    def build(cls, geometry: Geometry) -> FarField:
+    def build(cls, geometry: Geometry, device: torch.device | str = "cpu") -> FarField:
         """Raises `DatasetError` for frames that are not square."""
         if geometry.shape[0] != geometry.shape[1]:
             raise DatasetError(f"far field: frames of {geometry.shape} are not square; crop them")
-        return cls(geometry, geometry.shape[0])
+        return cls(geometry, geometry.shape[0], torch.device(device))
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.geometry.shape
 
     @property
+    def device(self) -> torch.device:
+        return self.place
+
+    @property
     def object_pixel_m(self) -> float:
         """Pitch of probe and object."""
         g = self.geometry
         return g.wavelength_m * g.distance_m / (self.window * g.pixel_size_m)
+
+    def describe(self) -> str:
+        return f"far field, one transform of {self.window} x {self.window}"
 
     def forward(self, waves: Tensor, shift_px: Tensor, offset_m: Tensor) -> tuple[Tensor, None]:
         # The exit wave's own origin does not matter; a shift of half the frequencies is a roll of the result.

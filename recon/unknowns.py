@@ -58,7 +58,6 @@ class Unknowns:
         plane = torch.cat((torch.ones_like(centred[:, :1]), self.centred), 1) * self.lit[:, None]
         enough = int(self.lit.sum()) > 3
         self.plane = torch.linalg.qr(plane.double().cpu())[0].to(plane) if enough else plane[:, :0]
-        self.lev = 1
 
     def to(self, device: torch.device | str) -> Unknowns:
         """The same on another device."""
@@ -104,4 +103,3 @@ class Unknowns:
         gy, gx = gradient[:, 0], gradient[:, 1]
         affine = torch.stack([(gx * y - gy * x).sum(), (gx * y + gy * x).sum(), (gy * y - gx * x).sum()])
         return affine, self._projected(gradient)
-
