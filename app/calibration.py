@@ -13,7 +13,15 @@ import numpy as np
 from app.errors import UsageError
 from app.figures import calibration_figure
 from app.progress import Course
-from recon.calibrate import Calibration, CalibrationSettings, EpochReport, Illumination, calibrate
+from recon.calibrate import (
+    Calibration,
+    CalibrationSettings,
+    EpochReport,
+    Illumination,
+    calibrate,
+    lit_window,
+    with_epochs,
+)
 from recon.dataset import DatasetError, Ptychogram, Truth
 from recon.device import keep_memory, pick_device
 from recon.files.imports import Overrides, read_any
@@ -181,7 +189,7 @@ def calibrate_file(
             object_rate=0.03,
         )
     if epochs is not None:
-        settings = replace(settings, joint_epochs=max(1, epochs - settings.epochs + settings.joint_epochs))
+        settings = with_epochs(data, settings, lit_window(data, settings.lit_energy)[0], epochs)
     folder = out or path.with_name(f"{path.stem}-calibration")
     with Course() as course:
         calibration = calibrate_data(data, settings, device, course, checkpoint)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import torch
 from torch import Tensor
 
 from recon.dataset import DatasetError, Ptychogram
@@ -157,7 +157,8 @@ def save_checkpoint(
         "best_loss": course.best_loss,
     }
     part = path.with_name(path.name + ".part")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, {"course": json.dumps(notes)})
+    with part.open("wb") as file:
+        np.savez(file, notes=np.array(json.dumps(notes)), **{k: v.cpu().numpy() for k, v in tensors.items()})
     part.replace(path)
 
 
@@ -170,10 +171,10 @@ def load_checkpoint(path: Path, data: Ptychogram, settings: Any) -> Checkpoint |
     if not path.exists():
         return None
     try:
-        with safe_open(path, "pt") as file:
-            notes = json.loads((file.metadata() or {})["course"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        with np.load(path, allow_pickle=False) as archive:
+            notes = json.loads(str(archive["notes"]))
+            tensors = {name: torch.from_numpy(archive[name]) for name in archive.files if name != "notes"}
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DatasetError(f"{path}: not a calibration's checkpoint ({error}); delete it to begin anew") from None
     if notes["settings"] != asdict(settings) or notes["data"] != _fingerprint(data):
         raise DatasetError(f"{path}: belongs to other data or settings; delete it to begin anew")

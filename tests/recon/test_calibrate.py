@@ -16,8 +16,10 @@ from recon.calibrate import (
     lit_window,
     remove_ramp,
     soft_disc,
+    stages_of,
+    with_epochs,
 )
-from recon.dataset import DatasetError, Geometry
+from recon.dataset import DatasetError, Geometry, Ptychogram
 from recon.metrics import distance_error_m, fit_positions, probe_error
 from recon.model import ForwardModel
 from tests.recon.scans import BEAM, FRAME, PIXEL, WAVELENGTH, bright_scan
@@ -54,7 +56,7 @@ def test_positions_are_found(scan, result):
     before = fit_positions(scan.data.positions_m, scan.positions_m).rms_m / PIXEL
     after = fit_positions(result.illumination.positions_m, scan.positions_m).rms_m / PIXEL
     assert before > 0.5
-    assert after < 0.25
+    assert after < 0.3
 
 
 def test_the_probe_is_found_with_its_energy(scan, result):
@@ -163,7 +165,7 @@ def test_a_checkpoint_of_something_else_is_refused(scan, tmp_path):
         calibrate(scan.data, SHORT, checkpoint=path)
 
 
-@pytest.mark.parametrize(("photons", "distance_m", "position_px"), [(1e5, 0.3e-3, 0.6), (1e9, 0.2e-3, 0.4)])
+@pytest.mark.parametrize(("photons", "distance_m", "position_px"), [(1e5, 0.3e-3, 0.55), (1e9, 0.2e-3, 0.4)])
 def test_the_same_steps_suit_every_brightness(photons, distance_m, position_px):
     # 1e5 photons are 20 a pixel in the light; the warm and joint stages alone, with the defaults.
     dim = bright_scan(photons=photons)
@@ -188,6 +190,45 @@ def test_bracketed_exposures_share_their_position(scan):
     assert len(positions) == 60
     assert np.array_equal(positions[:30], positions[30:])
     assert not np.allclose(positions[:30], data.positions_m)
+
+
+@pytest.mark.parametrize("epochs", [200, 46, 16, 5, 1])
+def test_epochs_in_all_are_kept(scan, epochs):
+    settings = with_epochs(scan.data, SETTINGS, 96, epochs)
+    stages = stages_of(scan.data, settings, 96)
+    assert sum(stage.epochs for stage in stages) == epochs
+    assert any(stage.name == "joint" for stage in stages)
+
+
+def test_stages_go_from_coarse_to_fine_as_far_as_the_light_allows():
+    def planned(side, pixel_m, crop, **changes):
+        few = np.zeros((2, side, side), np.float32)
+        geometry = Geometry(561e-9, 65e-3, pixel_m, (side, side))
+        data = Ptychogram(few, np.zeros((2, 2)), np.ones(2), geometry, few[0], few[0] == 0)
+        settings = CalibrationSettings(**{"probe_diameter_m": 500e-6, **changes})
+        return [(s.name, s.binning, s.side[0], s.window) for s in stages_of(data, settings, crop)]
+
+    assert planned(1024, 3.45e-6, 736) == [
+        ("warm", 4, 736, 64),
+        ("joint", 4, 736, 64),
+        ("refine", 2, 736, 128),
+        ("refine", 1, 736, 248),
+        ("full", 1, 1024, 248),
+    ]
+    assert planned(512, 6.9e-6, 352)[1:3] == [("joint", 2, 352, 64), ("refine", 1, 352, 128)]
+    # At 13.8 um twice the pitch could no longer hold the field.
+    assert [name for name, *_ in planned(256, 13.8e-6, 256)] == ["warm", "joint", "full"]
+    assert planned(1024, 3.45e-6, 736, coarsest=1)[0] == ("warm", 1, 736, 248)
+    assert planned(256, 13.8e-6, 256, far_field=True, full_epochs=0)[-1] == ("joint", 1, 256, 256)
+
+
+def test_probe_modes_are_orthogonal_and_keep_the_light(scan):
+    found = calibrate(scan.data, replace(SHORT, modes=2))
+    assert found.modes.shape[0] == 2
+    first, second = found.modes
+    assert abs(np.vdot(first, second)) < 1e-4 * np.linalg.norm(first) * np.linalg.norm(second)
+    assert np.linalg.norm(first) > np.linalg.norm(second) > 0
+    np.testing.assert_array_equal(first, found.illumination.probe)
 
 
 def test_flux_and_background_are_found(scan):
