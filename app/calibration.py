@@ -13,9 +13,17 @@ import numpy as np
 from app.errors import UsageError
 from app.figures import calibration_figure
 from app.progress import Course
-from recon.calibrate import Calibration, CalibrationSettings, EpochReport, Illumination, calibrate
+from recon.calibrate import (
+    Calibration,
+    CalibrationSettings,
+    EpochReport,
+    Illumination,
+    calibrate,
+    lit_window,
+    with_epochs,
+)
 from recon.dataset import DatasetError, Ptychogram, Truth
-from recon.device import pick_device
+from recon.device import keep_memory, pick_device
 from recon.files.imports import Overrides, read_any
 from recon.files.read import open_hdf5, open_run
 from recon.files.results import StoredCalibration, load_calibration, store_calibration
@@ -60,16 +68,25 @@ def score(calibration: Calibration, truth: Truth) -> CalibrationScore:
     )
 
 
-def calibrate_data(data: Ptychogram, settings: CalibrationSettings, device: str, course: Course) -> Calibration:
+def calibrate_data(
+    data: Ptychogram, settings: CalibrationSettings, device: str, course: Course, checkpoint: Path | None = None
+) -> Calibration:
     """Calibrate with progress on the console."""
+    keep_memory()
     course.begin("calibrating", settings.epochs)
 
     def shown(report: EpochReport) -> None:
-        note = f"{report.stage}  distance {report.distance_m * 1e3:.3f} mm  loss {report.loss:.4f}"
+        note = (
+            f"{report.stage}  distance {report.distance_m * 1e3:.3f} mm  moved {report.position_change_px:.3f} px"
+            f"  loss {report.loss:.4f}"
+        )
         course.advance(report.epoch, note)
 
     with course.interruptible():
-        return calibrate(data, settings, device=device, report=shown, stop=course.stopped)
+        calibration = calibrate(data, settings, device=device, report=shown, stop=course.stopped, checkpoint=checkpoint)
+    for line in calibration.plan:
+        course.say(line)
+    return calibration
 
 
 def store(path: Path, calibration: Calibration) -> None:
@@ -136,6 +153,7 @@ def calibrate_file(
     epochs: int | None,
     seed: int,
     overrides: Overrides,
+    checkpoint: Path | None = None,
 ) -> dict[str, Any]:
     """Calibrate a file and draw the result; a run of this program keeps the result, a foreign file is left as it is.
 
@@ -166,14 +184,15 @@ def calibrate_file(
             refine_distance=False,
             warm_epochs=40,
             joint_epochs=60,
+            refine_epochs=0,
             full_epochs=0,
-            object_rate=0.02,
+            object_rate=0.03,
         )
     if epochs is not None:
-        settings = replace(settings, joint_epochs=max(1, epochs - settings.warm_epochs - settings.full_epochs))
+        settings = with_epochs(data, settings, lit_window(data, settings.lit_energy)[0], epochs)
     folder = out or path.with_name(f"{path.stem}-calibration")
     with Course() as course:
-        calibration = calibrate_data(data, settings, device, course)
+        calibration = calibrate_data(data, settings, device, course, checkpoint)
     figure = draw(calibration, data, folder / "calibration.png")
     if own:
         store(path, calibration)

@@ -101,17 +101,21 @@ def calibrate(
         float | None, typer.Option(help="Illumination's diameter, m; a run knows it, else the frames' mean starts it.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs in all; default: by the kind of data.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="File to keep the state in; where it exists, go on from it.")
+    ] = None,
     device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Order of the frames.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Find probe, object, distance and positions from a bright scan. Ctrl-C ends after the epoch."""
+    """Find probe, object, distance and positions from a bright scan. Ctrl-C keeps the best so far."""
     _gentle_threads()
     from app.calibration import calibrate_file
     from recon.files.imports import Overrides
 
     overrides = Overrides(wavelength_m=wavelength, distance_m=distance, pixel_size_m=pixel_size)
-    report(calibrate_file(path, out, device, focus_to_sample, probe_diameter, epochs, seed, overrides), as_json)
+    values = calibrate_file(path, out, device, focus_to_sample, probe_diameter, epochs, seed, overrides, checkpoint)
+    report(values, as_json)
 
 
 @app.command()

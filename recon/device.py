@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""mallopt's names for what it sets (malloc.h)."""
 
 
 class DeviceError(Exception):
@@ -23,3 +28,17 @@ def pick_device(name: str) -> str:
         reason = (str(error).splitlines() or [""])[0]
         raise DeviceError(f"device {name!r} is not usable here ({reason}); use auto or cpu") from None
     return name
+
+
+def keep_memory() -> bool:
+    """Ask glibc to keep freed memory for the next array; true where that is possible.
+
+    Without it every array beyond some hundred kilobytes is fresh memory from the kernel, and half of a calibration's
+    time on a CPU is page faults. It concerns the whole process, so programs call it, the library does not.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return False
+    largest = 2**31 - 1
+    return bool(mallopt(_MMAP_THRESHOLD, 1 << 30)) and bool(mallopt(_TRIM_THRESHOLD, largest))

@@ -22,6 +22,16 @@ class Loss(Protocol):
     def __call__(self, expected: Tensor, measured: Tensor, variance: Tensor, weight: Tensor) -> Tensor: ...
 
 
+class SlopedLoss(Loss, Protocol):
+    """A loss that also gives its slope in the expected intensity, for gradients written by hand."""
+
+    def sloped(
+        self, expected: Tensor, measured: Tensor, variance: Tensor, weight: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The sum, a scalar, and d(sum)/d(expected), of the shape of `expected`; weight None counts every pixel."""
+        ...
+
+
 class MixedGaussian:
     """Eq. 1 of the paper: ln(I + s^2) + (X - I)^2/(I + s^2), twice the negative log-likelihood of a Gaussian."""
 
@@ -30,6 +40,18 @@ class MixedGaussian:
     def __call__(self, expected: Tensor, measured: Tensor, variance: Tensor, weight: Tensor) -> Tensor:
         total = expected + variance
         return (weight * (total.log() + (measured - expected).square() / total)).sum()
+
+    def sloped(
+        self, expected: Tensor, measured: Tensor, variance: Tensor, weight: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        total = expected + variance
+        # r = (X - I)/total: the term is ln(total) + r^2 total, its slope (1 - 2 r total - r^2 total)/total.
+        ratio = (measured - expected).div_(total)
+        slope = (ratio + 2.0).mul_(ratio).neg_().add_(total.reciprocal())
+        value = ratio.square_().mul_(total).add_(total.log_())
+        if weight is not None:
+            value, slope = value.mul_(weight), slope.mul_(weight)
+        return value.sum(), slope
 
 
 class PaperPoisson:
@@ -60,6 +82,16 @@ class StabilisedAmplitude:
         offset = variance + 0.375
         difference = (measured + offset).clamp_min(0).sqrt() - (expected + offset).sqrt()
         return (4 * weight * difference.square()).sum()
+
+    def sloped(
+        self, expected: Tensor, measured: Tensor, variance: Tensor, weight: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        offset = variance + 0.375
+        root = (expected + offset).sqrt_()
+        difference = root - (measured + offset).clamp_min_(0).sqrt_()
+        weighted = difference if weight is None else difference * weight
+        value = 4 * torch.dot(difference.flatten(), weighted.flatten())
+        return value, weighted.div_(root).mul_(4)
 
 
 class ExactMixed:

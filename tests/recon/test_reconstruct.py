@@ -150,7 +150,19 @@ def test_a_latent_method_can_not_see_the_object_of_a_calibration(package, truth)
     # And a whole calibration in the illumination's place fails.
     illumination = light(1e3)
     whole = Calibration(
-        illumination, truth.astype(np.complex64), np.zeros(1), np.zeros(1), ("warm",), 64, 1.0, settings=None
+        illumination=illumination,
+        object=truth.astype(np.complex64),
+        modes=illumination.probe[None],
+        flux=np.ones(1),
+        background=0.0,
+        loss=np.zeros(1),
+        distance_m=np.zeros(1),
+        position_change_px=np.zeros(1),
+        stages=("warm",),
+        plan=("warm",),
+        window=64,
+        energy=1.0,
+        settings=None,
     )
     with pytest.raises(AttributeError):
         reconstruct_latent(data(truth, 1e3), whole, package, FIELD, replace(SETTINGS, epochs=1))
