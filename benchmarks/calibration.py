@@ -12,18 +12,14 @@ system) with one thread; on a GPU wall seconds, of the first calibration of the 
 from __future__ import annotations
 
 import argparse
-import datetime
-import platform
 import resource
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 
-from benchmarks.propagator import processor
+from benchmarks.results import append, machine
 from benchmarks.scans import SimulatedScan, paper_bench, position_rms_px, similarity_rms, simulate
 from recon.calibrate import Calibration, CalibrationSettings, EpochReport, calibrate
 from recon.device import keep_memory
@@ -86,12 +82,6 @@ def measure(scan: SimulatedScan, device: str, seed: int) -> tuple[Outcome, Calib
     return Outcome(seconds, error, rms, len(found.loss), found.energy), found
 
 
-def hardware(device: str) -> str:
-    """Processor and versions, for the table."""
-    where = f"{processor()}, one thread" if device == "cpu" else torch.cuda.get_device_name()
-    return f"{where}; Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"
-
-
 def main() -> int:
     """Print the figures; 1 when one misses its claim."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -133,16 +123,13 @@ def main() -> int:
             and last.position_px < CLAIMS["position_px"]
             and last.energy >= LIT_ENERGY
         )
-    machine = hardware(device if torch.cuda.is_available() or device == "cpu" else "cpu")
-    print(machine)
+    where = machine(device if torch.cuda.is_available() else "cpu")
+    print(where)
     for name, value, claim in rows:
         print(f"{name}: {value}   claim {claim}")
     if arguments.write:
-        today = datetime.datetime.now(datetime.UTC).date()
         option = "" if device == "cpu" else f" --device {device}"
-        with Path(__file__).with_name("RESULTS.md").open("a") as file:
-            for name, value, claim in rows:
-                file.write(f"| {today} | `{COMMAND}{option}` | {name} | {value} | {claim} | {machine} |\n")
+        append(f"{COMMAND}{option}", rows, where)
     return 0 if good else 1
 
 

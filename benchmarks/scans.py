@@ -76,12 +76,12 @@ class SimulatedScan:
     object: NDArray[np.complex64]
 
 
-def texture(side_m: float, seed: int) -> Sample:
-    """Grains of 15 and 50 um in grey, transmitting 0.05 to 1 in amplitude: structure under every probe."""
+def texture(side_m: float, seed: int, grains_m: tuple[float, float] = (15e-6, 50e-6)) -> Sample:
+    """Grains of two sizes in grey, transmitting 0.05 to 1 in amplitude: structure under every probe."""
     rng = np.random.default_rng([seed, 71])
     count = int(np.ceil(side_m / 5e-6))
     image = np.zeros((count, count))
-    for grain_m, weight in ((15e-6, 0.6), (50e-6, 1.0)):
+    for grain_m, weight in zip(grains_m, (0.6, 1.0), strict=True):
         noise = ndimage.gaussian_filter(rng.normal(size=(count, count)), grain_m / 5e-6 / 2.355)
         image += weight * noise / noise.std()
     return Sample.from_image(np.clip(0.55 + 0.25 * image, 0.05, 1).astype(np.float32), side_m, 3 * side_m)
@@ -137,7 +137,9 @@ def simulate(
     nominal -= nominal.mean(0)
     true = misplaced(nominal, position_rms_m, rng)
     reach = np.abs(nominal).max() + bench.diameter_m
-    sample = sample or texture(2 * reach, seed)
+    # Grains that the camera's pitch resolves: what it cannot is an error of every method.
+    grains = (max(15e-6, 3 * bench.pixel_m), max(50e-6, 9 * bench.pixel_m))
+    sample = sample or texture(2 * reach, seed, grains)
     fine = bench.pixel_m / bench.oversampling
     size = light.window(fine)
     shape = (bench.side, bench.side)

@@ -66,8 +66,9 @@ class Watched:
             return True
         here = f"{state.position * step_m:.6g} m"
         goal = "its reference" if target is None else f"{target * step_m:.6g} m"
-        # An end elsewhere counts once the axis stands: it might be the late news of an earlier motion.
-        if state.stopped > before.stopped and still > STANDING_S:
+        # An end elsewhere counts once the axis stands: it might be the late news of an earlier motion. At its reference
+        # an axis stands too, and its own news may be late: there it takes as long as an end without any.
+        if state.stopped > before.stopped and still > (STALL_S if target is None else STANDING_S):
             why = "at a limit switch" if state.at_switch else "by its controller"
             raise MotionError(
                 device, f"{axis.name} was stopped {why} at {here} on its way to {goal}; look at it, then home it"
