@@ -165,15 +165,22 @@ def test_a_checkpoint_of_something_else_is_refused(scan, tmp_path):
         calibrate(scan.data, SHORT, checkpoint=path)
 
 
-@pytest.mark.parametrize(("photons", "distance_m", "position_px"), [(1e5, 0.3e-3, 0.55), (1e9, 0.2e-3, 0.4)])
-def test_the_same_steps_suit_every_brightness(photons, distance_m, position_px):
-    # 1e5 photons are 20 a pixel in the light; the warm and joint stages alone, with the defaults.
-    dim = bright_scan(photons=photons)
-    found = calibrate(dim.data, replace(SETTINGS, joint_epochs=32, full_epochs=0))
-    fit = fit_positions(found.illumination.positions_m, dim.positions_m)
-    error = distance_error_m(found.illumination.geometry.distance_m, dim.distance_m, fit.scale)
+@pytest.mark.parametrize(
+    ("photons", "loss", "distance_m"), [(1e5, 0.47, 0.25e-3), (1e7, 0.9, 0.1e-3), (1e9, 5.0, 0.1e-3)]
+)
+def test_the_same_steps_suit_every_brightness(photons, loss, distance_m):
+    """The defaults of the warm and joint stages alone. Steps ten times as large diverge, small ones stop far above.
+
+    The amplitude loss is below one a pixel where most pixels hold less than an electron, and a little above where what
+    the model leaves out shows. 1e5 photons, 20 a pixel in the light, leave the distance open: it must not run away.
+    """
+    scan = bright_scan(photons=photons)
+    found = calibrate(scan.data, replace(SETTINGS, joint_epochs=32, full_epochs=0))
+    assert found.loss[-1] < loss
+    fit = fit_positions(found.illumination.positions_m, scan.positions_m)
+    error = distance_error_m(found.illumination.geometry.distance_m, scan.distance_m, fit.scale)
     assert abs(error) < distance_m
-    assert fit.rms_m / PIXEL < position_px < fit_positions(dim.data.positions_m, dim.positions_m).rms_m / PIXEL
+    assert fit.rms_m < 0.65 * fit_positions(scan.data.positions_m, scan.positions_m).rms_m
 
 
 def test_bracketed_exposures_share_their_position(scan):
