@@ -6,7 +6,9 @@ does that an instrument must not do is overridden here, each with its reason.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import itertools
 import logging
 import struct
 import threading
@@ -18,9 +20,10 @@ from thorlabs_apt_device.devices.aptdevice_motor import APTDevice_Motor
 from thorlabs_apt_device.devices.bsc import BSC
 from thorlabs_apt_device.enums import EndPoint
 
-from drivers.apt_watch import LimitedLog, Watch
+from drivers.apt_watch import LimitedLog, Pace, Watch
 
 POLL_INTERVAL_S = 0.01
+"""Each axis is asked for its status so often at most."""
 READ_INTERVAL_S = 0.003
 """Where the system does not tell when something has arrived."""
 HEARTBEAT_S = 0.02
@@ -28,6 +31,10 @@ HEARTBEAT_S = 0.02
 HEADER = 6
 """Bytes of a message's header."""
 _CHUNK = 4096
+_STATUS_REQUEST = 0x0480
+_STATUS = "mot_get_statusupdate"
+
+_logger = logging.getLogger(__name__)
 
 
 class _Inbox:
@@ -71,6 +78,9 @@ class _Tamed:
         # Before the library's own: its thread runs before its constructor has ended.
         self._watch = watch
         self._told = False
+        self._pace = Pace(POLL_INTERVAL_S / len(watch.states))
+        self._turns = itertools.cycle(watch.states)
+        self._next_poll: asyncio.TimerHandle | None = None
         super().__init__(serial_port=port, home=False, **options)  # type: ignore[call-arg]
 
     @property
@@ -101,47 +111,75 @@ class _Tamed:
         before = self._unpacker.noise
         try:
             self._inbox.put(self._port.read(_CHUNK))
-            while True:
-                noise = self._unpacker.noise
-                try:
-                    message = next(self._unpacker)
-                except StopIteration:
-                    # In noise it gives up after every byte and would fall behind for ever.
-                    if self._unpacker.noise == noise:
-                        break
-                except (struct.error, AssertionError, IndexError):
-                    self._unpacker.noise += HEADER
-                else:
-                    self._process_message(message)
         except Exception as error:
-            if self._told:
-                self._loop.remove_reader(self._port.fileno())
             why = "unplugged or switched off" if isinstance(error, serial.SerialException) else one_line(error)
-            self._watch.fail(f"is gone ({why}); plug it in, switch it on, then close and open it")
+            self._give_up(f"is gone ({why}); plug it in, switch it on, then close and open it")
             return False
-        self._watch.passed(self._unpacker.noise - before)
+        try:
+            self._decode()
+            self._watch.passed(self._unpacker.noise - before)
+        except Exception as error:
+            # Not the controller's doing: whoever looks for a loose cable now looks in vain.
+            _logger.exception("%s: what it said could not be handled", self._watch.name)
+            self._give_up(
+                f"is connected, but this program failed over what it said ({type(error).__name__}: {one_line(error)}); "
+                "report this with its log, then close and open it"
+            )
+            return False
         return True
+
+    def _decode(self) -> None:
+        """All messages that are complete."""
+        while True:
+            noise = self._unpacker.noise
+            try:
+                message = next(self._unpacker)
+            except StopIteration:
+                # In noise it gives up after every byte and would fall behind for ever.
+                if self._unpacker.noise == noise:
+                    return
+            except (struct.error, AssertionError, IndexError):
+                self._unpacker.noise += HEADER
+            else:
+                self._process_message(message)
+
+    def _give_up(self, fault: str) -> None:
+        """Read no more. A port that nobody reads would wake the loop for ever."""
+        if self._told:
+            self._loop.remove_reader(self._port.fileno())
+        self._watch.fail(fault)
 
     def _process_message(self, message: Any) -> None:
         """Kept by the watch alone: the library's dictionaries miss messages and tell old values for ever."""
+        if message.msg == _STATUS:
+            self._pace.answered(self._watch.clock.monotonic())
+            self._plan_poll()
         self._watch.hear(message)
 
     def _schedule_updates(self) -> None:
         """The library's polling begins a quarter of a second late and asks bays that are not in use."""
 
     def _poll(self) -> None:
-        """Ask every axis for its status, again and again."""
-        if self._watch.fault is None:
-            self._watch.asked()
-            requests = (
-                apt.mot_req_statusupdate(dest=endpoint, source=EndPoint.HOST, chan_ident=1)
-                for endpoint in self._watch.states
-            )
-            self._write(b"".join(requests))
-            self._loop.call_later(POLL_INTERVAL_S, self._poll)
+        """Ask one axis after the other for its status, as fast as the controller answers."""
+        if self._watch.fault is not None:
+            return
+        if self._pace.due(self._watch.clock.monotonic()) <= 0:
+            self._write(apt.mot_req_statusupdate(dest=next(self._turns), source=EndPoint.HOST, chan_ident=1))
+        self._plan_poll()
+
+    def _plan_poll(self) -> None:
+        """Poll when it is due by what is known now."""
+        if self._next_poll is not None:
+            self._next_poll.cancel()
+        self._next_poll = self._loop.call_later(self._pace.due(self._watch.clock.monotonic()), self._poll)
 
     def _write(self, command: bytes) -> None:
-        """Write without waiting for the line to drain: that would block the loop, and reading with it."""
+        """Write one message, without waiting for the line to drain: that would block the loop, and reading with it."""
+        identifier, _, destination, _ = struct.unpack_from("<HHBB", command)
+        if identifier == _STATUS_REQUEST:
+            # Whoever asks: one that a motion asks for is on its way like a polled one.
+            self._pace.asked(self._watch.clock.monotonic())
+            self._watch.asked(destination)
         try:
             self._port.write(command)
         except serial.SerialTimeoutException:

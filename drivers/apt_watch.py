@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -19,6 +20,10 @@ NOISE_WINDOW_S = 1.0
 NOISE_BYTES = 200
 """So many bytes that belong to no message within the window: the controller sends nonsense. Fewer are forgiven: a
 message that the library does not know looks the same."""
+REPEAT_S = 0.1
+"""A status request that has not been answered for so long is made again: its answer may be lost."""
+FORGETTING = 0.9
+"""What is left with every answer of the longest time that one has taken."""
 _LOG_INTERVAL_S = 10.0
 _LOG_KINDS = 64
 
@@ -82,6 +87,42 @@ class LimitedLog:
         """Every byte written: more than any log wants."""
 
 
+class Pace:
+    """When a controller is asked for its status again: never faster than it answers, or its line backs up.
+
+    One request is on its way at most, and the next waits after an answer for as long as answers take: a controller is
+    never busy with questions alone, and what did pile up (answers to somebody else's questions are taken for ours, lost
+    ones are asked for again) is worked off.
+
+    Args:
+        interval_s: shortest time from one request to the next.
+    """
+
+    def __init__(self, interval_s: float):
+        self._interval_s = interval_s
+        self._answer_s = 0.0
+        self._first: float | None = None
+        self._last = -math.inf
+        self._answered = -math.inf
+
+    def asked(self, now: float) -> None:
+        """A status has been requested."""
+        self._first = now if self._first is None else self._first
+        self._last = now
+
+    def answered(self, now: float) -> None:
+        """A status has come."""
+        if self._first is not None:
+            self._answer_s = max(now - self._first, FORGETTING * self._answer_s)
+            self._first, self._answered = None, now
+
+    def due(self, now: float) -> float:
+        """Seconds until the next request, 0 when it is due."""
+        if self._first is not None:
+            return max(0.0, self._last + max(REPEAT_S, 2 * self._answer_s) - now)
+        return max(0.0, self._last + self._interval_s - now, self._answered + self._answer_s - now)
+
+
 class Watch:
     """What is known of a controller, kept by the library's thread, read by any; `bell` guards it and rings."""
 
@@ -106,11 +147,9 @@ class Watch:
             self.fault = self.fault or fault
             self.bell.notify_all()
 
-    def asked(self) -> None:
-        """A status of every axis has been requested."""
-        now = self.clock.monotonic()
-        for endpoint in self.states:
-            self._asked.setdefault(endpoint, (now, self.passes))
+    def asked(self, endpoint: int) -> None:
+        """A status of this axis has been requested."""
+        self._asked.setdefault(endpoint, (self.clock.monotonic(), self.passes))
 
     def passed(self, noise: int) -> None:
         """Everything that had arrived has been read, among it so much noise."""

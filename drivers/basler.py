@@ -216,7 +216,7 @@ class BaslerCamera:
         if not self._live:
             raise NotReadyError(self._name, "shows no live frames; start them first")
         failure = ""
-        self._require_no_goodbye()
+        self._require_not_reported_removed()
         with self._named("live view failed"):
             self._bring(live=True)
             for _attempt in range(2):
@@ -317,7 +317,7 @@ class BaslerCamera:
         """One triggered frame, or why its buffer failed."""
         camera, exposure_s = self._present.camera, self._exposure_s
         assert exposure_s is not None
-        self._require_no_goodbye()
+        self._require_not_reported_removed()
         with self._named("could not take a frame"):
             if not camera.IsGrabbing():
                 camera.TriggerMode.Value = "On"
@@ -416,9 +416,9 @@ class BaslerCamera:
         if self._present.removed:
             raise self._lost()
 
-    def _require_no_goodbye(self) -> None:
+    def _require_not_reported_removed(self) -> None:
         """Raise `ConnectionLost` if pylon has said that the camera is gone."""
-        if self._present.goodbye:
+        if self._present.reported_removed:
             raise self._lost()
 
     def _lost(self) -> ConnectionLost:

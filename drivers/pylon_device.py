@@ -86,7 +86,7 @@ class PylonDevice:
 
     def open(self) -> None:
         """Connect. Raises `NotReadyError` (several found), `ConnectionLost` (none, or it cannot be opened)."""
-        if self.camera is not None and not self.goodbye:
+        if self.camera is not None and not self.reported_removed:
             # One that was unplugged without a word fails here, and is searched for like the others.
             with contextlib.suppress(self._genicam.GenericException):
                 self.camera.Open()
@@ -115,11 +115,11 @@ class PylonDevice:
         if self.camera is not None:
             with contextlib.suppress(self._genicam.GenericException):
                 self.camera.Close()
-            if self.goodbye:
+            if self.reported_removed:
                 self._forget()
 
     @property
-    def goodbye(self) -> bool:
+    def reported_removed(self) -> bool:
         """Whether pylon's callback has said that the camera was unplugged; it does not always come."""
         return self._gone.is_set()
 
@@ -220,13 +220,20 @@ class PylonDevice:
         self.camera.TriggerSource.Value = "Software"
 
     def exposure_chunks(self) -> bool:
-        """Let every frame bring the exposure that it had; says whether this camera can."""
-        return (
-            "ExposureTime" in (self._node("ChunkSelector").GetSettableValues() if self._has("ChunkSelector") else ())
-            and self.put("ChunkModeActive", True)
-            and self.put("ChunkSelector", "ExposureTime")
-            and self.put("ChunkEnable", True)
-        )
+        """Let every frame bring the exposure that it had; says whether this camera can.
+
+        A camera that cannot sends no chunks at all.
+        """
+        # First: which chunks there are to be selected may depend on it.
+        if not self.put("ChunkModeActive", True):
+            return False
+        can = False
+        try:
+            can = self.put("ChunkSelector", "ExposureTime") and self.put("ChunkEnable", True)
+        finally:
+            if not can:
+                self.put("ChunkModeActive", False)
+        return can
 
     def grid(self) -> RegionGrid:
         """Which regions it can read out."""
@@ -280,9 +287,6 @@ class PylonDevice:
 
     def _node(self, name: str) -> Any:
         return self.camera.GetNodeMap().GetNode(name)
-
-    def _has(self, name: str) -> bool:
-        return bool(self._genicam.IsWritable(self._node(name)))
 
     def _first(self, *names: str) -> Any:
         return next((value for name in names if (value := self.read(name)) is not None), None)

@@ -98,8 +98,12 @@ class Controller:
             now: seconds, for what is streamed.
             motor_now: seconds of the motors' time.
         """
-        for message in self._decoder.feed(data):
-            self._obey(message, now, motor_now)
+        for message in self.decode(data):
+            self.obey(message, now, motor_now)
+
+    def decode(self, data: bytes) -> list[Message]:
+        """The messages that are complete with these bytes from the host, not yet obeyed."""
+        return self._decoder.feed(data)
 
     def tick(self, now: float, motor_now: float) -> None:
         """Report what has ended, and stream what is due."""
@@ -127,7 +131,8 @@ class Controller:
         """Where one of its motors is addressed."""
         return next(endpoint for endpoint, own in self.motors.items() if own is motor)
 
-    def _obey(self, message: Message, now: float, motor_now: float) -> None:
+    def obey(self, message: Message, now: float, motor_now: float) -> None:
+        """Obey one message; arguments as `receive`."""
         endpoint = message.destination
         motor = self.motors.get(endpoint)
         if motor is None and not (self.rack and endpoint == RACK):

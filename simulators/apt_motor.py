@@ -37,11 +37,13 @@ class Trouble:
 
     Attributes:
         stalls: the counter stops advancing half way while the axis claims to move.
+        ignores: it is not obeyed at all, without a word.
         misses: microsteps by which a move ends elsewhere and still claims to have arrived.
         switch: a limit switch closes half way of a move.
     """
 
     stalls: bool = False
+    ignores: bool = False
     misses: int = 0
     switch: bool = False
 
@@ -76,6 +78,7 @@ class Motor:
         reverse_switch, forward_switch: where the limit switches close, microsteps on the rail.
         lag_s: for how long after a command the status still tells what it was before, as real controllers do, which
             refresh it ten times a second; motor time.
+        switch_pause_s: how long it stands at the switch before it leaves it again, homing; motor time.
 
     Attributes:
         parameters: what was set, by the names of `apt_protocol.PARAMETERS`.
@@ -85,11 +88,21 @@ class Motor:
         trouble: what the next motion will suffer, once.
     """
 
-    def __init__(self, carriage: Carriage, axis: int, reverse_switch: int, forward_switch: int, lag_s: float = 0.0):
+    def __init__(
+        self,
+        carriage: Carriage,
+        axis: int,
+        reverse_switch: int,
+        forward_switch: int,
+        lag_s: float = 0.0,
+        switch_pause_s: float = 0.0,
+    ):
         self._carriage = carriage
         self._axis = axis
         self._switches = (reverse_switch, forward_switch)
         self._lag_s = lag_s
+        self._switch_pause_s = switch_pause_s
+        self._pause_s = 0.0
         self.parameters = {name: dict(zip(b.fields, b.initial, strict=True)) for name, b in PARAMETERS.items()}
         self.enabled = False
         self.homed = False
@@ -145,11 +158,14 @@ class Motor:
 
     def home(self, now: float) -> None:
         """Seek the switch, leave it by the offset, count from there."""
+        if self._ignores():
+            return
         homing = self.parameters["homing"]
         sign = -1 if homing["direction"] == REVERSE else 1
         self._prepare(now)
         self._homing, self.homed = True, False
         self._ending = Ended.HOMED
+        self._pause_s = self._switch_pause_s
         self._waypoints = [self.counter + sign * FOR_EVER, -sign * homing["offset"]]
         self._speed = self._units(homing["velocity"], self.parameters["velocity"]["acceleration"])
         trouble, self.trouble = self.trouble, None
@@ -195,9 +211,12 @@ class Motor:
     def _leg_ended(self, leg: _Leg) -> list[Ended]:
         ended = leg.began + leg.duration
         if self._waypoints:
-            seeking = self._homing and len(self._waypoints) == 1
-            if seeking:
+            if self._homing:
                 # At the switch: the offset is counted from here.
+                pause, self._pause_s = self._pause_s, 0.0
+                if pause > 0:
+                    self._leg = _Leg(self.counter, self.counter, ended, Braking(0.0, 1.0), pause)
+                    return []
                 self._waypoints[0] += self.counter
             self._next_leg(ended)
             return []
@@ -213,7 +232,15 @@ class Motor:
         self._leg, self._homing, self._begin = None, False, None
         return [self._ending]
 
+    def _ignores(self) -> bool:
+        if self.trouble is None or not self.trouble.ignores:
+            return False
+        self.trouble = None
+        return True
+
     def _drive(self, target: int, velocity: int, acceleration: int, now: float, correct: bool = True) -> None:
+        if self._ignores():
+            return
         self._prepare(now)
         trouble, self.trouble = self.trouble, None
         self._ending = Ended.COMPLETED
@@ -291,6 +318,8 @@ class Motor:
         leg = self._leg
         if leg is None:
             return bits | self._tripped
+        if leg.direction == 0:
+            return bits
         return bits | (StatusBit.MOVING_REVERSE if leg.direction < 0 else StatusBit.MOVING_FORWARD)
 
     @staticmethod

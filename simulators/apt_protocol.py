@@ -191,6 +191,11 @@ class Message:
     source: int = HOST
 
     @property
+    def size(self) -> int:
+        """Bytes of it."""
+        return HEADER + (0 if self.data is None else len(self.data))
+
+    @property
     def channel(self) -> int | None:
         """The channel that it is for; None when it has no room for one."""
         if self.data is None:

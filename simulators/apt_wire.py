@@ -36,6 +36,11 @@ SWITCHES_M = (-1.0e-4, 25.1e-3)
 """Where the limit switches of a 25 mm actuator close, on the rail: its zero is 0.1 mm above the lower one."""
 LAG_S = 0.1
 """For how long after a command the status tells the old state."""
+ANSWER_S = 0.3e-3
+"""What a message keeps a controller busy for, as seen on a real one."""
+BAUD = 115_200
+BITS = 10
+"""On the line, of one byte."""
 KST101_SERIALS = (26_000_001, 26_000_002)
 BSC203_SERIAL = 70_000_001
 _HEARD = 4096
@@ -55,6 +60,8 @@ class FaultKind(StrEnum):
     """One message to the host is cut in half."""
     DELAYED = "delayed"
     """All messages to the host come late."""
+    IGNORED = "ignored"
+    """One motion is not begun, without a word."""
     STALLED = "stalled"
     """The counter of one motion stops advancing half way."""
     WRONG_ARRIVAL = "wrong arrival"
@@ -91,21 +98,33 @@ class Heard:
     """A message that a controller has received.
 
     Attributes:
-        time: by the wire's clock, monotonic seconds.
+        time: when it was obeyed, by the wire's clock, monotonic seconds.
         axis: of the carriage; None for a bay without one, or for the whole controller.
         message: what it was.
+        ahead: how many messages were before it when it arrived, the one in hand among them.
     """
 
     time: float
     axis: int | None
     message: Message
+    ahead: int = 0
 
 
 class _Port:
-    """A pseudo-terminal under a name that stays, and the failures of the line."""
+    """A pseudo-terminal under a name that stays, the time that line and controller take, and the line's failures.
 
-    def __init__(self, link: Path):
+    A controller takes one message after the other, in order of arrival, and is busy with each for `answer_s`; its
+    answer leaves after that.
+    """
+
+    def __init__(self, link: Path, answer_s: float, byte_s: float):
         self.link = link
+        self._answer_s = answer_s
+        self._byte_s = byte_s
+        self._waiting: deque[tuple[float, int, Message]] = deque()
+        self._busy_until = 0.0
+        self._in_free = 0.0
+        self._out_free = 0.0
         self.master = -1
         self._slave = -1
         self.silent = False
@@ -128,12 +147,32 @@ class _Port:
             os.close(self.master)
             os.close(self._slave)
             self.master = self._slave = -1
+        self._waiting.clear()
+        self._late.clear()
+
+    def arrive(self, messages: Iterable[Message], now: float) -> None:
+        """What the host has sent is on the line."""
+        for message in messages:
+            self._in_free = max(now, self._in_free) + message.size * self._byte_s
+            self._waiting.append((self._in_free, len(self._waiting) + (self._busy_until > now), message))
+
+    def turn(self, now: float) -> tuple[int, Message] | None:
+        """The next message whose turn it is, and how many were before it; the controller is busy with it from now."""
+        if not self._waiting:
+            return None
+        begin = max(self._waiting[0][0], self._busy_until)
+        if begin > now:
+            return None
+        _, ahead, message = self._waiting.popleft()
+        self._busy_until = begin + self._answer_s
+        return ahead, message
 
     def heal(self) -> None:
         self.silent = self.garbage = self.truncate = False
         self.delay_s = 0.0
 
     def send(self, data: bytes, now: float) -> None:
+        """Answers, and what is said unasked: after the answer in hand."""
         if self.silent or self.master < 0:
             return
         if self.garbage:
@@ -141,17 +180,21 @@ class _Port:
         if self.truncate and len(data) > 6:
             self.truncate = False
             data = data[: len(data) // 2]
-        if self.delay_s > 0 or self._late:
-            self._late.append((now + self.delay_s, data))
-        else:
-            self._write(data)
+        # Also after what is late already: messages overtake none.
+        begin = max(now, self._busy_until, self._out_free)
+        self._out_free = begin + len(data) * self._byte_s
+        self._late.append((self._out_free + self.delay_s, data))
 
     def flush(self, now: float) -> None:
         while self._late and self._late[0][0] <= now:
             self._write(self._late.popleft()[1])
 
     def due(self) -> float | None:
-        return self._late[0][0] if self._late else None
+        """When it has something to say or to do."""
+        times = [self._late[0][0]] if self._late else []
+        if self._waiting:
+            times.append(max(self._waiting[0][0], self._busy_until))
+        return min(times, default=None)
 
     def _write(self, data: bytes) -> None:
         # A host that does not read loses messages, as on a real line.
@@ -172,6 +215,9 @@ class AptWire:
         channels: BSC203: the channels of y and x, counted from 1.
         switches_m: where the limit switches close, on the rail. Homing ends the programmed offset above the lower
             one, so equal displacements with the simulated stage need a lower switch at minus that offset.
+        answer_s: how long a controller is busy with a message, and its answer waits; not sped up.
+        baud: the line's bits a second in each direction, ten to a byte; not sped up either.
+        switch_pause_s: how long a homing axis stands at its switch; sped up like the motors.
         clock: where time comes from.
 
     Attributes:
@@ -187,6 +233,9 @@ class AptWire:
         faults: Iterable[WireFault] = (),
         channels: tuple[int, int] = (1, 2),
         switches_m: tuple[float, float] = SWITCHES_M,
+        answer_s: float = ANSWER_S,
+        baud: float = BAUD,
+        switch_pause_s: float = 0.0,
         clock: Clock | None = None,
     ):
         self._clock = clock or SystemClock()
@@ -199,10 +248,11 @@ class AptWire:
         self._scheduled: list[tuple[float, WireFault]] = []
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._running = False
+        self._ahead = 0
 
         def motor(turned: Carriage, axis: int) -> Motor:
             low, high = (round(m * turned.settings.microsteps_per_m) for m in switches_m)
-            return Motor(turned, axis, low, high, LAG_S * speed)
+            return Motor(turned, axis, low, high, LAG_S * speed, switch_pause_s)
 
         own = [motor(carriage, axis) for axis in (0, 1)]
         self._axes = {id(m): axis for axis, m in enumerate(own)}
@@ -217,7 +267,7 @@ class AptWire:
         self._ports: list[_Port] = []
         self._controllers: list[Controller] = []
         for identity, motors in groups:
-            port = _Port(self._folder / f"{identity.model.lower()}-{identity.serial}")
+            port = _Port(self._folder / f"{identity.model.lower()}-{identity.serial}", answer_s, BITS / baud)
             self._ports.append(port)
             self._controllers.append(
                 Controller(identity, motors, lambda data, port=port: port.send(data, self._now()), self._listen)  # type: ignore[misc]
@@ -350,7 +400,7 @@ class AptWire:
             data = os.read(self._ports[number].master, _CHUNK)
         except (BlockingIOError, OSError):
             return
-        self._controllers[number].receive(data, self._now(), self._motor_now())
+        self._ports[number].arrive(self._controllers[number].decode(data), self._now())
 
     def _tick(self) -> None:
         now = self._now()
@@ -359,6 +409,10 @@ class AptWire:
         for _, fault in due:
             self._happen(fault)
         for controller, port in zip(self._controllers, self._ports, strict=True):
+            while (turn := port.turn(now)) is not None:
+                self._ahead, message = turn
+                controller.obey(message, now, self._motor_now())
+                port.flush(now)
             controller.tick(now, self._motor_now())
             port.flush(now)
 
@@ -366,14 +420,14 @@ class AptWire:
         """Seconds until something happens without a message."""
         times = [time for time, _ in self._scheduled]
         for controller, port in zip(self._controllers, self._ports, strict=True):
-            times += [t for t in (controller.stream_due(), port.due()) if t is not None]
+            times += [time for time in (controller.stream_due(), port.due()) if time is not None]
             ends = [motor.due for motor in controller.motors.values() if motor.due is not None]
             times += [end / self._speed for end in ends if math.isfinite(end)]
         return max(0.0, min(times) - self._now()) if times else None
 
     def _listen(self, message: Message, motor: Motor | None) -> None:
         axis = None if motor is None else self._axes.get(id(motor))
-        self.heard.append(Heard(self._now(), axis, message))
+        self.heard.append(Heard(self._now(), axis, message, self._ahead))
         self._counts[axis, message.identifier] += 1
         for fault in list(self._faults):
             if (axis, message.identifier, self._counts[axis, message.identifier]) == (
@@ -401,6 +455,8 @@ class AptWire:
                 port.truncate = True
             case FaultKind.DELAYED:
                 port.delay_s = fault.delay_s
+            case FaultKind.IGNORED:
+                motor.trouble = Trouble(ignores=True)
             case FaultKind.STALLED:
                 motor.trouble = Trouble(stalls=True)
             case FaultKind.WRONG_ARRIVAL:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,6 +30,7 @@ from drivers.base import (
 from drivers.basler import BaslerCamera, load_pylon
 from simulators.pylon_wire import WireFault
 from tests.drivers.emulated import SHAPE, Canned, Stand, Watcher, fed, settings
+from tests.drivers.rig import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -323,28 +323,86 @@ def test_the_first_frame_after_a_change_while_grabbing_is_of_the_new_exposure(fe
         assert camera._device.camera.IsGrabbing()
 
 
-def test_the_exposure_of_a_frame_is_taken_from_its_chunk_where_there_is_one(feed):
-    camera = feed.camera
-    camera.set_exposure(30e-6)
-    assert not camera._chunks  # the emulator has none
-    camera._chunks = True
-    handle = camera._device.camera
+class Node:
+    """A setting of a camera that the emulator is not."""
 
-    def with_chunk(*arguments):
-        result = handle.RetrieveResult(*arguments)
-        return ChunkResult(result, 38.5)
+    def __init__(self, value, choices=(), available=lambda: True):
+        self.Value = value
+        self.choices = choices
+        self.available = available
 
-    replace_handle(camera, RetrieveResult=with_chunk)
-    camera._genicam = Stand(camera._genicam, IsReadable=lambda node: True)
-    assert camera.acquire().exposure_s == pytest.approx(38.5e-6)
+    def GetSettableValues(self):
+        return self.choices
+
+
+class ChunkCamera:
+    """Settings for chunks as a real camera has them: what can be chosen is there once chunks are switched on."""
+
+    def __init__(self, choices=("Image", "ExposureTime", "Timestamp")):
+        active = Node(False)
+        self.nodes = {
+            "ChunkModeActive": active,
+            "ChunkSelector": Node("Image", choices, lambda: active.Value),
+            "ChunkEnable": Node(False, (), lambda: active.Value),
+        }
+
+    def library(self):
+        """pylon with a sense for these settings."""
+        pylon, genicam = load_pylon()
+
+        def asked(real):
+            return lambda node: node.available() if isinstance(node, Node) else real(node)
+
+        readable, writable = asked(genicam.IsReadable), asked(genicam.IsWritable)
+        return pylon, Stand(genicam, IsReadable=readable, IsWritable=writable)
+
+    def lend(self, camera, **replaced):
+        """Let an open driver's handle have them."""
+        handle = camera._device.camera
+        nodes = handle.GetNodeMap()
+        stand = Stand(nodes, GetNode=lambda name: self.nodes.get(name) or nodes.GetNode(name))
+        replace_handle(camera, GetNodeMap=lambda: stand, **replaced)
+
+
+@pytest.mark.parametrize("exposed_us", [38.5, None])
+def test_the_exposure_of_a_frame_is_taken_from_its_chunk_where_there_is_one(exposed_us):
+    has = ChunkCamera()
+    chunk = Node(exposed_us, available=lambda: exposed_us is not None)
+    camera = BaslerCamera(
+        settings(), VirtualClock(), Watcher(on_attach=lambda handle: lend(handle)), library=has.library
+    )
+
+    def lend(handle):
+        has.lend(camera, RetrieveResult=lambda *arguments: ChunkResult(handle.RetrieveResult(*arguments), chunk))
+
+    camera.open()
+    try:
+        assert (has.nodes["ChunkSelector"].Value, has.nodes["ChunkEnable"].Value) == ("ExposureTime", True)
+        camera.set_exposure(30e-6)
+        assert camera.acquire().exposure_s == pytest.approx(38.5e-6 if exposed_us else 30e-6)
+        assert camera.describe()["exposure of a frame"] == "sent with it"
+    finally:
+        camera.close()
+
+
+def test_a_camera_without_the_chunk_sends_none_at_all(feed):
+    assert feed.camera.describe()["exposure of a frame"] == "as accepted"  # the emulator has no chunks
+    has = ChunkCamera(choices=("Image", "Timestamp"))
+    camera = BaslerCamera(settings(), VirtualClock(), Watcher(), library=has.library)
+    camera._wire.on_attach = lambda handle: has.lend(camera)
+    camera.open()
+    assert camera.describe()["exposure of a frame"] == "as accepted"
+    assert not has.nodes["ChunkModeActive"].Value
+    assert not has.nodes["ChunkEnable"].Value
+    camera.close()
 
 
 class ChunkResult:
     """A grab result as a camera with chunks would deliver it."""
 
-    def __init__(self, result, microseconds):
+    def __init__(self, result, chunk):
         self._result = result
-        self.ChunkExposureTime = SimpleNamespace(Value=microseconds)
+        self.ChunkExposureTime = chunk
 
     def __getattr__(self, name):
         return getattr(self._result, name)
@@ -384,10 +442,16 @@ def test_a_frame_that_never_comes_is_a_time_out_made_from_the_exposure(feed):
     camera.set_exposure(0.2)
     camera.acquire()
     feed.wire.inject(WireFault.TIME_OUT)
-    begin = time.monotonic()
+    handle, waits = camera._device.camera, []
+
+    def wait(milliseconds, handling):
+        waits.append(milliseconds)
+        return handle.RetrieveResult(milliseconds, handling)
+
+    replace_handle(camera, RetrieveResult=wait)
     with pytest.raises(DeviceTimeout, match=r"camera: no frame within 1.2 s of a trigger for 0.2 s; check its cable"):
         camera.acquire()
-    assert 1.15 < time.monotonic() - begin < 3
+    assert waits == [100] * 12
     np.testing.assert_array_equal(camera.acquire().image, feed.source.frames[-1])
 
 
@@ -405,10 +469,17 @@ def test_a_long_exposure_is_cancelled_at_once_and_leaves_no_stale_frame(feed):
     camera = feed.camera
     camera.set_exposure(10.0)
     feed.wire.inject(WireFault.TIME_OUT)
-    begin = time.monotonic()
+    handle, waits = camera._device.camera, []
+
+    def wait(milliseconds, handling):
+        waits.append(milliseconds)
+        return handle.RetrieveResult(milliseconds, handling)
+
+    replace_handle(camera, RetrieveResult=wait)
     with pytest.raises(Cancelled, match="an exposure of 10 s was cancelled"):
-        camera.acquire(lambda: time.monotonic() - begin > 0.15)
-    assert time.monotonic() - begin < 1
+        camera.acquire(lambda: len(waits) == 2)
+    # Asked after every wait of a tenth of a second.
+    assert waits == [100, 100]
     # Cancelled after the trigger with the frame on its way: it must not be taken for the next one.
     asked = []
     with pytest.raises(Cancelled):
@@ -450,11 +521,9 @@ def test_an_unplugged_camera_is_named_and_found_again_by_its_serial_number(watch
         watcher.device.AcquisitionStop.Execute(),
         setattr(watcher.device.FirePnPCallbackValue, "Value", 1),
     )
-    begin = time.monotonic()
     with pytest.raises(ConnectionLost, match="Emulation 0815-0000 was unplugged; plug it in, then open it again"):
         camera.acquire()
-    assert time.monotonic() - begin < 1
-    assert camera._device.goodbye  # pylon's callback came
+    assert camera._device.reported_removed  # pylon's callback came
     del watcher.before_trigger
     for call in (camera.acquire, lambda: camera.set_exposure(1e-3), camera.describe, camera.start_live):
         with pytest.raises(ConnectionLost, match="was unplugged"):
@@ -469,11 +538,17 @@ def test_an_unplugged_camera_is_named_and_found_again_by_its_serial_number(watch
 def test_a_removal_without_a_callback_is_noticed_too(feed):
     feed.camera.acquire()
     feed.wire.inject(WireFault.TIME_OUT)
-    replace_handle(feed.camera, IsCameraDeviceRemoved=lambda: True)
-    begin = time.monotonic()
+    handle, waits = feed.camera._device.camera, []
+
+    def wait(milliseconds, handling):
+        waits.append(milliseconds)
+        return handle.RetrieveResult(milliseconds, handling)
+
+    replace_handle(feed.camera, RetrieveResult=wait, IsCameraDeviceRemoved=lambda: True)
     with pytest.raises(ConnectionLost, match="was unplugged"):
         feed.camera.acquire()
-    assert time.monotonic() - begin < 0.5
+    # Long before the frame's own time is over.
+    assert waits == [100]
 
 
 def test_a_camera_unplugged_while_closed_is_searched_for_anew(feed):
@@ -540,6 +615,7 @@ def _resources() -> tuple[int, int, int]:
     return len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd")), pages * 4  # noqa: PTH208
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts threads and open files, which needs /proc")
 def test_a_thousand_open_close_cycles_leak_nothing():
     camera, _ = fed()
     before = (0, 0, 0)
@@ -553,7 +629,9 @@ def test_a_thousand_open_close_cycles_leak_nothing():
     threads, files, memory = (now - then for now, then in zip(_resources(), before, strict=True))
     assert threads <= 0
     assert files <= 0
-    assert memory < 4000  # kilobytes: four bytes a cycle would be pylon's own noise
+    assert (
+        memory < 8000
+    )  # kilobytes: a frame left behind in every cycle would be 11,000, the allocator's whims are less
 
 
 # Live view
@@ -563,12 +641,30 @@ def test_live_view_shows_the_newest_frame_and_skips_the_others(feed):
     camera = feed.camera
     camera.start_live()
     camera.start_live()
-    assert camera.newest(1.0) is not None
-    time.sleep(0.25)  # some seven frames go by
-    np.testing.assert_array_equal(camera.newest(1.0).image, feed.source.frames[-2])
-    begin = time.monotonic()
-    assert camera.newest(0.0) is None
-    assert time.monotonic() - begin < 0.05
+    assert camera.newest(10.0) is not None
+    handle = camera._device.camera
+    count = handle.StreamGrabber.Statistic_Total_Buffer_Count
+    skipped, waits = [], []
+
+    def retrieve(milliseconds, handling):
+        waits.append(milliseconds)
+        result = handle.RetrieveResult(milliseconds, handling)
+        if result.IsValid():
+            skipped.append(result.GetNumberOfSkippedImages())
+        return result
+
+    replace_handle(camera, RetrieveResult=retrieve)
+    begin = count.Value
+    wait_until(lambda: count.Value > begin + 5)
+    newest = camera.newest(10.0).image
+    assert skipped[0] >= 3
+    # What was exposed last before the question, or while it was asked.
+    assert any((newest == frame).all() for frame in feed.source.frames[-2:])
+    # No frame is waited for that does not come.
+    handle.AcquisitionStop.Execute()
+    waits.clear()
+    wait_until(lambda: camera.newest(0.0) is None)
+    assert set(waits) == {0}
     camera.stop_live()
     camera.stop_live()
     np.testing.assert_array_equal(camera.acquire().image, feed.source.frames[-1])
@@ -594,9 +690,13 @@ def test_live_frames_that_do_not_arrive_intact_are_an_error(feed):
     camera.start_live()
     camera._device.camera.ForceFailedBufferCount.Value = 100
     camera._device.camera.ForceFailedBuffer.Execute()
-    time.sleep(0.1)  # the good frame that had come before is the newest no more
+
+    def look():
+        for _ in range(10):  # a few good frames may have come before
+            camera.newest(10.0)
+
     with pytest.raises(AcquisitionError, match="live frames do not arrive intact"):
-        camera.newest(1.0)
+        look()
 
 
 # What the run keeps

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -178,10 +177,9 @@ def test_an_exposure_takes_its_time_on_the_clock_and_no_longer_than_wanted():
         camera = BaslerCamera(settings(), clock, wire)
         camera.open()
         camera.set_exposure(3.0)
-        before, began = clock.now(), time.monotonic()
+        before = clock.now()
         exposure = camera.acquire()
         assert clock.now() - before == pytest.approx(expected, abs=1e-6)
-        assert time.monotonic() - began < 1
         assert exposure.time == pytest.approx(before + 3.0)
         camera.close()
 
@@ -189,10 +187,12 @@ def test_an_exposure_takes_its_time_on_the_clock_and_no_longer_than_wanted():
 def test_a_wait_ends_when_it_is_cancelled():
     clock = VirtualClock()
     wire = PylonWire(Canned(), clock)
+    asked = []
     with wire:
         begin = clock.monotonic()
-        wire._wait(10.0, lambda: clock.monotonic() - begin > 0.1)
-        assert clock.monotonic() - begin < 0.2
+        wire._wait(10.0, lambda: asked.append(clock.monotonic() - begin) or asked[-1] > 0.1)
+        # Virtual time: it passes in the waits alone.
+        assert asked[-1] == clock.monotonic() - begin < 0.2
 
 
 def test_the_files_are_there_as_long_as_the_camera_is_open():
@@ -325,11 +325,10 @@ def test_emulator_triggers_vanish_without_waiting_for_readiness(handle):
 def test_emulator_has_no_chunks_no_timestamps_and_does_not_wait_for_the_exposure(handle):
     pylon, device = handle
     device.ExposureTime.Value = 5e6
-    begin = time.monotonic()
-    assert device.WaitForFrameTriggerReady(1000, pylon.TimeoutHandling_Return)
+    assert device.WaitForFrameTriggerReady(4000, pylon.TimeoutHandling_Return)
     device.ExecuteSoftwareTrigger()
-    result = device.RetrieveResult(2000, pylon.TimeoutHandling_ThrowException)
-    assert time.monotonic() - begin < 1
+    # It would come in 5 s at the earliest.
+    result = device.RetrieveResult(4000, pylon.TimeoutHandling_ThrowException)
     assert result.TimeStamp == 0
     result.Release()
     genicam = load_pylon()[1]
