@@ -226,9 +226,7 @@ def binned_geometry(geometry: Geometry, factor: int, name: str) -> Geometry:
     rows, columns = geometry.shape
     if rows % (2 * factor) or columns % (2 * factor):
         raise DatasetError(f"{name}: frames of {geometry.shape} cannot be binned by {factor}")
-    return replace(
-        geometry, pixel_size_m=factor * geometry.pixel_size_m, shape=(rows // factor, columns // factor)
-    )
+    return replace(geometry, pixel_size_m=factor * geometry.pixel_size_m, shape=(rows // factor, columns // factor))
 
 
 def blocks(values: NDArray, factor: int) -> NDArray:

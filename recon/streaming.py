@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -254,11 +254,17 @@ class Sums:
     light: NDArray[np.float64]
     clipped: bool
 
-    def signal(self, shape: tuple[int, int]) -> float:
-        """Mean electrons of a pixel in the centred (rows, columns) window of a frame."""
+    def level(self, shape: tuple[int, int], binning: int) -> Sums:
+        """The same of the centred (rows, columns) window, binned; `light` stays that of the whole frame."""
         rows, columns = self.total.shape
         top, left = rows // 2 - shape[0] // 2, columns // 2 - shape[1] // 2
-        return float(self.total[top : top + shape[0], left : left + shape[1]].mean()) / len(self.light)
+        part = self.total[top : top + shape[0], left : left + shape[1]]
+        return replace(self, total=blocks(part, binning).sum((-3, -1)))
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """(H, W) mean frame."""
+        return self.total / len(self.light)
 
 
 def sums_of(data: Scan) -> Sums:
@@ -330,7 +336,7 @@ class _Reader:
         return out, clipped
 
 
-def ahead(data: Scan, batches: Sequence[Sequence[int]], hold: Hold | None = None) -> Iterator[Pixels]:
+def ahead(data: Scan, batches: Sequence[Sequence[int]], hold: Hold | None = None) -> Generator[Pixels, None, None]:
     """The pixels of each batch in turn; those of a `Streamed` scan are read ahead by a thread.
 
     What is given is valid until the next is asked for: buffers are used again.
