@@ -255,6 +255,8 @@ def calibrate(
             continue
         priors = Priors(settings.position_prior_m / pixel, settings.flux_prior, settings.background_prior)
         own = _level(share, stage, memory) if own is None else own
+        if isinstance(own, Streamed):
+            described[-1] += ", frames streamed"
         loss = LOSSES[stage.loss]()
         if saved is not None:
             unknowns, scale = saved.unknowns.to(device), saved.scale
@@ -297,6 +299,8 @@ def calibrate(
                 course.interrupted = True
                 course.restore_best(unknowns)
                 break
+        # The next level's frames need its memory.
+        del fit
         if course.interrupted:
             break
     assert unknowns is not None
