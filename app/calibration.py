@@ -81,18 +81,16 @@ def calibrate_data(
     sums: Sums | None = None,
     memory_bytes: float | None = None,
 ) -> Calibration:
-    """Calibrate with progress on the console; in a team on that of rank 0 alone."""
+    """Calibrate with progress on the console."""
     keep_memory()
-    if team.rank == 0:
-        course.begin("calibrating", settings.epochs)
+    course.begin("calibrating", settings.epochs)
 
     def shown(report: EpochReport) -> None:
         note = (
             f"{report.stage}  distance {report.distance_m * 1e3:.3f} mm  moved {report.position_change_px:.3f} px"
             f"  loss {report.loss:.4f}"
         )
-        if team.rank == 0:
-            course.advance(report.epoch, note)
+        course.advance(report.epoch, note)
 
     with course.interruptible():
         calibration = calibrate(
@@ -106,7 +104,7 @@ def calibrate_data(
             sums=sums,
             memory_bytes=memory_bytes,
         )
-    for line in calibration.plan if team.rank == 0 else ():
+    for line in calibration.plan:
         course.say(line)
     return calibration
 
@@ -233,7 +231,7 @@ def _calibrate_file(
             object_rate=0.03,
         )
     # The file is closed before the result goes into it.
-    with data, Course() as course:
+    with data, Course(quiet=team.rank != 0) as course:
         sums = team_sums(share_of(data, team), len(data), team, device)
         if epochs is not None:
             settings = with_epochs(data, settings, lit_window(data, settings.lit_energy, sums)[0], epochs)

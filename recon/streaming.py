@@ -25,7 +25,7 @@ AHEAD = 2
 """Batches that wait, read, for the loop."""
 SHARE_OF_MEMORY = 0.5
 """Of what is available, to be filled with frames unless somebody says otherwise."""
-PER_PASS = 32 << 20
+PER_PASS = 8 << 20
 """Bytes of frames at once in a pass that only adds up."""
 
 Pixels = tuple[NDArray[np.float32], NDArray[np.bool_] | None]
