@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.propagator import processor
+from benchmarks.report import processor
 from benchmarks.scans import SimulatedScan, paper_bench, position_rms_px, similarity_rms, simulate
 from recon.calibrate import Calibration, CalibrationSettings, EpochReport, calibrate
 from recon.device import keep_memory

@@ -5,9 +5,10 @@
 Two lines: 24, 96, 384 and 2,000 frames of 256 x 256, and 24 frames of side 128, 256, 512, 1024 and 2048 over the same
 field (3.5 mm, so that the pitch shrinks as the side grows). Each scan is simulated into an HDF5 file of uint16 in a
 process of its own (one frame a chunk, kept in DIR) and calibrated in another, one thread, with `--budget-gb` of frames
-in memory and the rest streamed. Time is core-seconds (user + system, the reading thread included) of the last of two
-epochs over the whole frames at the camera's pitch with everything free; also of the last epoch at the coarsest level
-of the plan. Memory is the process's peak (ru_maxrss), Python and torch included. Nothing is extrapolated.
+in memory and the rest streamed. Time is core-seconds (user + system, the reading thread included) per epoch, with
+everything free: the mean of the last two of three epochs over the whole frames at the camera's pitch, and of the last
+two of three at the coarsest level of the plan. Memory is the process's peak (ru_maxrss), Python and torch included.
+Nothing is extrapolated.
 The plot goes to docs/images/cost.png, rows to RESULTS.md with `--write`.
 """
 
@@ -85,9 +86,9 @@ def measure(path: Path, budget_bytes: float) -> dict[str, Any]:
         probe_diameter_m=DIAMETER_M,
         position_prior_m=10e-6,
         warm_epochs=1,
-        joint_epochs=2,
+        joint_epochs=3,
         refine_epochs=1,
-        full_epochs=2,
+        full_epochs=3,
         loss_tolerance=0.0,
     )
     marks: list[tuple[str, float]] = []
@@ -102,7 +103,7 @@ def measure(path: Path, budget_bytes: float) -> dict[str, Any]:
 
     def last(stage: str) -> float:
         place = max(k for k, (name, _) in enumerate(marks) if name == stage)
-        return marks[place][1] - marks[place - 1][1]
+        return (marks[place][1] - marks[place - 2][1]) / 2
 
     return {
         "full_s": last("full"),
@@ -157,15 +158,17 @@ def draw(found: dict[tuple[int, int], dict[str, Any]], budget_gb: float, made_on
                     color=colour,
                     fontsize=9,
                 )
-    span = np.array(sorted(n * side**2 / 1e6 for n, side in found))[[0, -1]]
-    start = min(case["full_s"] for case in found.values())
-    left.loglog(span, start * span / span[0], "--", color="0.6", label="proportional to pixels")
-    right.semilogx(span, 4 * span / 1e3, "--", color="0.6", label="all frames as float32, not held")
+    span = np.geomspace(*(edge(n * side**2 / 1e6 for n, side in found) for edge in (min, max)), 50)
+    largest = max(case["full_s"] for case in found.values())
+    left.loglog(span, largest * span / span[-1], "--", color="0.6", label="proportional to pixels")
+    right.semilogx(span, 4 * span / 1e3, "--", color="0.6", label="all frames as float32, for comparison")
     right.axhline(next(iter(found.values()))["before"] / 1e9, color="0.75", lw=1, label="Python and torch alone")
     left.set(xlabel="million pixels in the scan", ylabel="core-seconds per epoch", title="time")
     right.set(xlabel="million pixels in the scan", ylabel="GB", title=f"memory, {budget_gb:g} GB of frames held")
-    right.set_ylim(0, None)
+    left.set_ylim(None, 8 * largest)
+    right.set_ylim(0, 1.35 * max(case["peak"] for case in found.values()) / 1e9)
     for axes in (left, right):
+        axes.set_xlim(span[0] / 2, span[-1] * 2.5)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, loc="upper left")
     figure.suptitle(f"Calibration: cost against size. {made_on}", fontsize=9)

@@ -137,6 +137,14 @@ def _level(share: Scan, stage: Stage, memory: int) -> Scan:
     return part.load() if isinstance(part, Streamed) and part.nbytes <= memory else part
 
 
+def _budget(memory_bytes: float | None, team: Team, device: str) -> int:
+    """Bytes of frames to hold; unless asked for, no more than half of what is free on the device either."""
+    budget = frame_budget(memory_bytes, team.local)
+    if memory_bytes is None and torch.device(device).type == "cuda":
+        budget = min(budget, torch.cuda.mem_get_info(device)[0] // 2)
+    return budget
+
+
 def _start(
     part: Scan, light: NDArray, mean: NDArray, optics: Optics, settings: CalibrationSettings
 ) -> tuple[Tensor, float, float]:
@@ -211,7 +219,7 @@ def calibrate(
             frame cannot be read.
         TeamError: another process of the team has ended.
     """
-    memory = frame_budget(memory_bytes, team.local) if isinstance(data, Streamed) else 0
+    memory = _budget(memory_bytes, team, device) if isinstance(data, Streamed) else 0
     share = share_of(data, team)
     if isinstance(share, Streamed) and WITH_LEVELS * share.nbytes <= memory:
         share = share.load()
