@@ -1,14 +1,14 @@
 """What a calibration costs against the number of frames and against their size.
 
-    python -m benchmarks.cost [--write] [--budget-gb 0.25] [--folder DIR]
+    python -m benchmarks.cost [--write] [--folder DIR]
 
 Two lines: 24, 96, 384 and 2,000 frames of 256 x 256, and 24 frames of side 128, 256, 512, 1024 and 2048 over the same
 field (3.5 mm, so that the pitch shrinks as the side grows). Each scan is simulated into an HDF5 file of uint16 in a
-process of its own (one frame a chunk, kept in DIR) and calibrated in another, one thread, with `--budget-gb` of frames
-in memory and the rest streamed. Time is core-seconds (user + system, the reading thread included) per epoch, with
-everything free: the mean of the last two of three epochs over the whole frames at the camera's pitch, and of the last
-two of three at the coarsest level of the plan. Memory is the process's peak (ru_maxrss), Python and torch included.
-Nothing is extrapolated.
+process of its own (one frame a chunk, kept in DIR) and calibrated in two others, one thread each: once with no frame
+held in memory, all of them read from the file in every epoch, and once with all frames held. Time is core-seconds (user
++ system, the reading thread included) of an epoch with everything free: the second of two over the whole frames at the
+camera's pitch; the rows also have the second of two at the coarsest level of the plan.
+Memory is the process's peak (ru_maxrss), Python and torch included. Nothing is extrapolated.
 The plot goes to docs/images/cost.png, rows to RESULTS.md with `--write`.
 """
 
@@ -31,6 +31,9 @@ COMMAND = "python -m benchmarks.cost"
 FRAMES, SIDES = (24, 96, 384, 2000), (128, 256, 512, 1024, 2048)
 FIELD_M, DIAMETER_M = 256 * 13.8e-6, 500e-6
 BLACK_ADU, ELECTRONS_PER_ADU = 200, 0.5
+KINDS = {"streamed": 0.0, "held": 1000.0}
+"""Gigabytes of frames that may be held: none, or all there are."""
+WORDS = {"streamed": "streamed, none held", "held": "all held"}
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "cost.png"
 
 
@@ -86,9 +89,9 @@ def measure(path: Path, budget_bytes: float) -> dict[str, Any]:
         probe_diameter_m=DIAMETER_M,
         position_prior_m=10e-6,
         warm_epochs=1,
-        joint_epochs=3,
+        joint_epochs=2,
         refine_epochs=1,
-        full_epochs=3,
+        full_epochs=2,
         loss_tolerance=0.0,
     )
     marks: list[tuple[str, float]] = []
@@ -103,7 +106,7 @@ def measure(path: Path, budget_bytes: float) -> dict[str, Any]:
 
     def last(stage: str) -> float:
         place = max(k for k, (name, _) in enumerate(marks) if name == stage)
-        return (marks[place][1] - marks[place - 2][1]) / 2
+        return marks[place][1] - marks[place - 1][1]
 
     return {
         "full_s": last("full"),
@@ -127,7 +130,11 @@ def isolated(arguments: list[str]) -> str:
     return (done.stdout.splitlines() or [""])[-1]
 
 
-def draw(found: dict[tuple[int, int], dict[str, Any]], budget_gb: float, made_on: str) -> None:
+Found = dict[tuple[int, int], dict[str, dict[str, Any]]]
+"""(frames, side) to "streamed" and "held" to what was measured."""
+
+
+def draw(found: Found, made_on: str) -> None:
     """Time and memory against the size of the scan, both lines."""
     from matplotlib.figure import Figure
 
@@ -140,12 +147,14 @@ def draw(found: dict[tuple[int, int], dict[str, Any]], budget_gb: float, made_on
     for name, cases, colour, marker, label in lines:
         cases = [case for case in cases if case in found]
         pixels = [n * side**2 / 1e6 for n, side in cases]
-        full = [found[case]["full_s"] for case in cases]
-        left.loglog(pixels, full, marker + "-", color=colour, label=f"{name}: whole frame, camera's pitch")
-        joint = [found[case]["joint_s"] for case in cases]
-        left.loglog(pixels, joint, marker + ":", color=colour, mfc="white", label=f"{name}: coarsest level of the plan")
-        peak = [found[case]["peak"] / 1e9 for case in cases]
-        right.semilogx(pixels, peak, marker + "-", color=colour, label=f"{name}: peak of the process")
+        full = [found[case]["streamed"]["full_s"] for case in cases]
+        left.loglog(pixels, full, marker + "-", color=colour, label=f"{name}: streamed, none held")
+        held = [found[case]["held"]["full_s"] for case in cases]
+        left.loglog(pixels, held, marker + ":", color=colour, mfc="white", label=f"{name}: all held")
+        peak = [found[case]["streamed"]["peak"] / 1e9 for case in cases]
+        right.semilogx(pixels, peak, marker + "-", color=colour, label=f"{name}: streamed, none held")
+        most = [found[case]["held"]["peak"] / 1e9 for case in cases]
+        right.semilogx(pixels, most, marker + ":", color=colour, mfc="white", label=f"{name}: all held")
         above = name.startswith("24")
         for axes, values in ((left, full), (right, peak)):
             for case, x, y in zip(cases, pixels, values, strict=True):
@@ -159,14 +168,15 @@ def draw(found: dict[tuple[int, int], dict[str, Any]], budget_gb: float, made_on
                     fontsize=9,
                 )
     span = np.geomspace(*(edge(n * side**2 / 1e6 for n, side in found) for edge in (min, max)), 50)
-    largest = max(case["full_s"] for case in found.values())
+    each = [got for case in found.values() for got in case.values()]
+    largest = max(got["full_s"] for got in each)
     left.loglog(span, largest * span / span[-1], "--", color="0.6", label="proportional to pixels")
     right.semilogx(span, 4 * span / 1e3, "--", color="0.6", label="all frames as float32, for comparison")
-    right.axhline(next(iter(found.values()))["before"] / 1e9, color="0.75", lw=1, label="Python and torch alone")
-    left.set(xlabel="million pixels in the scan", ylabel="core-seconds per epoch", title="time")
-    right.set(xlabel="million pixels in the scan", ylabel="GB", title=f"memory, {budget_gb:g} GB of frames held")
+    right.axhline(each[0]["before"] / 1e9, color="0.75", lw=1, label="Python and torch alone")
+    left.set(xlabel="million pixels in the scan", ylabel="core-seconds per epoch", title="time, whole frames")
+    right.set(xlabel="million pixels in the scan", ylabel="GB", title="peak memory of the process")
     left.set_ylim(None, 8 * largest)
-    right.set_ylim(0, 1.35 * max(case["peak"] for case in found.values()) / 1e9)
+    right.set_ylim(0, 1.5 * max(got["peak"] for got in each) / 1e9)
     for axes in (left, right):
         axes.set_xlim(span[0] / 2, span[-1] * 2.5)
         axes.grid(alpha=0.3)
@@ -180,19 +190,18 @@ def main() -> int:
     """Measure all sizes, draw, and print one row each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="append the result to RESULTS.md")
-    parser.add_argument("--budget-gb", type=float, default=0.25)
     parser.add_argument("--folder", type=Path, help="where the simulated scans are kept; default: nowhere")
     parser.add_argument("--prepare", nargs=3, metavar=("FILE", "FRAMES", "SIDE"), help=argparse.SUPPRESS)
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=2, metavar=("FILE", "GB"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.prepare:
         prepare(Path(arguments.prepare[0]), int(arguments.prepare[1]), int(arguments.prepare[2]))
         return 0
     if arguments.measure:
-        print(json.dumps(measure(arguments.measure, 1e9 * arguments.budget_gb)))
+        print(json.dumps(measure(Path(arguments.measure[0]), 1e9 * float(arguments.measure[1]))))
         return 0
     cases = sorted({(n, 256) for n in FRAMES} | {(24, side) for side in SIDES}, key=lambda case: case[0] * case[1] ** 2)
-    found: dict[tuple[int, int], dict[str, Any]] = {}
+    found: Found = {}
     made_on = machine("torch", "numpy", "h5py", cores=1)
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -202,20 +211,23 @@ def main() -> int:
             path = folder / f"{count}x{side}.cxi"
             if not path.is_file():
                 isolated(["--prepare", str(path), str(count), str(side)])
-            got = found[count, side] = json.loads(
-                isolated(["--measure", str(path), "--budget-gb", str(arguments.budget_gb)])
-            )
-            rows.append(
-                (
-                    f"{count} x {side} x {side}: an epoch over whole frames; at the coarsest level; peak memory",
-                    f"{got['full_s']:.2f} core-s; {got['joint_s']:.2f} core-s; {got['peak'] / 1e9:.2f} GB"
-                    f" ({got['before'] / 1e9:.2f} before the scan; all frames {got['frames'] / 1e9:.2f})",
-                    f"{arguments.budget_gb:g} GB of frames held",
+            got = found[count, side] = {
+                kind: json.loads(isolated(["--measure", str(path), str(budget_gb)]))
+                for kind, budget_gb in KINDS.items()
+            }
+            for kind, one in got.items():
+                rows.append(
+                    (
+                        f"{count} x {side} x {side}, {WORDS[kind]}: an epoch over whole frames; at the coarsest level;"
+                        " peak memory",
+                        f"{one['full_s']:.2f} core-s; {one['joint_s']:.2f} core-s; {one['peak'] / 1e9:.2f} GB"
+                        f" ({one['before'] / 1e9:.2f} before the scan)",
+                        "none",
+                    )
                 )
-            )
-            print(*rows[-1], got["plan"][-1], sep="   ", flush=True)
+                print(*rows[-1][:2], sep="   ", flush=True)
     rows.append(("the same on several GPUs", "not measured", "none"))
-    draw(found, arguments.budget_gb, made_on)
+    draw(found, made_on)
     if arguments.write:
         append_rows(COMMAND, rows, made_on)
     return 0
