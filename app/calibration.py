@@ -18,17 +18,20 @@ from recon.calibrate import (
     CalibrationSettings,
     EpochReport,
     Illumination,
+    batch_of,
     calibrate,
     lit_window,
     with_epochs,
 )
-from recon.dataset import DatasetError, Ptychogram, Truth
-from recon.device import keep_memory, pick_device
-from recon.files.imports import Overrides, read_any
+from recon.dataset import DatasetError, Scan, Truth
+from recon.device import keep_memory
+from recon.files.imports import Overrides, open_any
 from recon.files.read import open_hdf5, open_run
 from recon.files.results import StoredCalibration, load_calibration, store_calibration
 from recon.files.schema import ATTR_CREATOR, CREATOR
 from recon.metrics import distance_error_m, fit_positions, probe_error, resample
+from recon.streaming import Sums
+from recon.team import ALONE, Team, join, share_of, team_sums
 
 
 def software() -> dict[str, str]:
@@ -69,7 +72,14 @@ def score(calibration: Calibration, truth: Truth) -> CalibrationScore:
 
 
 def calibrate_data(
-    data: Ptychogram, settings: CalibrationSettings, device: str, course: Course, checkpoint: Path | None = None
+    data: Scan,
+    settings: CalibrationSettings,
+    device: str,
+    course: Course,
+    checkpoint: Path | None = None,
+    team: Team = ALONE,
+    sums: Sums | None = None,
+    memory_bytes: float | None = None,
 ) -> Calibration:
     """Calibrate with progress on the console."""
     keep_memory()
@@ -83,7 +93,17 @@ def calibrate_data(
         course.advance(report.epoch, note)
 
     with course.interruptible():
-        calibration = calibrate(data, settings, device=device, report=shown, stop=course.stopped, checkpoint=checkpoint)
+        calibration = calibrate(
+            data,
+            settings,
+            device=device,
+            report=shown,
+            stop=course.stopped,
+            checkpoint=checkpoint,
+            team=team,
+            sums=sums,
+            memory_bytes=memory_bytes,
+        )
     for line in calibration.plan:
         course.say(line)
     return calibration
@@ -120,13 +140,13 @@ def stored_illumination(path: Path) -> tuple[Illumination, int]:
     if stored is None:
         raise DatasetError(f"{path}: is not calibrated yet; run `ptychoscope calibrate {path}` first")
     with open_run(path) as run:
-        data = run.ptychogram(1)
+        data = run.streamed(1)
     geometry = replace(data.geometry, distance_m=stored.distance_m)
     light = Illumination(stored.probe, geometry, stored.positions_m, data.indices)
     return light, int(stored.settings["window_px"])
 
 
-def draw(calibration: Calibration, data: Ptychogram, path: Path) -> Path:
+def draw(calibration: Calibration, data: Scan, path: Path) -> Path:
     """The figure of a calibration."""
     light = calibration.illumination
     pixel = light.geometry.pixel_size_m
@@ -154,26 +174,48 @@ def calibrate_file(
     seed: int,
     overrides: Overrides,
     checkpoint: Path | None = None,
+    memory_bytes: float | None = None,
+    batch: int | None = None,
 ) -> dict[str, Any]:
     """Calibrate a file and draw the result; a run of this program keeps the result, a foreign file is left as it is.
 
-    Returns the values of the command's JSON line.
+    Under `torchrun` the processes share the frames; rank 0 alone draws, stores and returns the values of the command's
+    JSON line, the others return nothing.
     """
+    with join(device) as (team, place):
+        settings = CalibrationSettings(probe_diameter_m=probe_diameter_m, seed=seed, batch=batch)
+        return _calibrate_file(
+            path, out, place, focus_to_sample_m, settings, epochs, overrides, checkpoint, memory_bytes, team
+        )
+
+
+def _calibrate_file(
+    path: Path,
+    out: Path | None,
+    device: str,
+    focus_to_sample_m: float | None,
+    settings: CalibrationSettings,
+    epochs: int | None,
+    overrides: Overrides,
+    checkpoint: Path | None,
+    memory_bytes: float | None,
+    team: Team,
+) -> dict[str, Any]:
     begin = time.monotonic()
-    device = pick_device(device)
     own = is_run(path)
     if own and (focus_to_sample_m is not None or overrides != Overrides()):
         raise UsageError(f"{path}: a run knows its own geometry; --wavelength and the like are for foreign files")
     truth: Truth | None = None
-    settings = CalibrationSettings(probe_diameter_m=probe_diameter_m, seed=seed)
     if own:
         with open_run(path) as run:
-            data, truth, profile = run.ptychogram(1), run.truth(), run.profile
-            diameter = probe_diameter_m or run.illumination_m
+            truth, profile, illumination_m = run.truth(), run.profile, run.illumination_m
+        data = open_any(path)
         prior = max(profile["stage"]["repeatability_m"], data.geometry.pixel_size_m / 10)
-        settings = replace(settings, probe_diameter_m=diameter, position_prior_m=prior)
+        settings = replace(
+            settings, probe_diameter_m=settings.probe_diameter_m or illumination_m, position_prior_m=prior
+        )
     else:
-        data = read_any(path, overrides)
+        data = open_any(path, overrides)
         # Nothing is known of a foreign bench's stage: a prior of two pixels lets the data decide.
         scaled = data.geometry if focus_to_sample_m is None else data.geometry.fresnel_scaled(focus_to_sample_m)
         # The origin of somebody else's stage may be anywhere; the object's grid is centred on the scan.
@@ -188,11 +230,15 @@ def calibrate_file(
             full_epochs=0,
             object_rate=0.03,
         )
-    if epochs is not None:
-        settings = with_epochs(data, settings, lit_window(data, settings.lit_energy)[0], epochs)
+    # The file is closed before the result goes into it.
+    with data, Course(quiet=team.rank != 0) as course:
+        sums = team_sums(share_of(data, team), len(data), team, device)
+        if epochs is not None:
+            settings = with_epochs(data, settings, lit_window(data, settings.lit_energy, sums)[0], epochs)
+        calibration = calibrate_data(data, settings, device, course, checkpoint, team, sums, memory_bytes)
+    if team.rank != 0:
+        return {}
     folder = out or path.with_name(f"{path.stem}-calibration")
-    with Course() as course:
-        calibration = calibrate_data(data, settings, device, course, checkpoint)
     figure = draw(calibration, data, folder / "calibration.png")
     if own:
         store(path, calibration)
@@ -217,4 +263,9 @@ def calibrate_file(
             "position_rms_px": errors.position_rms_px,
             "probe_error": errors.probe_error,
         }
-    return values | {"seconds": time.monotonic() - begin, "figure": str(figure)}
+    return values | {
+        "processes": team.size,
+        "batch": batch_of(settings, len(data), team.size),
+        "seconds": time.monotonic() - begin,
+        "figure": str(figure),
+    }

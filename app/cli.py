@@ -104,18 +104,30 @@ def calibrate(
     checkpoint: Annotated[
         Path | None, typer.Option(help="File to keep the state in; where it exists, go on from it.")
     ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Frames per step of all processes; default: few.")] = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(min=0, help="GB of frames to hold in each process, the rest is streamed; default: half of free."),
+    ] = None,
     device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Order of the frames.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Find probe, object, distance and positions from a bright scan. Ctrl-C keeps the best so far."""
+    """Find probe, object, distance and positions from a bright scan. Ctrl-C keeps the best so far.
+
+    Several processes: torchrun --nproc-per-node N -m app.cli calibrate ...
+    """
     _gentle_threads()
     from app.calibration import calibrate_file
     from recon.files.imports import Overrides
 
     overrides = Overrides(wavelength_m=wavelength, distance_m=distance, pixel_size_m=pixel_size)
-    values = calibrate_file(path, out, device, focus_to_sample, probe_diameter, epochs, seed, overrides, checkpoint)
-    report(values, as_json)
+    budget = None if memory is None else memory * 1e9
+    values = calibrate_file(
+        path, out, device, focus_to_sample, probe_diameter, epochs, seed, overrides, checkpoint, budget, batch
+    )
+    if values:
+        report(values, as_json)
 
 
 @app.command()

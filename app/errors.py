@@ -17,6 +17,7 @@ KNOWN = {
     "SampleError",
     "DecoderError",
     "DeviceError",
+    "TeamError",
     "UsageError",
     "ClickException",
 }

@@ -14,8 +14,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 class Course:
     """One bar of progress that names what is going on; quiet on anything but a terminal, save a line at each start."""
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True)
+    def __init__(self, *, quiet: bool = False) -> None:
+        """`quiet` says nothing at all: another process speaks for this one."""
+        self.console = Console(stderr=True, quiet=quiet)
         self._bar = Progress(
             TextColumn("{task.description:<28}"),
             BarColumn(bar_width=28),
@@ -24,7 +25,7 @@ class Course:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=quiet or not self.console.is_terminal,
         )
         self._task: TaskID | None = None
         self._stopped = False
@@ -72,7 +73,7 @@ class Course:
             if self._stopped:
                 raise KeyboardInterrupt
             self._stopped = True
-            self.say("stopping after this epoch, with what is found so far (Ctrl-C again to give up)")
+            self.say("stopping, with what is found so far (Ctrl-C again to give up)")
 
         previous = signal.signal(signal.SIGINT, handler)
         try:

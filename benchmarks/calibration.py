@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.results import append, machine
+from benchmarks.report import append_rows, machine
 from benchmarks.scans import SimulatedScan, paper_bench, position_rms_px, similarity_rms, simulate
 from recon.calibrate import Calibration, CalibrationSettings, EpochReport, calibrate
 from recon.device import keep_memory
@@ -123,13 +123,15 @@ def main() -> int:
             and last.position_px < CLAIMS["position_px"]
             and last.energy >= LIT_ENERGY
         )
-    where = machine(device if torch.cuda.is_available() else "cpu")
+    where = machine("torch", "numpy", cores=1)
+    if device == "cuda" and torch.cuda.is_available():
+        where = f"{torch.cuda.get_device_name()}; {where}"
     print(where)
     for name, value, claim in rows:
         print(f"{name}: {value}   claim {claim}")
     if arguments.write:
         option = "" if device == "cpu" else f" --device {device}"
-        append(f"{COMMAND}{option}", rows, where)
+        append_rows(f"{COMMAND}{option}", rows, where)
     return 0 if good else 1
 
 

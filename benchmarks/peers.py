@@ -342,9 +342,11 @@ def main() -> int:
     if arguments.figure and curves:
         draw(curves, arguments.figure)
     if arguments.write:
-        from benchmarks.results import append
+        from benchmarks.report import append_rows, machine
 
-        append("python -m benchmarks.peers", rows)
+        append_rows(
+            "python -m benchmarks.peers", [(q, m, c or "-") for q, m, c in rows], machine("torch", "numpy", cores=1)
+        )
     return 0
 
 

@@ -23,8 +23,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recon.course import Course, CourseTable, load_checkpoint, save_checkpoint
-from recon.dataset import DatasetError, Geometry, Ptychogram
+from recon.course import Course, CourseTable, fingerprint, load_checkpoint, save_checkpoint
+from recon.dataset import DatasetError, Geometry, Scan
 from recon.fit import Fit, Priors
 from recon.illumination import Illumination, illuminated, lit_points, lit_window, remove_ramp, soft_disc
 from recon.levels import binned, finer
@@ -32,6 +32,8 @@ from recon.model import object_size
 from recon.noise import MixedGaussian, SlopedLoss, StabilisedAmplitude
 from recon.propagators import FarField, NearField, Optics
 from recon.stages import CalibrationSettings, Stage, stages_of, with_epochs
+from recon.streaming import Streamed, Sums, frame_budget
+from recon.team import ALONE, Team, share_of, team_sums
 from recon.unknowns import Unknowns
 
 __all__ = [
@@ -53,6 +55,8 @@ MARGIN = 16
 """Pixels around the outermost probe window on the object's grid: room for positions to move."""
 BATCH, STEPS = 4, 24
 """Frames per step, fewer where an epoch would have less than this many steps: progress is made by steps."""
+WITH_LEVELS = 1.5
+"""Memory of all frames and their binned levels over that of the frames."""
 
 
 @dataclass(frozen=True)
@@ -120,21 +124,42 @@ class EpochReport:
 LOSSES: dict[str, type[SlopedLoss]] = {"amplitude": StabilisedAmplitude, "mixed": MixedGaussian}
 
 
-def _optics(part: Ptychogram, stage: Stage, settings: CalibrationSettings, device: str) -> Optics:
+def _optics(part: Scan, stage: Stage, settings: CalibrationSettings, device: str) -> Optics:
     if settings.far_field:
         return FarField.build(part.geometry, device)
     return NearField.build(part.geometry, stage.window, padded=stage.padded, device=device)
 
 
-def _start(part: Ptychogram, optics: Optics, settings: CalibrationSettings) -> tuple[Tensor, float, float]:
-    """Probe modes and object's value to begin with, of about unit maximum, and the flux scale (electrons per s)."""
+def _level(share: Scan, stage: Stage, memory: int) -> Scan:
+    """The frames of a process as a stage takes them: in memory where they fit, else read when they are needed."""
+    part = share if stage.side == share.geometry.shape else share.crop(stage.side)
+    part = binned(part, stage.binning)
+    return part.load() if isinstance(part, Streamed) and part.nbytes <= memory else part
+
+
+def _budget(memory_bytes: float | None, team: Team, device: str) -> int:
+    """Bytes of frames to hold; unless asked for, no more than half of what is free on the device either."""
+    budget = frame_budget(memory_bytes, team.local)
+    if memory_bytes is None and torch.device(device).type == "cuda":
+        budget = min(budget, torch.cuda.mem_get_info(device)[0] // 2)
+    return budget
+
+
+def _start(
+    part: Scan, light: NDArray, mean: NDArray, optics: Optics, settings: CalibrationSettings
+) -> tuple[Tensor, float, float]:
+    """Probe modes and object's value to begin with, of about unit maximum, and the flux scale (electrons per s).
+
+    Args:
+        light: (N,) electrons of each frame.
+        mean: (H, W) mean frame of the level.
+    """
     seconds = float(np.median(part.exposures_s))
-    good = part.mask if part.saturated is None else part.mask & ~part.saturated
-    brightest = float(np.where(good, part.frames, 0).sum((1, 2)).max())
+    brightest = float(light.max())
     if not brightest > 0:
         raise DatasetError(f"{part.name}: the calibration frames hold no light above the dark; is the beam blocked?")
     if settings.probe_diameter_m is None:
-        mean = np.sqrt(np.maximum(np.where(part.mask, part.frames, 0).mean(0), 0)).astype(np.complex64)
+        mean = np.sqrt(np.maximum(np.where(part.mask, mean, 0), 0)).astype(np.complex64)
         at_camera = torch.from_numpy(mean)[None].to(optics.device)
         nothing = at_camera.new_zeros(1, optics.window, optics.window)
         trace = optics.forward(nothing, torch.zeros(1, 2, device=optics.device), torch.zeros((), device=optics.device))[
@@ -162,13 +187,16 @@ def _start(part: Ptychogram, optics: Optics, settings: CalibrationSettings) -> t
 
 
 def calibrate(
-    data: Ptychogram,
+    data: Scan,
     settings: CalibrationSettings,
     *,
     device: str = "cpu",
     report: Callable[[EpochReport], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
     checkpoint: Path | None = None,
+    team: Team = ALONE,
+    sums: Sums | None = None,
+    memory_bytes: float | None = None,
 ) -> Calibration:
     """Find probe, object, distance and positions from a bright scan.
 
@@ -178,15 +206,27 @@ def calibrate(
         settings: how.
         device: where torch works.
         report: called after every epoch.
-        stop: asked after every epoch; true ends early with the best that the stage has found so far.
+        stop: asked between steps, from the second epoch on; true ends early with the best that the stage has found so
+            far. In a team one process's wish is enough.
         checkpoint: a file that is written after every epoch and removed at the end; where it exists, the calibration
-            that left it goes on, as if it had never stopped.
+            that left it goes on, as if it had never stopped. In a team rank 0 writes and all must see it.
+        team: the processes that do this together, each with its share of the frames; all get the same result.
+        sums: of all frames (`team_sums`), for whoever has looked at them already.
+        memory_bytes: of frames that a streamed scan may hold in each process; None takes half of what is free.
 
     Raises:
-        DatasetError: the frames hold no light, a position leaves the object's grid, or the checkpoint is another's.
+        DatasetError: the frames hold no light, a position leaves the object's grid, the checkpoint is another's, or a
+            frame cannot be read.
+        TeamError: another process of the team has ended.
     """
+    memory = _budget(memory_bytes, team, device) if isinstance(data, Streamed) else 0
+    share = share_of(data, team)
+    if isinstance(share, Streamed) and WITH_LEVELS * share.nbytes <= memory:
+        share = share.load()
+    sums = sums or team_sums(share, len(data), team, device)
+    mark = fingerprint(data, sums)
     smallest = min(data.geometry.shape)
-    crop, energy = (smallest, 1.0) if settings.far_field else lit_window(data, settings.lit_energy)
+    crop, energy = (smallest, 1.0) if settings.far_field else lit_window(data, settings.lit_energy, sums)
     if settings.probe_diameter_m is None:
         crop, energy = smallest, 1.0
     plan = stages_of(data, settings, crop)
@@ -194,20 +234,26 @@ def calibrate(
     _, first, point = np.unique(data.indices, return_index=True, return_inverse=True)
     unknowns: Unknowns | None = None
     scale, pixel, described = 1.0, data.geometry.pixel_size_m, []
-    saved = None if checkpoint is None else load_checkpoint(checkpoint, data, settings)
+    saved = None if checkpoint is None else load_checkpoint(checkpoint, mark, settings)
     total = sum(stage.epochs for stage in plan)
+    batch = batch_of(settings, len(data), team.size)
     for number, stage in enumerate(plan):
-        part = data if stage.side == data.geometry.shape else data.crop(stage.side)
-        part = binned(part, stage.binning)
+        if number == 0 or (stage.side, stage.binning) != (plan[number - 1].side, plan[number - 1].binning):
+            part = binned(data if stage.side == data.geometry.shape else data.crop(stage.side), stage.binning)
+            own, level_sums = None, sums.level(stage.side, stage.binning)
         optics = _optics(part, stage, settings, device)
         pixel = optics.object_pixel_m
         described.append(f"{stage.name}: {optics.describe()}, binned {stage.binning} x, {stage.loss} loss")
         if unknowns is None:
-            modes, level, scale = _start(part, optics, settings)
+            own = _level(share, stage, memory)
+            light = sums.light
+            if stage.side != data.geometry.shape and data.empty is None:
+                light = team_sums(own, len(data), team, device).light
+            modes, level, scale = _start(part, light, level_sums.mean, optics, settings)
             nominal = torch.from_numpy(data.positions_m[first] / pixel).float()
             side = object_size(nominal, optics.window, MARGIN)
             obj = torch.full((side, side), level, dtype=torch.complex64)
-            lit = torch.from_numpy(lit_points(data))
+            lit = torch.from_numpy(lit_points(data, sums))
             unknowns = Unknowns(obj, modes, nominal, torch.from_numpy(point), lit).to(device)
         elif stage.binning != plan[number - 1].binning or optics.window != unknowns.probe.shape[-1]:
             factor = plan[number - 1].binning // stage.binning
@@ -216,12 +262,26 @@ def calibrate(
         if saved is not None and saved.stage > number:
             continue
         priors = Priors(settings.position_prior_m / pixel, settings.flux_prior, settings.background_prior)
-        batch = settings.batch or min(BATCH, max(1, len(data) // STEPS))
+        own = _level(share, stage, memory) if own is None else own
+        if isinstance(own, Streamed):
+            described[-1] += ", frames streamed"
         loss = LOSSES[stage.loss]()
         if saved is not None:
             unknowns, scale = saved.unknowns.to(device), saved.scale
         fit = Fit(
-            part, unknowns, optics, loss, scale, priors, batch=batch, seed=settings.seed, pixels=not settings.far_field
+            part,
+            unknowns,
+            optics,
+            loss,
+            scale,
+            priors,
+            batch=batch,
+            seed=settings.seed,
+            pixels=not settings.far_field,
+            share=own,
+            sums=level_sums,
+            team=team,
+            hold_bytes=memory,
         )
         course.begin(stage.name, stage.epochs)
         if saved is not None:
@@ -230,21 +290,29 @@ def calibrate(
         while course.stage_goes_on():
             fit.rates(_rates(settings, stage, course.speed(), pixel, len(data)))
             before = unknowns.positions_px()
-            value = fit.epoch(course.epoch)
+            value = fit.epoch(course.epoch, stop if course.table.loss else lambda: False)
+            if value is None:
+                course.interrupted = True
+                course.restore_best(unknowns)
+                break
             moved = float((unknowns.positions_px() - before).square().sum(1).mean().sqrt()) * stage.binning
             distance = data.geometry.distance_m + float(unknowns.offset_m)
             course.add(value, distance, moved, unknowns)
             report(EpochReport(len(course.table.loss), total, stage.name, value, distance, moved))
-            if checkpoint is not None:
-                save_checkpoint(checkpoint, data, settings, number, unknowns, scale, fit, course)
-            if stop():
+            if checkpoint is not None and team.rank == 0:
+                save_checkpoint(checkpoint, mark, settings, number, unknowns, scale, fit, course)
+            wish = torch.full_like(unknowns.offset_m, float(stop()))
+            team.add([wish])
+            if bool(wish > 0):
                 course.interrupted = True
                 course.restore_best(unknowns)
                 break
+        # The next level's frames need its memory.
+        del fit
         if course.interrupted:
             break
     assert unknowns is not None
-    if checkpoint is not None and not course.interrupted:
+    if checkpoint is not None and not course.interrupted and team.rank == 0:
         checkpoint.unlink(missing_ok=True)
     if course.interrupted and stage.binning > 1:
         window = (
@@ -253,8 +321,25 @@ def calibrate(
         unknowns, ratio = finer(unknowns, stage.binning, window, MARGIN)
         scale, pixel = scale * ratio, data.geometry.pixel_size_m
     return _finish(
-        data, settings, unknowns, scale, pixel, course.table, tuple(described), crop, energy, course.interrupted
+        data, sums, settings, unknowns, scale, pixel, course.table, tuple(described), crop, energy, course.interrupted
     )
+
+
+def batch_of(settings: CalibrationSettings, count: int, processes: int = 1) -> int:
+    """Frames per step: as asked, else few, but as many for each process.
+
+    Raises:
+        DatasetError: what was asked for cannot be shared equally, or there are more processes than frames.
+    """
+    if settings.batch is None:
+        batch = processes * math.ceil(min(BATCH, max(1, count // STEPS)) / processes)
+    else:
+        batch = min(settings.batch, count)
+    if batch > count or batch % processes:
+        raise DatasetError(
+            f"{processes} processes cannot share steps of {batch} of {count} frames equally; start as many as divide it"
+        )
+    return batch
 
 
 def _rates(s: CalibrationSettings, stage: Stage, decay: float, pixel_m: float, count: int) -> dict[str, float]:
@@ -284,7 +369,8 @@ def orthogonal(modes: NDArray) -> NDArray:
 
 
 def _finish(
-    data: Ptychogram,
+    data: Scan,
+    sums: Sums,
     settings: CalibrationSettings,
     unknowns: Unknowns,
     scale: float,
@@ -309,7 +395,7 @@ def _finish(
         obj, modes = obj / top, modes * top
     geometry: Geometry = replace(data.geometry, distance_m=data.geometry.distance_m + float(unknowns.offset_m))
     illumination = Illumination(modes[0].astype(np.complex64), geometry, positions * pixel_m, data.indices.copy())
-    signal = float(data.frames.mean(dtype=np.float64) / data.exposures_s.mean())
+    signal = float(sums.mean.mean() / data.exposures_s.mean())
     return Calibration(
         illumination,
         obj.astype(np.complex64),

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recon.dataset import DatasetError, Ptychogram
+from recon.dataset import DatasetError, Scan
+from recon.streaming import Sums
 from recon.unknowns import GROUPS, Unknowns
 
 if TYPE_CHECKING:
@@ -126,13 +127,19 @@ class Checkpoint:
         course.best = {name: self.tensors[f"best.{name}"].to(adam.fading.device) for name in GROUPS}
 
 
-def _fingerprint(data: Ptychogram) -> list[Any]:
-    return [list(data.frames.shape), float(data.frames.sum(dtype=np.float64)), float(data.geometry.distance_m)]
+def fingerprint(data: Scan, sums: Sums) -> list[float]:
+    """What tells one scan from another."""
+    return [float(len(data)), *map(float, data.geometry.shape), float(sums.total.sum()), data.geometry.distance_m]
+
+
+def _alike(a: Any, b: list[float]) -> bool:
+    # Several processes add up the frames in another order than one.
+    return isinstance(a, list) and len(a) == len(b) and np.allclose(np.array(a, float), b, rtol=1e-9, atol=0)
 
 
 def save_checkpoint(
     path: Path,
-    data: Ptychogram,
+    mark: list[float],
     settings: Any,
     stage: int,
     unknowns: Unknowns,
@@ -140,7 +147,7 @@ def save_checkpoint(
     fit: Fit,
     course: Course,
 ) -> None:
-    """Write the state after an epoch; the file is complete or the one before."""
+    """Write the state after an epoch; the file is complete or the one before. `mark` is the data's `fingerprint`."""
     tensors = {name: getattr(unknowns, name) for name in (*GROUPS, *FIXED)}
     for k in range(len(GROUPS)):
         tensors |= {f"first.{k}": fit.adam.first[k], f"second.{k}": fit.adam.second[k]}
@@ -148,7 +155,7 @@ def save_checkpoint(
     tensors["fading"] = fit.adam.fading
     notes = {
         "settings": asdict(settings),
-        "data": _fingerprint(data),
+        "data": mark,
         "stage": stage,
         "scale": scale,
         "table": asdict(course.table),
@@ -162,8 +169,8 @@ def save_checkpoint(
     part.replace(path)
 
 
-def load_checkpoint(path: Path, data: Ptychogram, settings: Any) -> Checkpoint | None:
-    """The checkpoint in a file, or None where there is no file.
+def load_checkpoint(path: Path, mark: list[float], settings: Any) -> Checkpoint | None:
+    """The checkpoint in a file, or None where there is no file. `mark` is the data's `fingerprint`.
 
     Raises:
         DatasetError: unreadable, or of other data or settings.
@@ -176,7 +183,7 @@ def load_checkpoint(path: Path, data: Ptychogram, settings: Any) -> Checkpoint |
             tensors = {name: torch.from_numpy(archive[name]) for name in archive.files if name != "notes"}
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DatasetError(f"{path}: not a calibration's checkpoint ({error}); delete it to begin anew") from None
-    if notes["settings"] != asdict(settings) or notes["data"] != _fingerprint(data):
+    if notes["settings"] != asdict(settings) or not _alike(notes["data"], mark):
         raise DatasetError(f"{path}: belongs to other data or settings; delete it to begin anew")
     unknowns = Unknowns(*(tensors[name] for name in ("object", "probe", *FIXED)))
     unknowns.load(tensors)

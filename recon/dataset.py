@@ -5,7 +5,9 @@ Counts have become electrons once, at the edge: dark subtracted, gain applied, n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +49,58 @@ class Geometry:
             raise DatasetError(f"geometry: focus to sample must be positive and finite, got {focus_to_sample_m} m")
         m = (focus_to_sample_m + self.distance_m) / focus_to_sample_m
         return replace(self, distance_m=self.distance_m / m, pixel_size_m=self.pixel_size_m / m)
+
+
+class Scan(Protocol):
+    """Diffraction patterns with what is known of them, wherever the frames are: `Ptychogram` or `Streamed`.
+
+    The attributes are those of `Ptychogram`, save the frames themselves.
+    """
+
+    @property
+    def positions_m(self) -> NDArray[np.float64]: ...
+
+    @property
+    def exposures_s(self) -> NDArray[np.float64]: ...
+
+    @property
+    def geometry(self) -> Geometry: ...
+
+    @property
+    def dark_variance(self) -> NDArray[np.float32]: ...
+
+    @property
+    def mask(self) -> NDArray[np.bool_]: ...
+
+    @property
+    def indices(self) -> NDArray[np.int64]: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def empty(self) -> NDArray[np.float32] | None: ...
+
+    @property
+    def empty_exposure_s(self) -> float | None: ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, frames: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+        """(B, H, W) electrons and (B, H, W) clipped pixels of some frames; None where none of theirs is clipped."""
+        ...
+
+    def select(self, keep: NDArray) -> Scan:
+        """The frames chosen by an index or boolean array."""
+        ...
+
+    def crop(self, shape: tuple[int, int]) -> Scan:
+        """The centred (rows, columns) window of every frame. Raises `DatasetError` where it leaves the frame."""
+        ...
+
+    def binned(self, factor: int) -> Scan:
+        """Sums over blocks of factor x factor pixels. Raises `DatasetError` where they do not fit the frame."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -107,6 +161,12 @@ class Ptychogram:
     def __len__(self) -> int:
         return len(self.frames)
 
+    def read(self, frames: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+        """(B, H, W) electrons and (B, H, W) clipped pixels of some frames; None where none of theirs is clipped."""
+        chosen = np.asarray(frames, np.int64)
+        clipped = None if self.saturated is None else self.saturated[chosen]
+        return self.frames[chosen], clipped if clipped is None or clipped.any() else None
+
     def select(self, keep: NDArray) -> Ptychogram:
         """The frames chosen by an index or boolean array."""
         return replace(
@@ -139,6 +199,45 @@ class Ptychogram:
             saturated=None if self.saturated is None else self.saturated[(slice(None), *window)],
             empty=None if self.empty is None else self.empty[window],
         )
+
+    def binned(self, factor: int) -> Ptychogram:
+        """Sums over blocks of `factor` x `factor` pixels; a block with one bad or clipped pixel does not count.
+
+        The axis of the coarse frame, the middle of its pixel n//2, lies (factor - 1)/2 fine pixels beyond the fine
+        one's.
+
+        Raises:
+            DatasetError: the frame is no multiple of twice the factor.
+        """
+        geometry = binned_geometry(self.geometry, factor, self.name)
+        return replace(
+            self,
+            frames=block_sums(self.frames, factor),
+            geometry=geometry,
+            dark_variance=block_sums(self.dark_variance, factor),
+            mask=np.asarray(blocks(self.mask, factor).all((-3, -1))),
+            saturated=None if self.saturated is None else np.asarray(blocks(self.saturated, factor).any((-3, -1))),
+            empty=None if self.empty is None else block_sums(self.empty, factor),
+        )
+
+
+def binned_geometry(geometry: Geometry, factor: int, name: str) -> Geometry:
+    """That of binned frames. Raises `DatasetError`: the frame is no multiple of twice the factor."""
+    rows, columns = geometry.shape
+    if rows % (2 * factor) or columns % (2 * factor):
+        raise DatasetError(f"{name}: frames of {geometry.shape} cannot be binned by {factor}")
+    return replace(geometry, pixel_size_m=factor * geometry.pixel_size_m, shape=(rows // factor, columns // factor))
+
+
+def blocks(values: NDArray, factor: int) -> NDArray:
+    """(..., H, W) as (..., H/factor, factor, W/factor, factor), a view where possible."""
+    *front, rows, columns = values.shape
+    return values.reshape(*front, rows // factor, factor, columns // factor, factor)
+
+
+def block_sums(values: NDArray, factor: int) -> NDArray[np.float32]:
+    """(..., H/factor, W/factor) float32 sums over blocks of factor x factor."""
+    return blocks(values, factor).sum((-3, -1), dtype=np.float32)
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,20 @@ are read once an epoch, and rates are tensors, so that a step can be captured as
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from recon.adam import Adam
-from recon.dataset import DatasetError, Ptychogram
+from recon.dataset import DatasetError, Ptychogram, Scan
 from recon.frameloss import Batch, FrameLoss
 from recon.noise import SlopedLoss
 from recon.propagators import Optics
+from recon.streaming import Hold, Pixels, Sums, ahead, sums_of
+from recon.team import ALONE, Team
 from recon.unknowns import GROUPS, Unknowns
 
 
@@ -34,11 +38,32 @@ class Priors:
     background: float | None = None
 
 
+LOOK_EVERY = 16
+"""Steps on a GPU between two looks at whether somebody asked for an early end: a look waits for the device."""
+
+
+def order_of(count: int, batch: int, seed: int, number: int) -> list[Tensor]:
+    """(B,) int64 frames of each step of epoch `number`.
+
+    The frames of a step differ in their number modulo `batch`. Processes that hold the frames of one remainder each
+    then have equal shares of every step, and steps do not depend on how many processes there are.
+    """
+    generator = torch.Generator().manual_seed(1_000_003 * seed + number)
+    order = torch.randperm(count, generator=generator)
+    lanes = [order[order % batch == lane] for lane in range(batch)]
+    return [torch.stack([lane[k] for lane in lanes if k < len(lane)]) for k in range(len(lanes[0]))]
+
+
 class Fit:
     """Steps over the frames of one stage.
 
     Args:
-        data: the frames, cropped to what the stage uses.
+        data: the scan, cropped to what the stage uses; of its frames only those of `share` are read.
+        share: those that this process holds, every `team.size`-th from `team.rank` on; None takes `data`. Frames of a
+            `Ptychogram` are put on the device, of others batch by batch.
+        sums: of all frames, cropped and binned as they are; None looks at them.
+        team: the processes that work on the same steps.
+        hold_bytes: frames of a streamed share that are kept in memory.
         unknowns: what is searched, changed in place.
         optics, loss: the model.
         scale: flux of the illumination, electrons per second, per unit of |probe|^2.
@@ -50,7 +75,7 @@ class Fit:
 
     def __init__(
         self,
-        data: Ptychogram,
+        data: Scan,
         unknowns: Unknowns,
         optics: Optics,
         loss: SlopedLoss,
@@ -61,21 +86,36 @@ class Fit:
         seed: int,
         pixels: bool = True,
         empty_every: int = 4,
+        share: Scan | None = None,
+        sums: Sums | None = None,
+        team: Team = ALONE,
+        hold_bytes: int = 0,
     ):
         device, real = unknowns.probe.device, unknowns.offset_m.dtype
         self.unknowns, self.optics, self.priors = unknowns, optics, priors
         self.model = FrameLoss(optics, loss, pixels=pixels)
         self.count, self.batch, self.seed, self.empty_every = len(data), min(batch, len(data)), seed, empty_every
-        self.frames = torch.from_numpy(data.frames).to(device)
+        self.team, self.share = team, data if share is None else share
+        self.pixels = self.count * data.geometry.shape[0] * data.geometry.shape[1]
+        sums = sums_of(data) if sums is None else sums
         self.variance = torch.from_numpy(data.dark_variance).to(device)
         mask = torch.from_numpy(data.mask).to(device)
-        self.mask = None if data.mask.all() else mask.to(real)
-        self.saturated = None
-        if data.saturated is not None and data.saturated.any():
-            self.saturated, self.mask = torch.from_numpy(data.saturated).to(device), mask.to(real)
+        self.mask = None if data.mask.all() and not sums.clipped else mask.to(real)
+        # All frames of the share on the device, or those of one step that were read for it.
+        self.frames: Tensor | None = None
+        self.saturated: Tensor | None = None
+        self._read: tuple[Tensor, Tensor | None] | None = None
+        self._slots: dict[int, tuple[Tensor, Tensor | None]] = {}
+        self._hold: Hold | None = None
+        if isinstance(self.share, Ptychogram):
+            self.frames = torch.from_numpy(self.share.frames).to(device)
+            if self.share.saturated is not None and self.share.saturated.any():
+                self.saturated = torch.from_numpy(self.share.saturated).to(device)
+        else:
+            self._hold = Hold(self.share, hold_bytes)
         self.gain = torch.from_numpy(scale * data.exposures_s).to(device=device, dtype=real)
         # The background is in units of the mean signal, per second as the flux is.
-        signal = float(data.frames.mean(dtype=float) / data.exposures_s.mean())
+        signal = float(sums.mean.mean() / data.exposures_s.mean())
         self.level = torch.from_numpy(max(signal, 1e-12) * data.exposures_s).to(device=device, dtype=real)
         self.empty: Batch | None = None
         if data.empty is not None and data.empty_exposure_s is not None:
@@ -118,16 +158,17 @@ class Fit:
             rate.fill_(values.get(name, 0.0))
 
     def chosen(self, frames: Tensor) -> Batch:
-        """The batch of these frames (B,) int64."""
+        """The batch of these frames (B,) int64 of this process's share."""
         u = self.unknowns
         point = u.point[frames]
+        measured, saturated = self._measured(frames)
         weight = self.mask
-        if self.saturated is not None and self.mask is not None:
-            weight = self.mask * (~self.saturated[frames]).to(self.mask.dtype)
+        if saturated is not None and self.mask is not None:
+            weight = self.mask * (~saturated).to(self.mask.dtype)
         corners = self.corners
         gain = self.gain[frames] * u.log_gain[frames].exp()
         return Batch(
-            self.frames[frames],
+            measured,
             self.variance,
             weight,
             corners[point] if isinstance(corners, Tensor) else [corners[k] for k in point.tolist()],
@@ -136,45 +177,138 @@ class Fit:
             self.level[frames] * u.background,
         )
 
+    def _measured(self, frames: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.frames is not None:
+            own = frames if self.team.size == 1 else torch.div(frames, self.team.size, rounding_mode="floor")
+            return self.frames[own], None if self.saturated is None else self.saturated[own]
+        if self._read is not None:
+            return self._read
+        # Outside an epoch nobody has read ahead.
+        return self._put(self.share.read([int(k) // self.team.size for k in frames.tolist()]))
+
+    def _put(self, pixels: Pixels) -> tuple[Tensor, Tensor | None]:
+        """Frames that were read, onto the device: there always into the same memory, which a captured step reads."""
+        measured = torch.from_numpy(pixels[0])
+        saturated = None if pixels[1] is None else torch.from_numpy(pixels[1])
+        device = self.variance.device
+        if device.type == "cpu":
+            return measured, saturated
+        slot = self._slots.get(len(measured))
+        if slot is None:
+            clips = torch.zeros(measured.shape, dtype=torch.bool, device=device) if self.mask is not None else None
+            slot = self._slots[len(measured)] = torch.empty_like(measured, device=device), clips
+        slot[0].copy_(measured)
+        if slot[1] is not None and saturated is None:
+            slot[1].zero_()
+        elif slot[1] is not None and saturated is not None:
+            slot[1].copy_(saturated)
+        return slot
+
     def gradients(self, frames: Tensor, empty: bool) -> tuple[Tensor, list[Tensor]]:
         """Loss of a batch, its share of empty beam and priors, and the gradients in the order of `GROUPS`."""
+        value, gradients = self._own(frames, empty, len(frames))
+        return self._with_priors(value, gradients, len(frames))
+
+    def _own(self, frames: Tensor, empty: bool, together: int) -> tuple[Tensor, list[Tensor]]:
+        """What these frames and the empty beam say, without priors; a step of the team has `together` frames."""
         u, p = self.unknowns, self.priors
-        found = self.model(u.probe, u.object, self.chosen(frames), u.offset_m)
-        value, probe, offset = found.value, found.probe, found.offset_m
-        share = len(frames) / self.count
+        affine, deviation = torch.zeros_like(u.affine), torch.zeros_like(u.deviation)
+        gain, background = torch.zeros_like(u.log_gain), torch.zeros_like(u.background)
+        if len(frames):
+            found = self.model(u.probe, u.object, self.chosen(frames), u.offset_m)
+            value, obj, probe, offset = found.value, found.object, found.probe, found.offset_m
+            affine, deviation = u.pulled(deviation.index_add_(0, u.point[frames], found.shift_px))
+            if p.log_gain is not None:
+                gain = gain.index_copy(0, frames, found.gain)
+            if p.background is not None:
+                background = (found.background * self.level[frames]).sum()
+        else:
+            value, obj, probe = torch.zeros_like(self.total), torch.zeros_like(u.object), torch.zeros_like(u.probe)
+            offset = torch.zeros_like(u.offset_m)
         if empty and self.empty is not None:
             beam = self.model(u.probe, None, self.empty, u.offset_m)
-            weight = share * self.empty_every
+            weight = together / self.count * self.empty_every
             value = value + weight * beam.value
             probe = probe + weight * beam.probe
             offset = offset + weight * beam.offset_m
-        at = torch.zeros_like(u.deviation).index_add_(0, u.point[frames], found.shift_px)
-        affine, deviation = u.pulled(at)
+        return value, [obj, probe, offset, affine, deviation, gain, background]
+
+    def _with_priors(self, value: Tensor, gradients: list[Tensor], together: int) -> tuple[Tensor, list[Tensor]]:
+        """The loss and gradients with the priors' share of a step of so many frames."""
+        u, p, share = self.unknowns, self.priors, together / self.count
+        obj, probe, offset, affine, deviation, gain, background = gradients
         own = u.own()
         deviation = deviation + (2 * share / p.position_px**2) * own
         value = value + (share / p.position_px**2) * own.square().sum()
-        gain, background = torch.zeros_like(u.log_gain), torch.zeros_like(u.background)
         if p.log_gain is not None:
-            gain = gain.index_copy(0, frames, found.gain) + (2 * share / p.log_gain**2) * u.log_gain
+            gain = gain + (2 * share / p.log_gain**2) * u.log_gain
             value = value + (share / p.log_gain**2) * u.log_gain.square().sum()
         if p.background is not None:
-            background = (found.background * self.level[frames]).sum() + (2 * share / p.background**2) * u.background
+            background = background + (2 * share / p.background**2) * u.background
             value = value + (share / p.background**2) * u.background.square()
-        return value, [found.object, probe, offset, affine, deviation, gain, background]
+        return value, [obj, probe, offset, affine, deviation, gain, background]
 
-    def epoch(self, number: int) -> float:
-        """One pass over the frames in an order that follows from seed and number; the mean loss per pixel and frame."""
-        generator = torch.Generator().manual_seed(1_000_003 * self.seed + number)
-        order = torch.randperm(self.count, generator=generator).to(self.frames.device)
+    def epoch(self, number: int, stop: Callable[[], bool] = lambda: False) -> float | None:
+        """One pass over the frames in an order that follows from seed and number; the mean loss per pixel and frame.
+
+        None when `stop`, asked between steps, ended it early; in a team anybody's wish ends it for all.
+
+        Raises:
+            DatasetError: a frame cannot be read, or a position has left the object's grid.
+            TeamError: another process has ended.
+        """
+        device, size = self.variance.device, self.team.size
+        whole = order_of(self.count, self.batch, self.seed, number)
+        mine = [frames[frames % size == self.team.rank] for frames in whole]
+        on_device = torch.cat(mine).to(device).split([len(frames) for frames in mine])
+        # Rounding may have differed between processes; from here on they agree to the last bit.
+        self.team.follow(self.unknowns.searched())
         self.settle()
         self.total.zero_()
-        for step, frames in enumerate(order.split(self.batch)):
-            look = self.empty is not None and step % self.empty_every == 0
-            if order.is_cuda and len(frames) == self.batch:
-                self._replay(frames, look)
-            else:
-                self._step(frames, look)
-        return float(self.total) / self.frames.numel()
+        with closing(self._pixels(mine)) as ready:
+            for step, (frames, _) in enumerate(zip(on_device, ready, strict=True)):
+                look = self.empty is not None and step % self.empty_every == 0
+                if size > 1:
+                    # The empty beam is one frame more; they take turns.
+                    turn = step // self.empty_every % size == self.team.rank
+                    if self._step_together(frames, look and turn, step, stop):
+                        return None
+                elif stop():
+                    return None
+                elif device.type == "cuda" and len(frames) == self.batch:
+                    self._replay(frames, look)
+                else:
+                    self._step(frames, look)
+        return float(self.total) / self.pixels
+
+    def _pixels(self, mine: list[Tensor]) -> Generator[None, None, None]:
+        """Before each step its frames, where they do not lie on the device already."""
+        if self.frames is not None:
+            for _ in mine:
+                yield
+            return
+        batches = [[int(k) // self.team.size for k in frames.tolist()] for frames in mine]
+        try:
+            with closing(ahead(self.share, batches, self._hold)) as read:
+                for pixels in read:
+                    self._read = self._put(pixels)
+                    yield
+        finally:
+            self._read = None
+
+    def _step_together(self, frames: Tensor, look: bool, step: int, stop: Callable[[], bool]) -> bool:
+        """A step of the team, each process with its frames; true when somebody wants to end."""
+        # The last step of an epoch may have fewer.
+        together = min(self.batch, self.count - step * self.batch)
+        value, gradients = self._own(frames, look, together)
+        wish = torch.full_like(self.total, float(stop()))
+        self.team.add([*gradients, value, wish])
+        if (wish.device.type == "cpu" or step % LOOK_EVERY == 0) and bool(wish > 0):
+            return True
+        value, gradients = self._with_priors(value, gradients, together)
+        self.adam.step(gradients)
+        self.total.add_(value)
+        return False
 
     def _step(self, frames: Tensor, look: bool) -> None:
         value, gradients = self.gradients(frames, look)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.dataset import DatasetError, Geometry, Ptychogram
+from recon.dataset import DatasetError, Geometry, Scan
+from recon.streaming import Sums, sums_of
 
 
 @dataclass(frozen=True)
@@ -51,21 +52,24 @@ LEAST_ELECTRONS = 1000.0
 """Light of a frame from which on it can tell its position better than a stage can: a speckle over sqrt(electrons)."""
 
 
-def lit_points(data: Ptychogram) -> NDArray[np.bool_]:
-    """(n,) which of the scan's distinct points, ascending, have a frame whose light can tell where it was taken."""
-    good = data.mask if data.saturated is None else data.mask & ~data.saturated
-    light = np.where(good, data.frames, 0).sum((1, 2), dtype=np.float64)
+def lit_points(data: Scan, sums: Sums | None = None) -> NDArray[np.bool_]:
+    """(n,) which of the scan's distinct points, ascending, have a frame whose light can tell where it was taken.
+
+    `sums` are those of all frames; None looks at them.
+    """
+    light = (sums or sums_of(data)).light
     noise = 10 * np.sqrt(float(data.dark_variance[data.mask].sum(dtype=np.float64)))
     lit = light > max(LEAST_ELECTRONS, noise)
     return np.array([lit[data.indices == point].any() for point in np.unique(data.indices)])
 
 
-def lit_window(data: Ptychogram, energy: float) -> tuple[int, float]:
+def lit_window(data: Scan, energy: float, sums: Sums | None = None) -> tuple[int, float]:
     """Side of the smallest centred square (a multiple of 32 px) with that share of all light, and its share.
 
-    Light is what stands above the dark: frames are summed first, so that read noise averages out.
+    Light is what stands above the dark: frames are summed first, so that read noise averages out. `sums` are those of
+    all frames; None looks at them.
     """
-    total = np.where(data.mask, data.frames.sum(0, dtype=np.float64), 0.0)
+    total = np.where(data.mask, (sums or sums_of(data)).total, 0.0)
     rows, columns = data.geometry.shape
     smallest = min(rows, columns)
     whole = max(float(total.sum()), 1e-30)

@@ -6,51 +6,19 @@ what the pitch could hold. On binned pixels an epoch costs a quarter or less, an
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from recon.dataset import DatasetError, Ptychogram
+from recon.dataset import Scan
 from recon.model import object_size
 from recon.unknowns import Unknowns
 
 
-def binned(data: Ptychogram, factor: int) -> Ptychogram:
-    """Sums over blocks of `factor` x `factor` pixels; a block with one bad or clipped pixel does not count.
-
-    The axis of the coarse frame, the middle of its pixel n//2, lies (factor - 1)/2 fine pixels beyond the fine one's.
-
-    Raises:
-        DatasetError: the frame is no multiple of twice the factor.
-    """
-    if factor == 1:
-        return data
-    rows, columns = data.geometry.shape
-    if rows % (2 * factor) or columns % (2 * factor):
-        raise DatasetError(f"{data.name}: frames of {data.geometry.shape} cannot be binned by {factor}")
-
-    def blocks(values: NDArray) -> NDArray:
-        return values.reshape(*values.shape[:-2], rows // factor, factor, columns // factor, factor)
-
-    def summed(values: NDArray) -> NDArray:
-        return blocks(values).sum((-3, -1), dtype=np.float32)
-
-    return replace(
-        data,
-        frames=summed(data.frames),
-        geometry=replace(
-            data.geometry,
-            pixel_size_m=factor * data.geometry.pixel_size_m,
-            shape=(rows // factor, columns // factor),
-        ),
-        dark_variance=summed(data.dark_variance),
-        mask=np.asarray(blocks(data.mask).all((-3, -1))),
-        saturated=None if data.saturated is None else np.asarray(blocks(data.saturated).any((-3, -1))),
-        empty=None if data.empty is None else summed(data.empty),
-    )
+def binned(data: Scan, factor: int) -> Scan:
+    """The data on pixels `factor` times coarser (`Ptychogram.binned`), as they are for a factor of one."""
+    return data if factor == 1 else data.binned(factor)
 
 
 def resampled(field: NDArray, factor: float, size: int, offset: float) -> NDArray[np.complex64]:

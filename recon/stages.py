@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from recon.dataset import Ptychogram
+from recon.dataset import Scan
 from recon.propagators import needed_window
 
 WINDOW_OVER_DIAMETER = 1.7
@@ -101,7 +101,7 @@ class Stage:
     speed: float
 
 
-def stages_of(data: Ptychogram, settings: CalibrationSettings, crop: int) -> list[Stage]:
+def stages_of(data: Scan, settings: CalibrationSettings, crop: int) -> list[Stage]:
     """The plan of a calibration: coarse before fine, as the geometry and the light's window `crop` allow."""
     g, s = data.geometry, settings
     whole = g.shape
@@ -139,7 +139,7 @@ def stages_of(data: Ptychogram, settings: CalibrationSettings, crop: int) -> lis
     return [Stage(*stage) for stage in plan if stage[6]]
 
 
-def with_epochs(data: Ptychogram, settings: CalibrationSettings, crop: int, epochs: int) -> CalibrationSettings:
+def with_epochs(data: Scan, settings: CalibrationSettings, crop: int, epochs: int) -> CalibrationSettings:
     """The settings with so many epochs in all, at most: the joint stage takes what the others leave.
 
     Where they would leave nothing, every stage is shortened in proportion.

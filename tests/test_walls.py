@@ -32,7 +32,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pyqtgraph": QT,
     "qtpy": QT,
 }
-TORCH_FREE_RECON = ("recon/dataset.py", "recon/files/")
+TORCH_FREE_RECON = ("recon/dataset.py", "recon/streaming.py", "recon/files/")
 INIT_LINES = 40
 
 # The work behind `calibrate`, `reconstruct` and `demo`: the command line imports these when it is asked for them.

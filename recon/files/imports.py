@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.dataset import DatasetError, Geometry, Ptychogram
+from recon.streaming import ArrayFrames, Electrons, RawFrames, Streamed
 
 from . import schema
+from .frames import Hdf5Frames, mapped_member, oriented
 from .mapping import FieldMap
 from .read import open_hdf5, open_run
 from .skeleton import LIGHT_SPEED, PLANCK
@@ -52,7 +54,7 @@ class Overrides:
 class _Found:
     """Raw content of a foreign file; None where it says nothing."""
 
-    frames: NDArray
+    frames: RawFrames
     positions_m: NDArray | None
     positions_px: NDArray | None
     wavelength_m: float | None
@@ -61,6 +63,8 @@ class _Found:
     good: NDArray[np.bool_] | None = None
     dark: NDArray | None = None
     exposures_s: NDArray | None = None
+    chosen: NDArray[np.int64] | None = None
+    """Numbers of the frames that count; None for all."""
 
 
 def read_any(path: Path | str, overrides: Overrides | None = None) -> Ptychogram:
@@ -72,15 +76,37 @@ def read_any(path: Path | str, overrides: Overrides | None = None) -> Ptychogram
     Raises:
         DatasetError: unreadable, of no known kind, inconsistent, or lacking something that `overrides` may supply.
     """
+    with open_any(path, overrides) as data:
+        return data.load()
+
+
+def open_any(path: Path | str, overrides: Overrides | None = None) -> Streamed:
+    """The same with its frames left in the file, to be closed by the caller.
+
+    Frames of HDF5 files and of npz archives as `numpy.savez` writes them stay there; a compressed archive is read
+    whole, because it has no other way.
+
+    Raises:
+        DatasetError: as `read_any`, save for values that are not finite, which reading shows.
+    """
     path = Path(path)
     overrides = overrides or Overrides()
     if path.name.endswith((".npz", ".npz.bz2")):
-        return _ptychogram(path, _read_npz(path), overrides)
-    with open_hdf5(path) as file:
+        return _scan(path, _read_npz(path), overrides)
+    file = open_hdf5(path)
+    try:
         if overrides.fields is not None or file.attrs.get(schema.ATTR_CREATOR) != schema.CREATOR:
-            return _ptychogram(path, _read_hdf5(path, file, overrides), overrides)
-    with open_run(path) as run:
-        return run.ptychogram(overrides.entry)
+            return _scan(path, _read_hdf5(path, file, overrides), overrides)
+    except BaseException:
+        file.close()
+        raise
+    file.close()
+    run = open_run(path)
+    try:
+        return run.streamed(overrides.entry)
+    except BaseException:
+        run.close()
+        raise
 
 
 def _read_hdf5(path: Path, file: h5py.File, overrides: Overrides) -> _Found:
@@ -104,13 +130,17 @@ def _read_hdf5(path: Path, file: h5py.File, overrides: Overrides) -> _Found:
 
 def _read_mapped(file: h5py.File, fields: FieldMap) -> _Found:
     keep = fields.kept(file)
-    frames = fields.array(file, "frames", keep)
-    assert frames is not None
+    dataset = fields.dataset(file, "frames")
+    if keep is not None and dataset.shape[:1] != keep.shape:
+        raise DatasetError(
+            f"{file.filename}: frames have shape {dataset.shape}, --where chooses among {len(keep)} frames"
+        )
     metres = fields.unit.metres
     positions = fields.positions(file, keep)
     mask, exposures = fields.array(file, "mask"), fields.array(file, "exposures", keep)
     return _Found(
-        frames=frames,
+        frames=_stack(file, dataset),
+        chosen=None if keep is None else np.flatnonzero(keep),
         positions_m=None if metres is None else positions * metres,
         positions_px=positions if metres is None else None,
         wavelength_m=fields.wavelength(file),
@@ -143,9 +173,9 @@ def _read_cxi(path: Path, entry: h5py.Group) -> _Found:
     mask = detector.get(schema.MASK)
     dark = detector.get(schema.DATA_DARK)
     times = detector.get(schema.COUNT_TIME)
-    frames = detector[schema.DATA][...]
+    frames = detector[schema.DATA]
     return _Found(
-        frames=frames,
+        frames=_stack(entry.file, frames),
         positions_m=None if translation is None else translation[...][:, 1::-1],
         positions_px=None,
         wavelength_m=None if not energy else PLANCK * LIGHT_SPEED / energy,
@@ -158,41 +188,43 @@ def _read_cxi(path: Path, entry: h5py.Group) -> _Found:
 
 
 def _read_ptylab(file: h5py.File) -> _Found:
-    frames, background = file[schema.PTYLAB_FRAMES][...], file.get(schema.PTYLAB_BACKGROUND)
+    background = file.get(schema.PTYLAB_BACKGROUND)
     dark = None if background is None else _mean_dark(background[...])
     orientation = int(_scalar(file, schema.PTYLAB_ORIENTATION) or 0)
     if orientation not in range(8):
         raise ValueError(f"orientation {orientation} is none of 0 .. 7")
     return _Found(
-        frames=_oriented(frames, orientation),
+        frames=_stack(file, file[schema.PTYLAB_FRAMES], orientation),
         positions_m=file[schema.PTYLAB_ENCODER][...],
         positions_px=None,
         wavelength_m=_scalar(file, schema.PTYLAB_WAVELENGTH),
         distance_m=_scalar(file, schema.PTYLAB_DISTANCE),
         pixel_size_m=_scalar(file, schema.PTYLAB_PIXEL),
-        dark=dark if dark is None or dark.ndim != 2 else _oriented(dark, orientation),
+        dark=dark if dark is None or dark.ndim != 2 else oriented(dark, orientation),
     )
 
 
-def _oriented(frames: NDArray, orientation: int) -> NDArray:
-    """Frames (..., H, W) as PtyLab and ptypy turn them: bit 2 transposes, then bit 0 flips columns and bit 1 rows."""
-    if orientation & 4:
-        frames = np.swapaxes(frames, -1, -2)
-    if orientation & 1:
-        frames = frames[..., ::-1]
-    if orientation & 2:
-        frames = frames[..., ::-1, :]
-    return np.ascontiguousarray(frames)
+def _stack(file: h5py.File, dataset: h5py.Dataset, orientation: int = 0) -> Hdf5Frames:
+    _check_stack(Path(file.filename), dataset.dtype, dataset.shape)
+    return Hdf5Frames(dataset, orientation)
+
+
+def _check_stack(path: Path, kind: np.dtype, shape: tuple[int, ...]) -> None:
+    if len(shape) != 3 or kind.kind not in "uif":
+        raise DatasetError(f"{path}: frames are {kind} of shape {shape}, expected real (N, rows, columns)")
 
 
 def _read_npz(path: Path) -> _Found:
     if not path.is_file():
         raise DatasetError(f"{path}: does not exist or is not a file; check the name")
     try:
-        raw = path.read_bytes()
-        content = io.BytesIO(bz2.decompress(raw) if path.suffix == ".bz2" else raw)
-        with np.load(content, allow_pickle=False) as archive:
-            arrays: dict[str, Any] = {name: archive[name] for name in archive.files}
+        packed = path.suffix == ".bz2"
+        with np.load(io.BytesIO(bz2.decompress(path.read_bytes())) if packed else path, allow_pickle=False) as archive:
+            mapped = next((name for name in NPZ_FRAMES if name in archive.files and not packed), None)
+            stack = None if mapped is None else mapped_member(path, mapped)
+            arrays: dict[str, Any] = {
+                name: stack if name == mapped and stack is not None else archive[name] for name in archive.files
+            }
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())
         raise DatasetError(f"{path}: not a readable npz file ({reason}); it is truncated or something else") from None
@@ -214,8 +246,9 @@ def _read_npz(path: Path) -> _Found:
         raise DatasetError(f"{path}: no frames; expected an array named {', '.join(NPZ_FRAMES)}, has {sorted(arrays)}")
     if frames.ndim == 4 and len(frames) == 1:
         frames = frames[0]
+    _check_stack(path, frames.dtype, frames.shape)
     return _Found(
-        frames=frames,
+        frames=ArrayFrames(frames),
         positions_m=points(NPZ_POSITIONS_M),
         positions_px=points(NPZ_POSITIONS_PX),
         wavelength_m=number("wavelength_m", "wavelength"),
@@ -226,15 +259,7 @@ def _read_npz(path: Path) -> _Found:
     )
 
 
-def _ptychogram(path: Path, found: _Found, overrides: Overrides) -> Ptychogram:
-    frames = found.frames
-    if frames.ndim != 3 or frames.dtype.kind not in "uif":
-        raise DatasetError(
-            f"{path}: frames are {frames.dtype} of shape {frames.shape}, expected real (N, rows, columns)"
-        )
-    if not np.isfinite(frames).all():
-        raise DatasetError(f"{path}: frames contain values that are not finite; mask or remove them")
-
+def _scan(path: Path, found: _Found, overrides: Overrides) -> Streamed:
     def needed(name: str, of_file: float | None) -> float:
         value = getattr(overrides, name)
         value = of_file if value is None else value
@@ -243,7 +268,8 @@ def _ptychogram(path: Path, found: _Found, overrides: Overrides) -> Ptychogram:
             raise DatasetError(f"{path}: does not say {name}; give it (calibrate --{option})")
         return float(value)
 
-    shape = (int(frames.shape[1]), int(frames.shape[2]))
+    chosen = np.arange(found.frames.shape[0]) if found.chosen is None else found.chosen
+    count, shape = len(chosen), found.frames.shape[1:]
     geometry = Geometry(
         needed("wavelength_m", found.wavelength_m),
         needed("distance_m", found.distance_m),
@@ -258,17 +284,19 @@ def _ptychogram(path: Path, found: _Found, overrides: Overrides) -> Ptychogram:
         positions = np.asarray(found.positions_px, np.float64) * geometry.pixel_size_m
     else:
         raise DatasetError(f"{path}: holds no positions; without them nothing can be reconstructed")
-    if positions.shape != (len(frames), 2):
-        raise DatasetError(f"{path}: {len(frames)} frames but positions of shape {positions.shape}; they do not belong")
-    gain = overrides.electrons_per_count
-    dark = 0.0 if found.dark is None or found.dark.shape != shape else found.dark.astype(np.float32)
-    return Ptychogram(
-        frames=((frames.astype(np.float32) - dark) * np.float32(gain)).astype(np.float32),
+    if positions.shape != (count, 2):
+        raise DatasetError(f"{path}: {count} frames but positions of shape {positions.shape}; they do not belong")
+    darks = () if found.dark is None or found.dark.shape != shape else (found.dark.astype(np.float64),)
+    return Streamed(
+        source=found.frames,
+        electrons=Electrons(overrides.electrons_per_count, darks),
+        chosen=chosen,
         positions_m=np.ascontiguousarray(positions),
-        exposures_s=np.ones(len(frames)) if found.exposures_s is None else found.exposures_s.astype(np.float64),
+        exposures_s=np.ones(count) if found.exposures_s is None else found.exposures_s.astype(np.float64),
         geometry=geometry,
         dark_variance=np.full(shape, overrides.read_noise_e**2, np.float32),
         mask=np.ones(shape, bool) if found.good is None or found.good.shape != shape else found.good,
+        indices=np.arange(count),
         name=path.name,
     )
 

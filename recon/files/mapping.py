@@ -93,6 +93,10 @@ class FieldMap:
         place = self.places.get(name)
         return None if place is None else _dataset(file, place, name, keep)
 
+    def dataset(self, file: h5py.File, name: str) -> h5py.Dataset:
+        """The dataset mapped to `name`, unread. Raises `DatasetError`, KeyError where nothing is."""
+        return _found(file, self.places[name], name)
+
     def number(self, file: h5py.File, name: str) -> float | None:
         """The number mapped to `name`, None when nothing is. Raises `DatasetError`."""
         place = self.places.get(name)
@@ -140,10 +144,15 @@ class FieldMap:
         return direct if energy is None else PLANCK * LIGHT_SPEED / (energy * ELECTRON_VOLT)
 
 
-def _dataset(file: h5py.File, place: str, name: str, keep: NDArray[np.bool_] | None) -> NDArray:
+def _found(file: h5py.File, place: str, name: str) -> h5py.Dataset:
     found = file.get(place)
     if not isinstance(found, h5py.Dataset):
         raise DatasetError(f"{file.filename}: has no dataset {place} ({name}); it has {', '.join(_some(file))}")
+    return found
+
+
+def _dataset(file: h5py.File, place: str, name: str, keep: NDArray[np.bool_] | None) -> NDArray:
+    found = _found(file, place, name)
     if keep is None:
         return found[...]
     if found.shape[:1] != keep.shape:

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.dataset import DatasetError, Geometry, Ptychogram, Truth
+from recon.streaming import Electrons, Streamed
 
 from . import schema
+from .frames import Hdf5Frames
 
 HOT_SIGMAS = 8.0
 """A pixel whose mean dark lies this many robust standard deviations above the median is hot."""
@@ -286,33 +288,42 @@ class RunFile:
         Raises:
             DatasetError: no such entry, no committed frame, or no darks.
         """
+        return self.streamed(entry).load()
+
+    def streamed(self, entry: int = 1) -> Streamed:
+        """The same with its frames left in the file, which must stay open; closing it closes the run.
+
+        Raises:
+            DatasetError: no such entry, no committed frame, or no darks.
+        """
         count = self.committed(entry)
         if count == 0:
             raise DatasetError(f"{self.path}: entry {entry} holds no committed frame; resume the scan")
         detector = self._get(entry, schema.DETECTOR)
         gain = float(detector[schema.GAIN][()])
-        raw = detector[schema.DATA][:count]
-        saturated = raw >= float(detector[schema.SATURATION][()])
-        frames = np.empty(raw.shape, np.float32)
         mask = detector[schema.MASK][...] == 0
-        variance = np.zeros(raw.shape[1:], np.float64)
-        for dark, members in self._darks_of_frames(entry, count, gain):
-            for index in members:
-                frames[index] = (raw[index] - dark.mean_adu) * gain
+        variance = np.zeros(mask.shape, np.float64)
+        which = np.zeros(count, np.int64)
+        darks = self._darks_of_frames(entry, count, gain)
+        for number, (dark, members) in enumerate(darks):
+            which[members] = number
             mask &= dark.good
             # A bracketed scan has several dark variances and the ptychogram one: the frames' mean.
             variance += dark.variance * (len(members) / count)
         offset = float(detector[schema.EXPOSURE_OFFSET][()]) if schema.EXPOSURE_OFFSET in detector else 0.0
         translation = self._get(entry, schema.GEOMETRY)[schema.TRANSLATION][:count]
         empty, empty_exposure = self._empty(gain)
-        return Ptychogram(
-            frames=frames,
+        return Streamed(
+            source=Hdf5Frames(detector[schema.DATA]),
+            electrons=Electrons(
+                gain, tuple(dark.mean_adu for dark, _ in darks), which, float(detector[schema.SATURATION][()])
+            ),
+            chosen=np.arange(count),
             positions_m=np.ascontiguousarray(translation[:, 1::-1], np.float64),
             exposures_s=detector[schema.COUNT_TIME][:count].astype(np.float64) + offset,
             geometry=self.geometry(entry),
             dark_variance=variance.astype(np.float32),
             mask=mask,
-            saturated=saturated if saturated.any() else None,
             indices=detector[schema.POSITION_INDEX][:count].astype(np.int64),
             quantum_efficiency=float(detector[schema.QUANTUM_EFFICIENCY][()]),
             name=f"{self.path.name} {self._text(entry, schema.NAME)}",

@@ -1,0 +1,82 @@
+"""Raw frames where they lie: an HDF5 dataset read frame by frame, an uncompressed npz member mapped into memory."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.dataset import DatasetError
+
+LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+"""Of a member of a zip archive (PKWARE's application note, 4.3.7); name and extra field follow."""
+
+
+def oriented(frames: NDArray, orientation: int) -> NDArray:
+    """Frames (..., H, W) as PtyLab and ptypy turn them: bit 2 transposes, then bit 0 flips columns and bit 1 rows."""
+    if orientation & 4:
+        frames = np.swapaxes(frames, -1, -2)
+    if orientation & 1:
+        frames = frames[..., ::-1]
+    if orientation & 2:
+        frames = frames[..., ::-1, :]
+    return np.ascontiguousarray(frames)
+
+
+class Hdf5Frames:
+    """Frames of a dataset (N, H, W), one whole frame a read: programs that record write one frame a chunk.
+
+    Args:
+        dataset: of an open file, which `close` closes.
+        orientation: of `oriented`, applied to every frame.
+    """
+
+    def __init__(self, dataset: h5py.Dataset, orientation: int = 0):
+        self._dataset = dataset
+        self._file = dataset.file
+        self._orientation = orientation
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        count, rows, columns = self._dataset.shape
+        return (count, columns, rows) if self._orientation & 4 else (count, rows, columns)
+
+    def raw(self, frame: int) -> NDArray:
+        """(H, W) of one frame. Raises `DatasetError`: the file is closed, truncated, or needs a filter not there."""
+        try:
+            return oriented(self._dataset[frame], self._orientation)
+        except (OSError, ValueError, RuntimeError) as error:
+            name = self._file.filename if self._file else "a file that is closed"
+            reason = " ".join(str(error).split())
+            raise DatasetError(f"{name}: frame {frame} cannot be read ({reason})") from None
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def mapped_member(path: Path, name: str) -> NDArray | None:
+    """An array of an npz archive mapped read-only; None where it is compressed, which cannot be mapped.
+
+    Raises:
+        OSError, ValueError, KeyError, zipfile.BadZipFile: not such an archive, or no such array.
+    """
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(f"{name}.npy")
+        if info.compress_type != zipfile.ZIP_STORED:
+            return None
+        with archive.open(info) as member:
+            version = np.lib.format.read_magic(member)
+            read = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = read(member)
+            header = member.tell()
+    if dtype.hasobject:
+        raise ValueError(f"{name} holds objects")
+    with path.open("rb") as file:
+        file.seek(info.header_offset)
+        fields = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
+    start = info.header_offset + LOCAL_HEADER.size + fields[-2] + fields[-1] + header
+    return np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
