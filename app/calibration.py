@@ -24,11 +24,21 @@ from recon.calibrate import (
 )
 from recon.dataset import DatasetError, Ptychogram, Truth
 from recon.device import keep_memory, pick_device
+from recon.errorbars import Uncertainty
 from recon.files.imports import Overrides, read_any
 from recon.files.read import open_hdf5, open_run
 from recon.files.results import StoredCalibration, load_calibration, store_calibration
 from recon.files.schema import ATTR_CREATOR, CREATOR
 from recon.metrics import distance_error_m, fit_positions, probe_error, resample
+from recon.orient import orient
+from recon.uncertainty import uncertainty_of
+
+LEAST_FRAMES_TO_ASK = 24
+"""Frames below which nobody asks whether a scan is mirrored."""
+LIKELY = (0, 1, 2, 3, 4)
+"""As given, columns flipped, rows flipped, sign reversed (the same as both flips), axes exchanged."""
+CHECK_FRAMES, CHECK_EPOCHS, CHECK_MARGIN = 16, (2, 3), 0.2
+"""The cheap question before a calibration, and from where on its answer is a warning."""
 
 
 def software() -> dict[str, str]:
@@ -89,8 +99,25 @@ def calibrate_data(
     return calibration
 
 
-def store(path: Path, calibration: Calibration) -> None:
-    """Put a calibration into its run."""
+def uncertainty(data: Ptychogram, calibration: Calibration, device: str, course: Course) -> Uncertainty | None:
+    """Standard deviations with progress; None when Ctrl-C ended the calibration or this."""
+    if calibration.interrupted or course.stopped():
+        return None
+    begun = False
+
+    def shown(done: int, total: int) -> None:
+        nonlocal begun
+        if not begun:
+            course.begin("uncertainties", total)
+            begun = True
+        course.advance(done)
+
+    with course.interruptible():
+        return uncertainty_of(data, calibration, device=device, report=shown, stop=course.stopped)
+
+
+def store(path: Path, calibration: Calibration, errors: Uncertainty | None = None) -> None:
+    """Put a calibration into its run, with its standard deviations where they are known."""
     light = calibration.illumination
     pixel = light.geometry.pixel_size_m
     settings = calibration.summary()
@@ -106,6 +133,7 @@ def store(path: Path, calibration: Calibration) -> None:
             loss=calibration.loss,
             settings=settings,
             software=software(),
+            uncertainty=errors,
         ),
     )
 
@@ -144,23 +172,25 @@ def draw(calibration: Calibration, data: Ptychogram, path: Path) -> Path:
     )
 
 
-def calibrate_file(
+def _arrays(known: Uncertainty) -> dict[str, Any]:
+    """An uncertainty for an npz file."""
+    names = ("distance_sigma_m", "affine_sigma", "position_sigma_m", "probe_modes", "probe_sigma", "misfit")
+    return {name: getattr(known, name) for name in names}
+
+
+def bright_scan(
     path: Path,
-    out: Path | None,
-    device: str,
     focus_to_sample_m: float | None,
     probe_diameter_m: float | None,
-    epochs: int | None,
     seed: int,
     overrides: Overrides,
-    checkpoint: Path | None = None,
-) -> dict[str, Any]:
-    """Calibrate a file and draw the result; a run of this program keeps the result, a foreign file is left as it is.
+) -> tuple[Ptychogram, CalibrationSettings, Truth | None]:
+    """What is calibrated in any readable file, how, and the truth of a simulated run.
 
-    Returns the values of the command's JSON line.
+    Raises:
+        UsageError: options for foreign files with a run, or a run without a bright scan.
+        DatasetError: unreadable.
     """
-    begin = time.monotonic()
-    device = pick_device(device)
     own = is_run(path)
     if own and (focus_to_sample_m is not None or overrides != Overrides()):
         raise UsageError(f"{path}: a run knows its own geometry; --wavelength and the like are for foreign files")
@@ -168,6 +198,8 @@ def calibrate_file(
     settings = CalibrationSettings(probe_diameter_m=probe_diameter_m, seed=seed)
     if own:
         with open_run(path) as run:
+            if run.calibration_source:
+                raise UsageError(f"{path}: is a low-dose run without a bright scan; it relies on another's calibration")
             data, truth, profile = run.ptychogram(1), run.truth(), run.profile
             diameter = probe_diameter_m or run.illumination_m
         prior = max(profile["stage"]["repeatability_m"], data.geometry.pixel_size_m / 10)
@@ -188,14 +220,69 @@ def calibrate_file(
             full_epochs=0,
             object_rate=0.03,
         )
+    return data, settings, truth
+
+
+def looks_mirrored(data: Ptychogram, settings: CalibrationSettings, device: str, course: Course) -> str:
+    """A warning when a flipped or turned scan explains the frames clearly better than the scan as given, or "".
+
+    A few epochs on the middle of the scan and on the coarsest pixels, for the orientations that are mistaken for the
+    right one most easily; scans of few frames are not asked, because the answer would cost more than it is worth.
+    """
+    if len(data) < LEAST_FRAMES_TO_ASK:
+        return ""
+    course.begin("orientation", len(LIKELY) * sum(CHECK_EPOCHS))
+    with course.interruptible():
+        found = orient(
+            data,
+            settings,
+            ways=LIKELY,
+            frames=CHECK_FRAMES,
+            epochs=CHECK_EPOCHS,
+            device=device,
+            report=lambda done, _, name: course.advance(done, name),
+            stop=course.stopped,
+        )
+    if course.stopped() or found.as_given or found.margin < CHECK_MARGIN:
+        return ""
+    return (
+        f"looks mirrored: {found.best.name} explains the frames better by {found.margin:.0%}; "
+        "ask ptychoscope orient, and correct stage_to_object or the file"
+    )
+
+
+def calibrate_file(
+    path: Path,
+    out: Path | None,
+    device: str,
+    focus_to_sample_m: float | None,
+    probe_diameter_m: float | None,
+    epochs: int | None,
+    seed: int,
+    overrides: Overrides,
+    checkpoint: Path | None = None,
+    with_uncertainty: bool = True,
+) -> dict[str, Any]:
+    """Calibrate a file and draw the result; a run of this program keeps the result, a foreign file is left as it is.
+
+    Returns the values of the command's JSON line.
+    """
+    begin = time.monotonic()
+    device = pick_device(device)
+    data, settings, truth = bright_scan(path, focus_to_sample_m, probe_diameter_m, seed, overrides)
+    own = is_run(path)
     if epochs is not None:
         settings = with_epochs(data, settings, lit_window(data, settings.lit_energy)[0], epochs)
     folder = out or path.with_name(f"{path.stem}-calibration")
     with Course() as course:
+        mirrored = looks_mirrored(data, settings, device, course)
+        if mirrored:
+            course.say(f"warning: {path}: {mirrored}")
         calibration = calibrate_data(data, settings, device, course, checkpoint)
+        known = uncertainty(data, calibration, device, course) if with_uncertainty else None
     figure = draw(calibration, data, folder / "calibration.png")
     if own:
-        store(path, calibration)
+        store(path, calibration, known)
     else:
         light = calibration.illumination
         np.savez(
@@ -207,9 +294,12 @@ def calibrate_file(
             pixel_size_m=light.geometry.pixel_size_m,
             wavelength_m=light.geometry.wavelength_m,
             loss=calibration.loss,
+            **({} if known is None else _arrays(known)),
         )
     values = calibration.summary()
     del values["settings"]
+    if known is not None:
+        values |= known.summary(calibration.illumination.geometry.pixel_size_m)
     if truth is not None:
         errors = score(calibration, truth)
         values |= {

@@ -126,6 +126,9 @@ def calibrate(
     checkpoint: Annotated[
         Path | None, typer.Option(help="File to keep the state in; where it exists, go on from it.")
     ] = None,
+    no_uncertainty: Annotated[
+        bool, typer.Option("--no-uncertainty", help="Leave the standard deviations out.")
+    ] = False,
     device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Order of the frames.")] = 0,
     as_json: JsonOption = False,
@@ -136,7 +139,18 @@ def calibrate(
     from recon.files.imports import Overrides
 
     overrides = Overrides(wavelength_m=wavelength, distance_m=distance, pixel_size_m=pixel_size)
-    values = calibrate_file(path, out, device, focus_to_sample, probe_diameter, epochs, seed, overrides, checkpoint)
+    values = calibrate_file(
+        path,
+        out,
+        device,
+        focus_to_sample,
+        probe_diameter,
+        epochs,
+        seed,
+        overrides,
+        checkpoint,
+        with_uncertainty=not no_uncertainty,
+    )
     report(values, as_json)
 
 
@@ -164,7 +178,9 @@ def reconstruct(
     _gentle_threads()
     from app.reconstruction import reconstruct_file
 
-    values = reconstruct_file(path, method, decoder, exposure, out, device, learning_rate, epochs, start, loss, seed, calibration)
+    values = reconstruct_file(
+        path, method, decoder, exposure, out, device, learning_rate, epochs, start, loss, seed, calibration
+    )
     report(values, as_json)
 
 
@@ -195,10 +211,12 @@ def _register() -> None:
     """Commands that bring their own options; their modules load nothing heavy before they run."""
     from app.bench import commands
     from app.exchange import export_command, import_command
+    from app.orientation import orient_command
     from app.training import train
 
     app.command("import")(import_command)
     app.command("export")(export_command)
+    app.command("orient")(orient_command)
     app.command()(train)
     commands.register(app)
 

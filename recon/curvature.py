@@ -67,8 +67,6 @@ class _Frames:
     weight: Tensor
     noise: Tensor
     residual: Tensor
-    squares: Tensor
-    count: Tensor
 
 
 class Curvature:
@@ -175,12 +173,8 @@ class Curvature:
         ratio = (batch.frames - expected) / total
         # Half the slope of Eq. 1, downhill.
         residual = good * (ratio + 0.5 * ratio.square() - 0.5 / total)
-        squares = (good * ratio.square() * total).sum(dtype=torch.float64)
-        count = good.sum(dtype=torch.float64)
         rates = torch.stack(slopes)
-        self._groups.append(
-            _Frames(batch, point, fields, moved, patches, ramps, rates, weight, noise, residual, squares, count)
-        )
+        self._groups.append(_Frames(batch, point, fields, moved, patches, ramps, rates, weight, noise, residual))
 
     def zeros(self) -> Direction:
         u = self.unknowns
@@ -270,9 +264,7 @@ class Curvature:
         total, shift, offset = self._pulled([group.residual for group in self._groups])
         found = self._gathered(total, shift, offset, None)
         own = self.unknowns.own()
-        return Direction(
-            found.object, found.probe, found.offset_m, found.affine, found.deviation - own / self.prior**2
-        )
+        return Direction(found.object, found.probe, found.offset_m, found.affine, found.deviation - own / self.prior**2)
 
     def draw(self, generator: torch.Generator) -> Direction:
         """A draw of the gradient's noise: covariance J^T V J + prior."""
@@ -308,11 +300,3 @@ class Curvature:
         radial = shift.sum() * self.unknowns.centred.square().mean()
         affine = torch.full_like(total.affine, float(radial))
         return Direction(total.object, total.probe, offset, affine, shift + 1 / self.prior**2)
-
-    def misfit(self) -> tuple[float, float]:
-        """Sum of (X - I)^2/T over all pixels that count, and their number."""
-        total, count = 0.0, 0.0
-        for group in self._groups:
-            total += float(group.squares)
-            count += float(group.count)
-        return total, count

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -41,8 +41,11 @@ from torch import Tensor
 from recon.calibrate import Calibration
 from recon.curvature import Curvature, Direction
 from recon.dataset import Ptychogram
+from recon.errorbars import Uncertainty
+from recon.frameloss import Batch, FrameLoss
 from recon.illumination import lit_points
 from recon.levels import binned
+from recon.noise import MixedGaussian
 from recon.propagators import FarField, NearField, Optics
 from recon.stages import stages_of
 from recon.unknowns import Unknowns
@@ -57,51 +60,7 @@ MAPS = ((0, -1, 1, 0), (0, 1, 1, 0), (1, 0, 0, -1), (1, 0, 0, 1))
 """Rotation, shear, anisotropy and scale as matrices (yy, yx, xy, xx)."""
 
 
-@dataclass(frozen=True)
-class Uncertainty:
-    """Standard deviations of a calibration, everything else marginalised.
-
-    Attributes:
-        distance_sigma_m: of the distance, the positions' scale known; NaN where the distance was not refined.
-        affine_sigma: (3,) of rotation, shear and anisotropy of the positions, dimensionless.
-        position_sigma_m: (N, 2) of each frame's position (y, x), about a joint shift and scale.
-        probe_modes: (r, K, K) complex64 orthonormal directions in which the probe is uncertain, the strongest first.
-        probe_sigma: (r,) standard deviation along each, square root of electrons per second.
-        probe_pixel_m: pitch of the modes: that of the camera times `binning`.
-        probe_relative: rms uncertainty of the probe over its norm.
-        distance_step_m: what the likelihood's slope at the solution would still change; in the sigma already.
-        misfit: squared residuals over their variance, per pixel less the parameters that were fitted to them; the
-            covariances were multiplied by it where it is above one.
-        binning: camera pixels per pixel, each way, of the curvature.
-        products: with the curvature, which is what it cost.
-    """
-
-    distance_sigma_m: float
-    affine_sigma: NDArray[np.float64]
-    position_sigma_m: NDArray[np.float64]
-    probe_modes: NDArray[np.complex64]
-    probe_sigma: NDArray[np.float64]
-    probe_pixel_m: float
-    probe_relative: float
-    distance_step_m: float
-    misfit: float
-    binning: int
-    products: int
-
-    def summary(self, pixel_m: float) -> dict[str, float | int]:
-        """Numbers for reports; `pixel_m` is the camera's pitch."""
-        return {
-            "distance_sigma_m": self.distance_sigma_m,
-            "position_sigma_px": float(np.sqrt(np.square(self.position_sigma_m).sum(1).mean())) / pixel_m,
-            "rotation_sigma_rad": float(self.affine_sigma[0]),
-            "shear_sigma": float(self.affine_sigma[1]),
-            "anisotropy_sigma": float(self.affine_sigma[2]),
-            "probe_sigma": self.probe_relative,
-            "misfit": self.misfit,
-        }
-
-
-class Stopped(Exception):  # noqa: N818
+class Stopped(Exception):
     """The caller asked to stop; there is no uncertainty then."""
 
 
@@ -141,7 +100,8 @@ def uncertainty_of(
         free_positions=settings.refine_positions and len(part) > 2,
     )
     try:
-        return _found(curvature, pixel, binning, _Counter(report, stop), seed)
+        found = _found(curvature, pixel, binning, _Counter(report, stop), seed)
+        return _grown(found, *_residuals(data, calibration, device, stop))
     except Stopped:
         return None
 
@@ -155,6 +115,66 @@ class _Counter:
         self._report(self.done, self.total)
         if self._stop():
             raise Stopped
+
+
+def _residuals(data: Ptychogram, c: Calibration, device: str, stop: Callable[[], bool]) -> tuple[float, int]:
+    """Squared residuals over their variance and pixels, in the lit window, of the model with which it ended."""
+    light, settings = c.illumination, c.settings
+    if settings.far_field:
+        optics: Optics = FarField.build(light.geometry, device)
+        side = light.geometry.shape
+    else:
+        last = stages_of(data, settings, c.window)[-1]
+        geometry = replace(light.geometry, shape=last.side)
+        optics = NearField.build(geometry, len(light.probe), padded=last.padded, device=device)
+        side = last.side
+    part = data if side == data.geometry.shape else data.crop(side)
+    model = FrameLoss(optics, MixedGaussian(), pixels=not settings.far_field)
+    modes, obj = torch.from_numpy(c.modes).to(device), torch.from_numpy(c.object).to(device)
+    places = torch.from_numpy(light.positions_m / optics.object_pixel_m)
+    corners = (places.round() + (len(obj) // 2 - optics.window // 2)).long()
+    low = [(n - c.window) // 2 if n > c.window else 0 for n in side]
+    window = (slice(None), *(slice(k, n - k) for k, n in zip(low, side, strict=True)))
+    variance = part.dark_variance[window[1:]]
+    total, pixels = 0.0, 0
+    for frames in torch.arange(len(part)).split(4):
+        if stop():
+            raise Stopped
+        chosen = frames.numpy()
+        blank = torch.zeros(0, device=device)
+        seconds = part.exposures_s[chosen]
+        batch = Batch(
+            blank,
+            blank,
+            None,
+            [(int(r), int(k)) for r, k in corners[frames].tolist()],
+            (places - places.round())[frames].float().to(device),
+            torch.from_numpy(seconds * c.flux[chosen]).float().to(device),
+            torch.from_numpy(c.background * seconds).float().to(device),
+        )
+        expected = model.intensities(modes, obj, batch, torch.zeros((), device=device)).cpu().numpy()[window]
+        good = np.broadcast_to(part.mask[window[1:]], expected.shape)
+        if part.saturated is not None:
+            good = good & ~part.saturated[chosen][window]
+        squares = (part.frames[chosen][window] - expected) ** 2 / (expected + variance)
+        total += float(squares[good].sum(dtype=np.float64))
+        pixels += int(good.sum())
+    return total, pixels
+
+
+def _grown(found: Uncertainty, squares: float, pixels: int) -> Uncertainty:
+    """With the misfit of the full model: what the coarse one got wrong is no error of the calibration."""
+    misfit = squares / max(pixels - found.fitted, pixels / 2)
+    factor = math.sqrt(max(1.0, misfit))
+    return replace(
+        found,
+        misfit=misfit,
+        distance_sigma_m=math.hypot(factor * found.distance_sigma_m, found.distance_step_m),
+        affine_sigma=factor * found.affine_sigma,
+        position_sigma_m=factor * found.position_sigma_m,
+        probe_sigma=factor * found.probe_sigma,
+        probe_relative=factor * found.probe_relative,
+    )
 
 
 def _level(data: Ptychogram, c: Calibration, device: str) -> tuple[Ptychogram, Unknowns, Optics, int]:
@@ -311,9 +331,6 @@ def _found(curvature: Curvature, pixel: float, binning: int, tick: _Counter, see
     draws = [solve(b) for b in noise]
     # A draw b of the slope takes b A^-1 b of the residuals away: as many as there are parameters that data determine.
     fitted = float(np.mean([b.dot(x) for b, x in zip(noise, draws, strict=True)]))
-    squares, pixels = curvature.misfit()
-    misfit = squares / max(pixels - fitted, 0.1 * pixels)
-    grown = max(1.0, misfit)
 
     # Columns of A^-1: distance first, then the affine map.
     columns: list[Direction] = []
@@ -327,17 +344,18 @@ def _found(curvature: Curvature, pixel: float, binning: int, tick: _Counter, see
             unit.affine[k - 1] = 1.0
         columns.append(solve(unit))
     images = [solve.product(column, noise=True) for column in columns]
-    covariance = grown * np.array([[a.dot(b) for b in images] for a in columns]).reshape(len(columns), -1)
+    covariance = np.array([[a.dot(b) for b in images] for a in columns]).reshape(len(columns), -1)
     steps = np.array([column.dot(downhill) for column in columns])
-    covariance = covariance + np.diag(steps**2)
+    if curvature.free[1]:
+        covariance[-3:, -3:] += np.diag(steps[-3:] ** 2)
     distance = float(np.sqrt(covariance[0, 0])) if curvature.free[0] else math.nan
     affine = covariance[-3:, -3:] if curvature.free[1] else np.zeros((3, 3))
 
     left = solve(downhill)
     position = np.zeros((len(u.nominal_px), 2))
     if curvature.free[1]:
-        position = _positions(curvature, draws, left, affine, grown)
-    modes, amplitudes, relative = _probe(curvature, draws, grown)
+        position = _positions(curvature, draws, left, affine)
+    modes, amplitudes, relative = _probe(curvature, draws)
     return Uncertainty(
         distance_sigma_m=distance,
         affine_sigma=np.sqrt(np.diag(affine)) / u.radius,
@@ -347,15 +365,14 @@ def _found(curvature: Curvature, pixel: float, binning: int, tick: _Counter, see
         probe_pixel_m=pixel,
         probe_relative=relative,
         distance_step_m=float(steps[0]) if curvature.free[0] else math.nan,
-        misfit=misfit,
+        misfit=1.0,
+        fitted=fitted,
         binning=binning,
         products=tick.done,
     )
 
 
-def _positions(
-    curvature: Curvature, draws: list[Direction], left: Direction, affine: NDArray, grown: float
-) -> NDArray[np.float64]:
+def _positions(curvature: Curvature, draws: list[Direction], left: Direction, affine: NDArray) -> NDArray[np.float64]:
     """(n, 2) px standard deviations: affine map plus own deviation."""
     u = curvature.unknowns
     lit = u.lit.cpu().numpy()
@@ -364,7 +381,7 @@ def _positions(
     if int(lit.sum()) > 3:
         factor = float(np.mean([(s**2 / own)[lit].mean() for s in shares]))
         remaining = u._projected(left.deviation).double().cpu().numpy()
-        own = own * (grown * factor + float((remaining**2 / own)[lit].mean()))
+        own = own * (factor + float((remaining**2 / own)[lit].mean()))
     # A point without light follows the map; its own deviation is as large as the stage makes it.
     own[~lit] = curvature.prior**2
     y, x = (u.centred[:, k].double().cpu().numpy() for k in (0, 1))
@@ -372,9 +389,7 @@ def _positions(
     return np.sqrt(own + np.einsum("nak,kl,nal->na", rows, affine, rows))
 
 
-def _probe(
-    curvature: Curvature, draws: list[Direction], grown: float
-) -> tuple[NDArray[np.complex64], NDArray[np.float64], float]:
+def _probe(curvature: Curvature, draws: list[Direction]) -> tuple[NDArray[np.complex64], NDArray[np.float64], float]:
     """Directions (r, K, K), standard deviations (r,) along them, and the rms of all over the probe's norm."""
     probe = curvature.unknowns.probe[0].cpu().numpy().astype(np.complex128)
     side = len(probe)
@@ -386,7 +401,7 @@ def _probe(
         return np.stack([np.concatenate([f.real.ravel(), f.imag.ravel()]) for f in fields], 1)
 
     basis = np.linalg.qr(real(gauges))[0]
-    found = real([x.probe[0].cpu().numpy().astype(np.complex128) for x in draws]) * math.sqrt(grown / len(draws))
+    found = real([x.probe[0].cpu().numpy().astype(np.complex128) for x in draws]) / math.sqrt(len(draws))
     found = found - basis @ (basis.T @ found)
     directions, amplitudes, _ = np.linalg.svd(found, full_matrices=False)
     fields = directions.T[:, : side * side] + 1j * directions.T[:, side * side :]

@@ -93,9 +93,7 @@ def make_low_dose_plan(
             steps.append(Step(len(steps), Stream.DARK, -1, None, exposure, False, scan.dark_frames))
     if empty and scan.empty_frames:
         parked = StagePosition(*profile.stage.park_m)
-        steps.append(
-            Step(len(steps), Stream.EMPTY, -1, parked, scan.empty_exposure_s, True, scan.empty_frames, visit)
-        )
+        steps.append(Step(len(steps), Stream.EMPTY, -1, parked, scan.empty_exposure_s, True, scan.empty_frames, visit))
     to_stage = np.linalg.inv(np.array(profile.stage.stage_to_object))
     order = [chosen[k] for k in fermat.visiting_order(points[list(chosen)])]
     for number in range(passes):

@@ -145,6 +145,9 @@ PROBE_SIGMA = "probe_sigma"
 PROBE_MODES_PIXEL = "probe_modes_pixel_size"
 PROBE_RELATIVE = "probe_relative_sigma"
 MISFIT = "misfit"
+FITTED = "fitted_parameters"
+BINNING = "binning"
+PRODUCTS = "products"
 IMAGE_PIXEL = "pixel_size"
 
 # A file of darks alone: the same groups as in an entry, in one root group.

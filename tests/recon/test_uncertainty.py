@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 
 import recon.uncertainty as module
-from recon.calibrate import CalibrationSettings, calibrate
 from recon.curvature import Curvature, Direction
 from recon.dataset import Geometry, Ptychogram
 from recon.frameloss import Batch, FrameLoss
@@ -17,10 +16,9 @@ from recon.metrics import fit_positions
 from recon.model import object_size
 from recon.noise import MixedGaussian
 from recon.propagators import NearField
-from recon.uncertainty import uncertainty_of
 from recon.unknowns import Unknowns
 from simulators.optics import Illumination as Beam
-from tests.recon.scans import NOMINAL_DISTANCE, PIXEL, WAVELENGTH, bright_scan, spiral, texture
+from tests.recon.scans import NOMINAL_DISTANCE, PIXEL, WAVELENGTH, spiral, texture
 
 COUNT, WINDOW, FRAME, SECONDS, NOISE_E = 24, 32, 48, 0.1, 0.3
 BEAM = Beam(150e-6, 24e-6, defocus_waves=0.1, astigmatism_waves=0.06)
@@ -156,6 +154,14 @@ def test_deviations_agree_with_the_scatter_over_noise_seeds(toy):
         fit = fit_positions(estimate, data.positions_m)
         errors.append(((estimate - fit.shift_m) / fit.scale - data.positions_m) / said.position_sigma_m)
         distances.append(float(found.offset_m) / said.distance_sigma_m)
-    print("rms", np.sqrt(np.mean(np.square(errors))), np.sqrt(np.mean(np.square(distances))), said.misfit, said.distance_sigma_m, said.distance_step_m, np.sqrt((said.position_sigma_m**2).mean())/PIXEL)
+    print(
+        "rms",
+        np.sqrt(np.mean(np.square(errors))),
+        np.sqrt(np.mean(np.square(distances))),
+        said.misfit,
+        said.distance_sigma_m,
+        said.distance_step_m,
+        np.sqrt((said.position_sigma_m**2).mean()) / PIXEL,
+    )
     assert 0.8 < np.sqrt(np.mean(np.square(errors))) < 1.25
     assert 0.8 < np.sqrt(np.mean(np.square(distances))) < 1.25
