@@ -181,7 +181,10 @@ def reconstruct_file(
     seed: int,
     calibration: Path | None = None,
 ) -> dict[str, Any]:
-    """Reconstruct one exposure of a calibrated run; `calibration` reuses another run's. Returns the values of the command's JSON line."""
+    """Reconstruct one exposure of a calibrated run; returns the values of the command's JSON line.
+
+    `calibration` is a run whose calibration is reused; a low-dose run knows its own.
+    """
     if method not in METHODS:
         raise UsageError(f"method {method!r}: known are {', '.join(METHODS)}")
     if loss is not None and loss not in LOSSES:

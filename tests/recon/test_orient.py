@@ -10,13 +10,13 @@ from recon.calibrate import CalibrationSettings
 from recon.orient import AS_GIVEN, EVERY, Orientation, orient, oriented, turned
 from tests.recon.scans import bright_scan
 
-SETTINGS = CalibrationSettings(probe_diameter_m=280e-6, lit_energy=1.0, batch=3)
+SETTINGS = CalibrationSettings(probe_diameter_m=280e-6, lit_energy=1.0, batch=4)
 
 
 @pytest.fixture(scope="module")
 def scan():
     torch.set_num_threads(1)
-    return bright_scan(count=18).data
+    return bright_scan(count=12).data
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +38,15 @@ def test_a_right_scan_is_left_alone(verdict):
     assert verdict.clear
     assert {trial.orientation for trial in verdict.trials} == set(EVERY)
     assert all(a.loss == b.loss for a, b in zip(verdict.trials[::2], verdict.trials[1::2], strict=True))
-    assert all(a.orientation.same == b.orientation for a, b in zip(verdict.trials[::2], verdict.trials[1::2]))
-    print([(t.orientation, round(t.loss, 3)) for t in verdict.trials[::2]], verdict.margin)
+    pairs = zip(verdict.trials[::2], verdict.trials[1::2], strict=True)
+    assert all(a.orientation.same == b.orientation for a, b in pairs)
 
 
 @pytest.mark.parametrize("wrong", EVERY, ids=lambda o: f"{o.frames}{'+' if o.sign > 0 else '-'}")
 def test_every_wrong_orientation_is_put_right(scan, wrong):
-    found = orient(oriented(scan, wrong), SETTINGS, epochs=(3, 4))
+    found = orient(oriented(scan, wrong), SETTINGS, epochs=(2, 2))
     assert found.best in undone(wrong)
-    assert found.margin > 0.0
+    assert found.clear
 
 
 def test_turning_back_gives_the_data_again(scan):

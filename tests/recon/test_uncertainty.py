@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import recon.uncertainty as module
+from recon.calibrate import CalibrationSettings, calibrate
 from recon.curvature import Curvature, Direction
 from recon.dataset import Geometry, Ptychogram
 from recon.frameloss import Batch, FrameLoss
@@ -16,9 +17,10 @@ from recon.metrics import fit_positions
 from recon.model import object_size
 from recon.noise import MixedGaussian
 from recon.propagators import NearField
+from recon.uncertainty import uncertainty_of
 from recon.unknowns import Unknowns
 from simulators.optics import Illumination as Beam
-from tests.recon.scans import NOMINAL_DISTANCE, PIXEL, WAVELENGTH, spiral, texture
+from tests.recon.scans import NOMINAL_DISTANCE, PIXEL, WAVELENGTH, bright_scan, spiral, texture
 
 COUNT, WINDOW, FRAME, SECONDS, NOISE_E = 24, 32, 48, 0.1, 0.3
 BEAM = Beam(150e-6, 24e-6, defocus_waves=0.1, astigmatism_waves=0.06)
@@ -85,7 +87,7 @@ class Toy:
         found = Unknowns(t.object.clone(), t.probe.clone(), t.nominal_px, t.point, t.lit)
         for _ in range(2):
             curvature = self.curvature(data, found)
-            step = module._Solver(curvature, lambda: None)(curvature.downhill())
+            step = module._Solver(curvature, lambda: None, steps=20)(curvature.downhill())
             for name in ("object", "probe", "offset_m", "affine", "deviation"):
                 getattr(found, name).add_(getattr(step, name))
         return found
@@ -154,14 +156,45 @@ def test_deviations_agree_with_the_scatter_over_noise_seeds(toy):
         fit = fit_positions(estimate, data.positions_m)
         errors.append(((estimate - fit.shift_m) / fit.scale - data.positions_m) / said.position_sigma_m)
         distances.append(float(found.offset_m) / said.distance_sigma_m)
-    print(
-        "rms",
-        np.sqrt(np.mean(np.square(errors))),
-        np.sqrt(np.mean(np.square(distances))),
-        said.misfit,
-        said.distance_sigma_m,
-        said.distance_step_m,
-        np.sqrt((said.position_sigma_m**2).mean()) / PIXEL,
-    )
     assert 0.8 < np.sqrt(np.mean(np.square(errors))) < 1.25
     assert 0.8 < np.sqrt(np.mean(np.square(distances))) < 1.25
+
+
+def test_a_calibration_says_how_sure_it_is_and_light_makes_it_surer():
+    settings = CalibrationSettings(
+        probe_diameter_m=280e-6, lit_energy=1.0, warm_epochs=2, joint_epochs=4, full_epochs=2, batch=6
+    )
+    said = []
+    for photons in (1e5, 1e7):
+        data = bright_scan(count=12, photons=photons).data
+        said.append(uncertainty_of(data, calibrate(data, settings)))
+    bright = said[1]
+    # Without the misfit of a calibration that was cut short, a hundred times the light is ten times the accuracy.
+    relative = [u.probe_relative / np.sqrt(max(1.0, u.misfit)) for u in said]
+    assert 4 < relative[0] / relative[1] < 20
+    assert bright.position_sigma_m.shape == (12, 2)
+    assert (bright.position_sigma_m > 0).all()
+    assert bright.distance_sigma_m >= abs(bright.distance_step_m) > 0
+    modes = bright.probe_modes.reshape(len(bright.probe_modes), -1)
+    overlap = (modes.conj() @ modes.T).real
+    np.testing.assert_allclose(overlap, np.eye(len(modes)), atol=1e-4)
+    assert (np.diff(bright.probe_sigma) <= 0).all()
+
+
+def test_what_was_held_has_no_deviation_and_a_stop_gives_none():
+    data = bright_scan(count=8).data
+    settings = CalibrationSettings(
+        probe_diameter_m=280e-6,
+        lit_energy=1.0,
+        warm_epochs=1,
+        joint_epochs=1,
+        full_epochs=0,
+        refine_distance=False,
+        refine_positions=False,
+        batch=8,
+    )
+    held = calibrate(data, settings)
+    said = uncertainty_of(data, held)
+    assert np.isnan(said.distance_sigma_m)
+    assert not said.position_sigma_m.any()
+    assert uncertainty_of(data, held, stop=lambda: True) is None
