@@ -50,8 +50,9 @@ from recon.propagators import FarField, NearField, Optics
 from recon.stages import stages_of
 from recon.unknowns import Unknowns
 
-STEPS = 10
-"""Conjugate gradients of a solve: with the coarse space deviations are within some 5 % of where they end up."""
+STEPS = 8
+DISTANCE_STEPS = 16
+"""Conjugate gradients of a solve, and of the distance's: with the coarse space deviations are within some 5 % of where they end up."""
 DRAWS = 2
 """Draws of noise: 2 n deviations each, so that their common factor is known to a few per cent."""
 FLOOR = 1e-2
@@ -251,8 +252,8 @@ def _bent(field: Tensor) -> list[Tensor]:
 class _Solver:
     """Conjugate gradients with a diagonal and a coarse space."""
 
-    def __init__(self, curvature: Curvature, tick: Callable[[], None], steps: int = STEPS):
-        self.curvature, self.tick, self.steps = curvature, tick, steps
+    def __init__(self, curvature: Curvature, tick: Callable[[], None]):
+        self.curvature, self.tick = curvature, tick
         scales = [t.real if t.is_complex() else t for t in curvature.diagonal().parts()]
         self.inverse = Direction(*(1 / (t + FLOOR * t.max()).clamp_min(1e-30) for t in scales))
         self.space: list[Direction] = []
@@ -267,7 +268,7 @@ class _Solver:
     @staticmethod
     def vectors(curvature: Curvature) -> int:
         """Size of the coarse space."""
-        return int(curvature.free[0]) + 3 * int(curvature.free[1]) + 5
+        return int(curvature.free[0]) + 3 * int(curvature.free[1]) + 11
 
     def _nearly_gauges(self) -> list[Direction]:
         c, u = self.curvature, self.curvature.unknowns
@@ -280,13 +281,17 @@ class _Solver:
                 vectors.append(c.zeros())
                 vectors[-1].affine[k] = 1.0
                 vectors[-1].object.copy_(_stretched(u.object, MAPS[k]) / u.radius)
-        vectors.append(c.zeros())
-        vectors[-1].probe.copy_(_stretched(u.probe, MAPS[3]))
+        for matrix in MAPS:
+            vectors.append(c.zeros())
+            vectors[-1].probe.copy_(_stretched(u.probe, matrix))
         vectors.append(c.zeros())
         vectors[-1].object.copy_(_stretched(u.object, MAPS[3]))
         for bent in _bent(u.probe):
             vectors.append(c.zeros())
             vectors[-1].probe.copy_(bent)
+        for bent in _bent(u.object):
+            vectors.append(c.zeros())
+            vectors[-1].object.copy_(bent)
         return vectors
 
     def product(self, x: Direction, *, noise: bool = False) -> Direction:
@@ -299,12 +304,12 @@ class _Solver:
             z = z.plus(vector, float(share))
         return z
 
-    def __call__(self, b: Direction) -> Direction:
+    def __call__(self, b: Direction, steps: int = STEPS) -> Direction:
         """About A^-1 b."""
         r, x = b, self.curvature.zeros()
         z = self._preconditioned(r)
         p, size = z, r.dot(z)
-        for _ in range(self.steps):
+        for _ in range(steps):
             if size <= 0:
                 break
             q = self.product(p)
@@ -320,6 +325,7 @@ def _found(curvature: Curvature, pixel: float, binning: int, tick: _Counter, see
     u = curvature.unknowns
     wanted = int(curvature.free[0]) + 3 * int(curvature.free[1])
     tick.total = _Solver.vectors(curvature) + wanted * (STEPS + 1) + (DRAWS + 1) * STEPS
+    tick.total += int(curvature.free[0]) * (DISTANCE_STEPS - STEPS)
     solve = _Solver(curvature, tick)
     downhill = curvature.downhill()
     generator = torch.Generator().manual_seed(seed)
@@ -338,9 +344,9 @@ def _found(curvature: Curvature, pixel: float, binning: int, tick: _Counter, see
             unit.offset_m.fill_(1.0)
         else:
             unit.affine[k - 1] = 1.0
-        columns.append(solve(unit))
+        columns.append(solve(unit, DISTANCE_STEPS if k == 0 else STEPS))
     images = [solve.product(column, noise=True) for column in columns]
-    covariance = np.array([[a.dot(b) for b in images] for a in columns]).reshape(len(columns), -1)
+    covariance = np.array([[a.dot(b) for b in images] for a in columns]).reshape(len(columns), len(columns))
     steps = np.array([column.dot(downhill) for column in columns])
     if curvature.free[1]:
         covariance[-3:, -3:] += np.diag(steps[-3:] ** 2)

@@ -87,7 +87,7 @@ class Toy:
         found = Unknowns(t.object.clone(), t.probe.clone(), t.nominal_px, t.point, t.lit)
         for _ in range(2):
             curvature = self.curvature(data, found)
-            step = module._Solver(curvature, lambda: None, steps=20)(curvature.downhill())
+            step = module._Solver(curvature, lambda: None)(curvature.downhill(), steps=20)
             for name in ("object", "probe", "offset_m", "affine", "deviation"):
                 getattr(found, name).add_(getattr(step, name))
         return found
