@@ -23,15 +23,25 @@ from recon.calibrate import (
     lit_window,
     with_epochs,
 )
-from recon.dataset import DatasetError, Scan, Truth
+from recon.dataset import DatasetError, Ptychogram, Scan, Truth
 from recon.device import keep_memory
+from recon.errorbars import Uncertainty
 from recon.files.imports import Overrides, open_any
 from recon.files.read import open_hdf5, open_run
 from recon.files.results import StoredCalibration, load_calibration, store_calibration
 from recon.files.schema import ATTR_CREATOR, CREATOR
 from recon.metrics import distance_error_m, fit_positions, probe_error, resample
-from recon.streaming import Sums
+from recon.orient import orient
+from recon.streaming import Streamed, Sums, frame_budget
 from recon.team import ALONE, Team, join, share_of, team_sums
+from recon.uncertainty import uncertainty_of
+
+LEAST_FRAMES_TO_ASK = 24
+"""Frames below which nobody asks whether a scan is mirrored."""
+LIKELY = (0, 1, 2, 3, 4)
+"""As given, columns flipped, rows flipped, sign reversed (the same as both flips), axes exchanged."""
+CHECK_FRAMES, CHECK_EPOCHS, CHECK_MARGIN = 16, (2, 3), 0.2
+"""The cheap question before a calibration, and from where on its answer is a warning."""
 
 
 def software() -> dict[str, str]:
@@ -109,8 +119,25 @@ def calibrate_data(
     return calibration
 
 
-def store(path: Path, calibration: Calibration) -> None:
-    """Put a calibration into its run."""
+def uncertainty(data: Ptychogram, calibration: Calibration, device: str, course: Course) -> Uncertainty | None:
+    """Standard deviations with progress; None when Ctrl-C ended the calibration or this."""
+    if calibration.interrupted or course.stopped():
+        return None
+    begun = False
+
+    def shown(done: int, total: int) -> None:
+        nonlocal begun
+        if not begun:
+            course.begin("uncertainties", total)
+            begun = True
+        course.advance(done)
+
+    with course.interruptible():
+        return uncertainty_of(data, calibration, device=device, report=shown, stop=course.stopped)
+
+
+def store(path: Path, calibration: Calibration, errors: Uncertainty | None = None) -> None:
+    """Put a calibration into its run, with its standard deviations where they are known."""
     light = calibration.illumination
     pixel = light.geometry.pixel_size_m
     settings = calibration.summary()
@@ -126,6 +153,7 @@ def store(path: Path, calibration: Calibration) -> None:
             loss=calibration.loss,
             settings=settings,
             software=software(),
+            uncertainty=errors,
         ),
     )
 
@@ -164,50 +192,35 @@ def draw(calibration: Calibration, data: Scan, path: Path) -> Path:
     )
 
 
-def calibrate_file(
+def _arrays(known: Uncertainty) -> dict[str, Any]:
+    """An uncertainty for an npz file."""
+    names = ("distance_sigma_m", "affine_sigma", "position_sigma_m", "probe_modes", "probe_sigma", "misfit")
+    return {name: getattr(known, name) for name in names}
+
+
+def bright_scan(
     path: Path,
-    out: Path | None,
-    device: str,
     focus_to_sample_m: float | None,
     probe_diameter_m: float | None,
-    epochs: int | None,
     seed: int,
     overrides: Overrides,
-    checkpoint: Path | None = None,
-    memory_bytes: float | None = None,
     batch: int | None = None,
-) -> dict[str, Any]:
-    """Calibrate a file and draw the result; a run of this program keeps the result, a foreign file is left as it is.
+) -> tuple[Streamed, CalibrationSettings, Truth | None]:
+    """What is calibrated in any readable file, to be closed by the caller, how, and the truth of a simulated run.
 
-    Under `torchrun` the processes share the frames; rank 0 alone draws, stores and returns the values of the command's
-    JSON line, the others return nothing.
+    Raises:
+        UsageError: options for foreign files with a run, or a run without a bright scan.
+        DatasetError: unreadable.
     """
-    with join(device) as (team, place):
-        settings = CalibrationSettings(probe_diameter_m=probe_diameter_m, seed=seed, batch=batch)
-        return _calibrate_file(
-            path, out, place, focus_to_sample_m, settings, epochs, overrides, checkpoint, memory_bytes, team
-        )
-
-
-def _calibrate_file(
-    path: Path,
-    out: Path | None,
-    device: str,
-    focus_to_sample_m: float | None,
-    settings: CalibrationSettings,
-    epochs: int | None,
-    overrides: Overrides,
-    checkpoint: Path | None,
-    memory_bytes: float | None,
-    team: Team,
-) -> dict[str, Any]:
-    begin = time.monotonic()
+    settings = CalibrationSettings(probe_diameter_m=probe_diameter_m, seed=seed, batch=batch)
     own = is_run(path)
     if own and (focus_to_sample_m is not None or overrides != Overrides()):
         raise UsageError(f"{path}: a run knows its own geometry; --wavelength and the like are for foreign files")
     truth: Truth | None = None
     if own:
         with open_run(path) as run:
+            if run.calibration_source:
+                raise UsageError(f"{path}: is a low-dose run without a bright scan; it relies on another's calibration")
             truth, profile, illumination_m = run.truth(), run.profile, run.illumination_m
         data = open_any(path)
         prior = max(profile["stage"]["repeatability_m"], data.geometry.pixel_size_m / 10)
@@ -230,18 +243,121 @@ def _calibrate_file(
             full_epochs=0,
             object_rate=0.03,
         )
-    # The file is closed before the result goes into it.
-    with data, Course(quiet=team.rank != 0) as course:
-        sums = team_sums(share_of(data, team), len(data), team, device)
-        if epochs is not None:
-            settings = with_epochs(data, settings, lit_window(data, settings.lit_energy, sums)[0], epochs)
-        calibration = calibrate_data(data, settings, device, course, checkpoint, team, sums, memory_bytes)
-    if team.rank != 0:
-        return {}
+    return data, settings, truth
+
+
+def looks_mirrored(data: Streamed, settings: CalibrationSettings, device: str, course: Course) -> str:
+    """A warning when a flipped or turned scan explains the frames clearly better than the scan as given, or "".
+
+    A few epochs on the middle of the scan and on the coarsest pixels, for the orientations that are mistaken for the
+    right one most easily; scans of few frames are not asked, because the answer would cost more than it is worth.
+    """
+    if len(data) < LEAST_FRAMES_TO_ASK:
+        return ""
+    course.begin("orientation", len(LIKELY) * sum(CHECK_EPOCHS))
+    with course.interruptible():
+        found = orient(
+            data,
+            settings,
+            ways=LIKELY,
+            frames=CHECK_FRAMES,
+            epochs=CHECK_EPOCHS,
+            device=device,
+            report=lambda done, _, name: course.advance(done, name),
+            stop=course.stopped,
+        )
+    if course.stopped() or found.as_given or found.margin < CHECK_MARGIN:
+        return ""
+    return (
+        f"looks mirrored: {found.best.name} explains the frames better by {found.margin:.0%}; "
+        "ask ptychoscope orient, and correct stage_to_object or the file"
+    )
+
+
+def calibrate_file(
+    path: Path,
+    out: Path | None,
+    device: str,
+    focus_to_sample_m: float | None,
+    probe_diameter_m: float | None,
+    epochs: int | None,
+    seed: int,
+    overrides: Overrides,
+    checkpoint: Path | None = None,
+    memory_bytes: float | None = None,
+    batch: int | None = None,
+    with_uncertainty: bool = True,
+) -> dict[str, Any]:
+    """Calibrate a file and draw the result; a run of this program keeps the result, a foreign file is left as it is.
+
+    Under `torchrun` the processes share the frames; rank 0 alone draws, stores and returns the values of the command's
+    JSON line, the others return nothing.
+    """
+    begin = time.monotonic()
+    with join(device) as (team, place):
+        data, settings, truth = bright_scan(path, focus_to_sample_m, probe_diameter_m, seed, overrides, batch)
+        # The file is closed before the result goes into it.
+        with data, Course(quiet=team.rank != 0) as course:
+            calibration = _calibrated(path, data, settings, epochs, place, course, checkpoint, memory_bytes, team)
+            known = _errors(data, calibration, place, course, memory_bytes, team) if with_uncertainty else None
+        if team.rank != 0:
+            return {}
+        values = _kept(path, out, data, calibration, known, truth)
+        return values | {
+            "processes": team.size,
+            "batch": batch_of(settings, len(data), team.size),
+            "seconds": time.monotonic() - begin,
+        }
+
+
+def _calibrated(
+    path: Path,
+    data: Streamed,
+    settings: CalibrationSettings,
+    epochs: int | None,
+    device: str,
+    course: Course,
+    checkpoint: Path | None,
+    memory_bytes: float | None,
+    team: Team,
+) -> Calibration:
+    sums = team_sums(share_of(data, team), len(data), team, device)
+    if epochs is not None:
+        settings = with_epochs(data, settings, lit_window(data, settings.lit_energy, sums)[0], epochs)
+    if team.size == 1 and (mirrored := looks_mirrored(data, settings, device, course)):
+        course.say(f"warning: {path}: {mirrored}")
+    return calibrate_data(data, settings, device, course, checkpoint, team, sums, memory_bytes)
+
+
+def _errors(
+    data: Streamed, calibration: Calibration, device: str, course: Course, memory_bytes: float | None, team: Team
+) -> Uncertainty | None:
+    """Standard deviations, which take all frames in one memory; where they do not fit a line says so."""
+    if team.size > 1:
+        course.say("standard deviations are left out: they take one process")
+        return None
+    held, budget = 4 * len(data) * data.geometry.shape[0] * data.geometry.shape[1], frame_budget(memory_bytes)
+    if held > budget:
+        course.say(
+            f"standard deviations are left out: {held / 1e9:.1f} GB of frames, {budget / 1e9:.1f} GB to hold them"
+        )
+        return None
+    return uncertainty(data.load(), calibration, device, course)
+
+
+def _kept(
+    path: Path,
+    out: Path | None,
+    data: Streamed,
+    calibration: Calibration,
+    known: Uncertainty | None,
+    truth: Truth | None,
+) -> dict[str, Any]:
+    """Draw and store a calibration; its values for people and scripts."""
     folder = out or path.with_name(f"{path.stem}-calibration")
     figure = draw(calibration, data, folder / "calibration.png")
-    if own:
-        store(path, calibration)
+    if is_run(path):
+        store(path, calibration, known)
     else:
         light = calibration.illumination
         np.savez(
@@ -253,9 +369,12 @@ def _calibrate_file(
             pixel_size_m=light.geometry.pixel_size_m,
             wavelength_m=light.geometry.wavelength_m,
             loss=calibration.loss,
+            **({} if known is None else _arrays(known)),
         )
     values = calibration.summary()
     del values["settings"]
+    if known is not None:
+        values |= known.summary(calibration.illumination.geometry.pixel_size_m)
     if truth is not None:
         errors = score(calibration, truth)
         values |= {
@@ -263,9 +382,4 @@ def _calibrate_file(
             "position_rms_px": errors.position_rms_px,
             "probe_error": errors.probe_error,
         }
-    return values | {
-        "processes": team.size,
-        "batch": batch_of(settings, len(data), team.size),
-        "seconds": time.monotonic() - begin,
-        "figure": str(figure),
-    }
+    return values | {"figure": str(figure)}

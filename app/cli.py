@@ -71,6 +71,11 @@ def scan(
     characterisation: Annotated[
         Path | None, typer.Option(help="What was measured of this bench; default: the profile's.")
     ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Low dose: no bright scan, the calibration of this earlier run holds.")
+    ] = None,
+    passes: Annotated[int, typer.Option(min=1, help="Low dose: how often the evaluation points are visited.")] = 1,
+    no_empty: Annotated[bool, typer.Option("--no-empty", help="Low dose: no empty beam either.")] = False,
     abort_after: Annotated[int | None, typer.Option(min=1, hidden=True)] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -79,9 +84,26 @@ def scan(
 
     if (out is None) == (resume is None):
         raise UsageError("scan: give either --out FILE for a new run or --resume FILE for an interrupted one")
-    if resume is not None and (darks or characterisation):
-        raise UsageError("scan: --resume takes darks and characterisation from its file; leave those options out")
-    report(run_scan(profile, seed, sample, out, resume, abort_after, darks, characterisation), as_json)
+    if resume is not None and (darks or characterisation or calibration):
+        raise UsageError(
+            "scan: --resume takes darks, characterisation and calibration from its file; leave those options out"
+        )
+    if calibration is None and (passes > 1 or no_empty):
+        raise UsageError("scan: --passes and --no-empty are for low-dose scans; give --calibration OTHER.h5")
+    values = run_scan(
+        profile,
+        seed,
+        sample,
+        out,
+        resume,
+        abort_after,
+        darks,
+        characterisation,
+        calibration,
+        passes,
+        not no_empty,
+    )
+    report(values, as_json)
 
 
 DeviceOption = Annotated[str, typer.Option(help="Where torch works: auto (the GPU when there is one), cpu, cuda.")]
@@ -109,6 +131,9 @@ def calibrate(
         float | None,
         typer.Option(min=0, help="GB of frames to hold in each process, the rest is streamed; default: half of free."),
     ] = None,
+    no_uncertainty: Annotated[
+        bool, typer.Option("--no-uncertainty", help="Leave the standard deviations out.")
+    ] = False,
     device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Order of the frames.")] = 0,
     as_json: JsonOption = False,
@@ -124,7 +149,18 @@ def calibrate(
     overrides = Overrides(wavelength_m=wavelength, distance_m=distance, pixel_size_m=pixel_size)
     budget = None if memory is None else memory * 1e9
     values = calibrate_file(
-        path, out, device, focus_to_sample, probe_diameter, epochs, seed, overrides, checkpoint, budget, batch
+        path,
+        out,
+        device,
+        focus_to_sample,
+        probe_diameter,
+        epochs,
+        seed,
+        overrides,
+        checkpoint,
+        budget,
+        batch,
+        with_uncertainty=not no_uncertainty,
     )
     if values:
         report(values, as_json)
@@ -143,6 +179,9 @@ def reconstruct(
     loss: Annotated[
         str | None, typer.Option(help="mixed (Eq. 1 of the paper), poisson (its other) or exact; default: by the data.")
     ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Probe, distance and flux of this run; a low-dose run knows its own.")
+    ] = None,
     device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Order of the patterns; random start.")] = 0,
     as_json: JsonOption = False,
@@ -151,7 +190,9 @@ def reconstruct(
     _gentle_threads()
     from app.reconstruction import reconstruct_file
 
-    values = reconstruct_file(path, method, decoder, exposure, out, device, learning_rate, epochs, start, loss, seed)
+    values = reconstruct_file(
+        path, method, decoder, exposure, out, device, learning_rate, epochs, start, loss, seed, calibration
+    )
     report(values, as_json)
 
 
@@ -182,10 +223,12 @@ def _register() -> None:
     """Commands that bring their own options; their modules load nothing heavy before they run."""
     from app.bench import commands
     from app.exchange import export_command, import_command
+    from app.orientation import orient_command
     from app.training import train
 
     app.command("import")(import_command)
     app.command("export")(export_command)
+    app.command("orient")(orient_command)
     app.command()(train)
     commands.register(app)
 

@@ -46,6 +46,8 @@ class Devices:
         truth: simulated benches: the `Truth` of a plan, positions still unknown.
         seed_frame: simulated benches: called before each frame with its stream's code and its index, which choose the
             frame's noise, so that a resumed or repeated run takes the same frames.
+        seed_visit: simulated benches: called before each step with the number of the visit: another one finds every
+            place with another error of the stage.
         wires: opened before the devices and closed after them.
     """
 
@@ -58,6 +60,7 @@ class Devices:
     true_position: Callable[[], tuple[float, float]] | None = None
     truth: Callable[[Plan], Truth] | None = None
     seed_frame: Callable[[int, int], None] | None = None
+    seed_visit: Callable[[int], None] | None = None
     wires: tuple[Wire, ...] = ()
 
     def open(self) -> None:
@@ -143,6 +146,7 @@ def open_devices(
         true_position=bench.true_object_position if known else None,
         truth=(lambda plan: bench_truth(bench, profile, plan)) if known else None,
         seed_frame=seed_frame,
+        seed_visit=None if profile.stage.driver == "thorlabs" else simulated_stage.seed_visit,
         wires=wires,
     )
 

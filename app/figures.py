@@ -145,6 +145,28 @@ def calibration_figure(
     return _save(figure, path)
 
 
+def orientation_figure(objects: Sequence[tuple[str, float, NDArray]], heading: str, path: Path) -> Path:
+    """Amplitudes of (name, loss, object) in rows of pairs, the best first and framed; returns the path."""
+    columns = 4
+    rows = -(-len(objects) // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.75 * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for place in axes.flat:
+        place.set_axis_off()
+    for number, (name, loss, obj) in enumerate(objects):
+        place = axes[number // columns, number % columns]
+        place.set_axis_on()
+        # The lit part: the grid's margins are never seen.
+        edge = len(obj) // 6
+        shown = np.abs(obj)[edge : len(obj) - edge, edge : len(obj) - edge]
+        place.imshow(shown, cmap="gray", vmin=0, vmax=float(np.percentile(shown, 99)))
+        _bare(place, f"{name}\nloss {loss:.4g}")
+        for spine in place.spines.values():
+            spine.set(color="tab:green" if number < 2 else "0.6", linewidth=2.5 if number < 2 else 0.8)
+    figure.suptitle(heading, fontsize=11)
+    return _save(figure, path)
+
+
 def reconstruction_figure(
     measured: NDArray, expected: NDArray, obj: NDArray, loss: NDArray, heading: str, path: Path
 ) -> Path:

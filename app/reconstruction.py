@@ -24,6 +24,7 @@ from recon.decoders.package import DecoderPackage, load_package
 from recon.device import pick_device
 from recon.files.read import open_run
 from recon.files.results import store_result
+from recon.files.reuse import calibration_of, reused_illumination
 from recon.metrics import fit_positions, psnr_db
 from recon.noise import LOSSES
 from recon.reconstruct import (
@@ -178,8 +179,12 @@ def reconstruct_file(
     start: str,
     loss: str | None,
     seed: int,
+    calibration: Path | None = None,
 ) -> dict[str, Any]:
-    """Reconstruct one exposure of a calibrated run; returns the values of the command's JSON line."""
+    """Reconstruct one exposure of a calibrated run; returns the values of the command's JSON line.
+
+    `calibration` is a run whose calibration is reused; a low-dose run knows its own.
+    """
     if method not in METHODS:
         raise UsageError(f"method {method!r}: known are {', '.join(METHODS)}")
     if loss is not None and loss not in LOSSES:
@@ -194,7 +199,8 @@ def reconstruct_file(
         if run.entries < entry:
             raise UsageError(f"{path}: holds no evaluation series; its plan has only a calibration scan")
         data, exposure = run.ptychogram(entry), run.exposure_s(entry)
-    light, window = stored_illumination(path)
+    other = calibration_of(path, calibration)
+    light, window = stored_illumination(path) if other is None else reused_illumination(path, entry, other)
     data = lit_part(data, window)
     field = profile["reconstruction"]["field_m"]
     package = None
@@ -232,6 +238,7 @@ def reconstruct_file(
     return {
         "method": method,
         "decoder": None if package is None else package.name,
+        "calibration": str(path if other is None else other),
         "exposure_s": exposure,
         "psnr_db": psnr,
         "loss": float(result.loss[-1]),

@@ -76,6 +76,9 @@ def run_scan(
     abort_after: int | None = None,
     darks: Path | None = None,
     characterisation: Path | None = None,
+    calibration: Path | None = None,
+    passes: int = 1,
+    empty: bool = True,
 ) -> dict[str, Any]:
     """A scan into `out`, or the rest of `resume` (exactly one of them), as numbers for the command line.
 
@@ -90,7 +93,22 @@ def run_scan(
         scan = Scan.interrupted(resume, terminal.light)
     elif out is not None:
         loaded = load_profile(profile)
-        scan = Scan.new(loaded, out, seed, sample, chosen(loaded, characterisation), darks, terminal.light)
+        measured = chosen(loaded, characterisation)
+        if calibration is None:
+            scan = Scan.new(loaded, out, seed, sample, measured, darks, terminal.light)
+        else:
+            scan = Scan.low_dose(
+                loaded,
+                out,
+                calibration,
+                seed,
+                sample,
+                measured,
+                darks,
+                terminal.light,
+                empty=empty,
+                passes=passes,
+            )
     else:
         raise ValueError("neither a new file nor one to resume")
     observer = ConsoleProgress(sys.stderr, scan.profile.simulated, abort_after)

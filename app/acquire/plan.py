@@ -30,6 +30,7 @@ class Step:
         exposure_s: exposure asked for.
         light_on: whether the beam reaches the sample.
         repeats: how many frames.
+        visit: number of the visit to the sample; a stage that returns in another one stands a little elsewhere.
     """
 
     number: int
@@ -39,6 +40,7 @@ class Step:
     exposure_s: float
     light_on: bool
     repeats: int = 1
+    visit: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Plan:
         evaluation_indices: the scan points of the evaluation series, in spiral order.
         evaluation_exposures_s: exposures of the evaluation series, ascending.
         calibration_exposure_s: exposure of the calibration scan, or of its main frames when it is bracketed.
-        calibration_exposures_s: all exposures of the calibration scan, ascending.
+        calibration_exposures_s: all exposures of the calibration scan, ascending; a low-dose plan has none.
+        passes: how often the evaluation series is taken, each time in a visit of its own.
     """
 
     steps: tuple[Step, ...]
@@ -60,6 +63,17 @@ class Plan:
     evaluation_exposures_s: tuple[float, ...]
     calibration_exposure_s: float
     calibration_exposures_s: tuple[float, ...] = ()
+    passes: int = 1
+
+    @property
+    def low_dose(self) -> bool:
+        """Whether it has no bright scan: the calibration is that of an earlier run."""
+        return not any(step.stream is Stream.CALIBRATION for step in self.steps)
+
+    @property
+    def exposures_s(self) -> tuple[float, ...]:
+        """Every distinct exposure with the light on, ascending: those that need darks."""
+        return tuple(sorted({step.exposure_s for step in self.steps if step.stream is not Stream.DARK}))
 
     @property
     def frames(self) -> int:
@@ -82,6 +96,7 @@ class Plan:
                 exposure_s=s["exposure_s"],
                 light_on=s["light_on"],
                 repeats=s["repeats"],
+                visit=s.get("visit", 0),
             )
             for s in raw["steps"]
         )
@@ -91,5 +106,6 @@ class Plan:
             evaluation_indices=tuple(raw["evaluation_indices"]),
             evaluation_exposures_s=tuple(raw["evaluation_exposures_s"]),
             calibration_exposure_s=raw["calibration_exposure_s"],
-            calibration_exposures_s=tuple(raw.get("calibration_exposures_s") or [raw["calibration_exposure_s"]]),
+            calibration_exposures_s=tuple(raw.get("calibration_exposures_s", [raw["calibration_exposure_s"]])),
+            passes=raw.get("passes", 1),
         )

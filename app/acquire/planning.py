@@ -8,7 +8,7 @@ import numpy as np
 
 from app.acquire import fermat
 from app.acquire.plan import Plan, Step, Stream
-from app.profile import Profile
+from app.profile import Profile, ProfileError
 from drivers.base import StageInfo, StagePosition
 
 
@@ -57,6 +57,62 @@ def make_plan(profile: Profile, darks: bool = True) -> Plan:
         evaluation_exposures_s=series,
         calibration_exposure_s=scan.calibration_exposure_s,
         calibration_exposures_s=bracket,
+    )
+
+
+def make_low_dose_plan(
+    profile: Profile, *, darks: bool = True, empty: bool = True, passes: int = 1, visit: int = 1
+) -> Plan:
+    """All steps of a scan of a new sample under an earlier calibration: no bright frame ever.
+
+    Darks of every exposure, the beam blocked; perhaps the empty beam with the sample parked, for the flux; then the
+    evaluation points alone on a short path, at each the ascending series, all of it so many times over.
+
+    Args:
+        darks: whether darks are taken; without them those of an earlier recording have to serve.
+        empty: whether the empty beam is taken, where the profile has any.
+        passes: how often the points are visited.
+        visit: number of the first of these visits, above 0, which is the bright scan's.
+
+    Raises:
+        ProfileError: the profile has no evaluation points or exposures.
+    """
+    scan = profile.scan
+    if not scan.evaluation_positions or not scan.evaluation_exposures_s:
+        raise ProfileError(
+            f"profile {profile.name!r}: a low-dose scan needs scan.evaluation_positions and evaluation_exposures_s"
+        )
+    spacing = fermat.spacing_for_overlap(scan.positions, profile.geometry.pinhole_diameter_m, scan.overlap)
+    points = fermat.spiral(scan.positions, spacing)
+    chosen = fermat.every_kth(scan.positions, scan.evaluation_positions)
+    series = scan.evaluation_exposures_s
+    steps: list[Step] = []
+    exposures = {*series, scan.empty_exposure_s} if empty and scan.empty_frames else set(series)
+    if darks:
+        for exposure in sorted(exposures):
+            steps.append(Step(len(steps), Stream.DARK, -1, None, exposure, False, scan.dark_frames))
+    if empty and scan.empty_frames:
+        parked = StagePosition(*profile.stage.park_m)
+        steps.append(Step(len(steps), Stream.EMPTY, -1, parked, scan.empty_exposure_s, True, scan.empty_frames, visit))
+    to_stage = np.linalg.inv(np.array(profile.stage.stage_to_object))
+    order = [chosen[k] for k in fermat.visiting_order(points[list(chosen)])]
+    for number in range(passes):
+        for index in order:
+            y, x = np.array(profile.stage.centre_m) + to_stage @ points[index]
+            target = StagePosition(float(y), float(x))
+            for exposure in series:
+                steps.append(
+                    Step(len(steps), Stream.EVALUATION, int(index), target, exposure, True, visit=visit + number)
+                )
+    return Plan(
+        steps=tuple(steps),
+        positions_m=tuple((float(y), float(x)) for y, x in points),
+        evaluation_indices=chosen,
+        evaluation_exposures_s=series,
+        # Entry 1 of the file has to name one; it stays without frames.
+        calibration_exposure_s=series[0],
+        calibration_exposures_s=(),
+        passes=passes,
     )
 
 
@@ -116,7 +172,8 @@ def step_durations(plan: Plan, stage: StageInfo, approach_m: float, overhead_s: 
 def plan_cost(plan: Plan, stage: StageInfo, profile: Profile) -> PlanCost:
     """Duration, travel and dose of a plan on this stage."""
     durations = step_durations(plan, stage, profile.stage.approach_m, profile.camera.frame_overhead_s)
-    scan = [step for step in plan.steps if step.stream is Stream.CALIBRATION and step.target is not None]
+    points = Stream.EVALUATION if plan.low_dose else Stream.CALIBRATION
+    scan = [step for step in plan.steps if step.stream is points and step.target is not None]
     targets = np.array([step.target.as_tuple() for step in scan if step.target is not None]).reshape(-1, 2)
     rate = profile.light.photons_per_second
     lit = [step for step in plan.steps if step.light_on]

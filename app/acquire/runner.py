@@ -28,6 +28,7 @@ from recon.files.write import RunWriter
 STREAM_CODES = {Stream.DARK: 1, Stream.EMPTY: 2, Stream.CALIBRATION: 3, Stream.EVALUATION: 4}
 """Noise streams of a simulated camera; never renumber them, or resumed runs change."""
 _REPEATS_PER_STEP = 2**20
+_FRAMES_PER_VISIT = 2**44
 
 
 class RunState(StrEnum):
@@ -100,6 +101,7 @@ class Runner:
         overhead_s: float = 0.0,
     ):
         self._plan = plan
+        self._points = Stream.EVALUATION if plan.low_dose else Stream.CALIBRATION
         self._devices = devices
         self._approach_m = approach_m
         self._preflight = preflight
@@ -229,6 +231,8 @@ class Runner:
 
     def _execute_step(self, step: Step, recorder: Recorder, first_repeat: int) -> None:
         devices = self._devices
+        if devices.seed_visit is not None:
+            devices.seed_visit(step.visit)
         self._set_light(step.light_on)
         readback = None if step.target is None else self._go(step.target)
         devices.camera.set_exposure(step.exposure_s)
@@ -236,10 +240,11 @@ class Runner:
             if self._abort_wanted:
                 raise Cancelled("run", "aborted by the operator; resume it from its file")
             if devices.seed_frame is not None:
-                devices.seed_frame(STREAM_CODES[step.stream], step.number * _REPEATS_PER_STEP + repeat)
+                number = step.number * _REPEATS_PER_STEP + repeat
+                devices.seed_frame(STREAM_CODES[step.stream], step.visit * _FRAMES_PER_VISIT + number)
             exposure = devices.camera.acquire(self._aborting)
             truth = None
-            if step.stream is Stream.CALIBRATION and devices.true_position is not None:
+            if step.stream is self._points and devices.true_position is not None:
                 truth = devices.true_position()
             recorder.put(Frame(step, repeat, exposure, self._commanded, readback, truth))
 

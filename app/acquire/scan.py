@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 
 from app.acquire.plan import Plan, Stream
-from app.acquire.planning import exposures_with_darks, make_plan
+from app.acquire.planning import make_low_dose_plan, make_plan
 from app.acquire.preflight import Finding, Severity, preflight, require
 from app.acquire.runner import Observer, Runner
 from app.bench.characterisation import Measured, parse
@@ -23,6 +24,7 @@ from recon.files.dark_sets import read_dark_set
 from recon.files.darks import DarkSummary
 from recon.files.layout import CameraRecord, RunDescription, StageRecord
 from recon.files.read import open_run
+from recon.files.reuse import Source, differences
 from recon.files.write import RunWriter
 
 PACKAGES = ("ptychoscope", "numpy", "scipy", "h5py", "pypylon")
@@ -37,6 +39,7 @@ def describe(
     measured: Measured | None = None,
     darks: Mapping[float, DarkSummary] | None = None,
     darks_source: str = "",
+    calibration_source: str = "",
 ) -> RunDescription:
     """What the run file has to know before the first frame; devices are open.
 
@@ -45,6 +48,7 @@ def describe(
         measured: what is known of this bench; it takes the place of what the profile assumes.
         darks: darks of an earlier recording by exposure, for exposures without dark steps.
         darks_source: where they are from.
+        calibration_source: JSON of the calibration that a low-dose run relies on.
     """
     camera, stage, scan = devices.camera.info, devices.stage.info, profile.scan
     content = None if measured is None else measured.content
@@ -83,7 +87,7 @@ def describe(
         calibration_exposure_s=plan.calibration_exposure_s,
         calibration_frames=sum(step.repeats for step in plan.steps if step.stream is Stream.CALIBRATION),
         evaluation_exposures_s=plan.evaluation_exposures_s,
-        evaluation_frames=len(plan.evaluation_indices),
+        evaluation_frames=len(plan.evaluation_indices) * plan.passes,
         empty_exposure_s=scan.empty_exposure_s,
         empty_frames=sum(empty),
         empty_before=empty[0] if empty else 0,
@@ -98,6 +102,7 @@ def describe(
         calibration_exposures_s=plan.calibration_exposures_s,
         darks=reused,
         darks_source=darks_source,
+        calibration_source=calibration_source,
         characterisation="" if measured is None else measured.text,
     )
 
@@ -151,6 +156,7 @@ class Scan:
         resume: whether the file exists and is to be completed.
         measured: what is known of this bench beyond the profile, or None.
         darks: file with the darks to use instead of new ones, or None.
+        calibration: the calibration that a new low-dose scan relies on, or None.
     """
 
     plan: Plan
@@ -160,6 +166,7 @@ class Scan:
     resume: bool = False
     measured: Measured | None = None
     darks: Path | None = None
+    calibration: Source | None = None
 
     @classmethod
     def new(
@@ -182,6 +189,36 @@ class Scan:
         bench = profile if measured is None else measured.content.for_devices(profile)
         devices = open_devices(bench, seed, sample, ask=ask)
         return cls(make_plan(known, darks is None), profile, devices, path, measured=measured, darks=darks)
+
+    @classmethod
+    def low_dose(
+        cls,
+        profile: Profile,
+        path: Path,
+        calibration: Path,
+        seed: int = 0,
+        sample: str | None = None,
+        measured: Measured | None = None,
+        darks: Path | None = None,
+        ask: Ask = nobody,
+        *,
+        empty: bool = True,
+        passes: int = 1,
+    ) -> Scan:
+        """A low-dose scan of a new sample into a new file, under the calibration of the run `calibration`.
+
+        Raises: what `new` raises; `DatasetError` when that run is not calibrated, `ProfileError` without a series.
+        """
+        if path.exists():
+            raise DatasetError(f"{path}: exists already; choose another name, or resume it")
+        source = Source.of(calibration)
+        known = profile if measured is None else measured.content.applied_to(profile)
+        bench = profile if measured is None else measured.content.for_devices(profile)
+        devices = open_devices(bench, seed, sample, ask=ask)
+        # A visit that follows from what is scanned, so that the same command takes the same run.
+        visit = 1 + int(sha256(f"{source.sha256} {devices.sample}".encode()).hexdigest()[:4], 16)
+        plan = make_low_dose_plan(known, darks=darks is None, empty=empty, passes=passes, visit=visit)
+        return cls(plan, profile, devices, path, measured=measured, darks=darks, calibration=source)
 
     @classmethod
     def interrupted(cls, path: Path, ask: Ask = nobody) -> Scan:
@@ -225,19 +262,40 @@ class Scan:
             self.path,
             resume=self.resume,
             measured=self.measured,
-            reused_darks=0 if self.darks is None else len(exposures_with_darks(self.profile)),
+            reused_darks=0 if self.darks is None else len(self.plan.exposures_s),
         )
+        if self.calibration is not None:
+            findings += self._same_bench(self.calibration)
         require(findings)
         if not self.resume:
             self._reused_darks()
         if self.resume and not os.access(self.path, os.W_OK):
             raise DatasetError(f"{self.path}: is not writable; change its permissions to resume it")
 
+    def _same_bench(self, source: Source) -> list[Finding]:
+        """An error when the calibration is another bench's."""
+        camera, region = self.devices.camera.info, self.devices.camera.info.region
+        here = {
+            "camera": camera.serial,
+            "stage": self.devices.stage.info.serial,
+            "pixel_size_m": camera.pixel_size_m,
+            "wavelength_m": self.profile.geometry.wavelength_m,
+            "region": [region.top, region.left, region.rows, region.columns],
+        }
+        different = differences(source.bench, here)
+        if not different:
+            return []
+        advice = "calibrate this bench"
+        if self.devices.stage.info.simulated:
+            advice += " (a simulated one is another for each --seed)"
+        return [Finding(Severity.ERROR, f"calibration {source.path}: is of {different}; {advice}")]
+
     def _open_writer(self) -> RunWriter:
         if self.resume:
             return RunWriter.resume(self.path, self.devices.clock)
         darks, source = self._reused_darks()
-        run = describe(self.plan, self.profile, self.devices, self.measured, darks, source)
+        calibration = "" if self.calibration is None else self.calibration.to_json()
+        run = describe(self.plan, self.profile, self.devices, self.measured, darks, source, calibration)
         return RunWriter.create(self.path, run, self.devices.clock)
 
     def _reused_darks(self) -> tuple[dict[float, DarkSummary], str]:
@@ -248,7 +306,7 @@ class Scan:
         region = camera.region
         found = read_dark_set(self.darks)
         chosen = found.choose(
-            exposures_with_darks(self.profile),
+            self.plan.exposures_s,
             camera.model,
             camera.serial,
             camera.gain_db,

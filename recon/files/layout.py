@@ -97,6 +97,7 @@ class RunDescription:
         truth: of a simulated bench; its positions are filled in frame by frame.
         darks: darks of an earlier recording, by exposure; the other exposures' are still to come.
         darks_source: where those are from.
+        calibration_source: JSON of `recon.files.reuse.Source`: the calibration that a low-dose run relies on.
         characterisation: text of the file with what was measured of the bench; "" when there is none.
     """
 
@@ -126,6 +127,7 @@ class RunDescription:
     darks: Mapping[float, DarkSummary] = field(default_factory=dict)
     darks_source: str = ""
     characterisation: str = ""
+    calibration_source: str = ""
 
     @property
     def data_bytes(self) -> int:
@@ -154,7 +156,8 @@ class FrameRecord:
         time: seconds since the epoch.
         image: (rows, columns) uint16 raw digital numbers.
         commanded_m, readback_m: (y, x) displacement of the stage; NaN where nobody commanded anything.
-        true_position_m: (y, x) true position of the illumination on the object, simulated calibration frames only.
+        true_position_m: (y, x) true position of the illumination on the object, simulated frames of the bright scan
+            (of the evaluation points where there is none) only.
     """
 
     stream: StreamName

@@ -277,6 +277,25 @@ class RunFile:
         )
 
     @property
+    def calibration_source(self) -> str:
+        """JSON of the calibration that a low-dose run relies on; "" for others and in files of older versions."""
+        entry = self._file[schema.entry_name(1)]
+        return self._text(1, schema.CALIBRATION_SOURCE) if schema.CALIBRATION_SOURCE in entry else ""
+
+    @property
+    def bench(self) -> dict[str, Any]:
+        """What has to be the same for a calibration to hold for another run: name to value."""
+        detector, beam = self._get(1, schema.DETECTOR), self._get(1, schema.BEAM)
+        region = detector[schema.REGION][...].tolist() if schema.REGION in detector else None
+        return {
+            "camera": self._text(1, f"{schema.DETECTOR}/{schema.CAMERA_SERIAL}"),
+            "stage": self._text(1, schema.STAGE_SERIAL),
+            "pixel_size_m": float(detector[schema.X_PIXEL][()]),
+            "wavelength_m": float(beam[schema.BEAM_WAVELENGTH][()]),
+            "region": region,
+        }
+
+    @property
     def characterisation(self) -> str:
         """Text of the characterisation that the run was made with; "" when there was none."""
         entry = self._file[schema.entry_name(1)]

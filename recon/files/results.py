@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.dataset import DatasetError
+from recon.errorbars import Uncertainty
 
 from . import schema
 from .read import open_run
@@ -36,6 +37,7 @@ class StoredCalibration:
         loss: (epochs,) history.
         settings: how it was made.
         software: names and versions.
+        uncertainty: standard deviations of distance, positions and probe, or None where nobody asked.
     """
 
     probe: NDArray[np.complex64]
@@ -47,6 +49,7 @@ class StoredCalibration:
     loss: NDArray[np.float64]
     settings: Mapping[str, Any]
     software: Mapping[str, str]
+    uncertainty: Uncertainty | None = None
 
 
 def store_calibration(path: Path | str, calibration: StoredCalibration) -> None:
@@ -69,6 +72,8 @@ def store_calibration(path: Path | str, calibration: StoredCalibration) -> None:
             put(group, schema.RESULT_LOSS, np.asarray(calibration.loss, np.float64))
             put_text(group, schema.RESULT_SETTINGS, json.dumps(dict(calibration.settings)))
             put_text(group, schema.RESULT_SOFTWARE, json.dumps(dict(calibration.software)))
+            if calibration.uncertainty is not None:
+                _put_uncertainty(group.create_group(schema.UNCERTAINTY), calibration.uncertainty)
         source = entry[schema.SOURCE]
         if "illumination" not in source:
             source["illumination"] = h5py.SoftLink(f"{entry.name}/{schema.PROBE_IMAGE}/{schema.DATA}")
@@ -92,7 +97,41 @@ def load_calibration(path: Path | str) -> StoredCalibration | None:
             loss=group[schema.RESULT_LOSS][...],
             settings=json.loads(bytes(group[schema.RESULT_SETTINGS][()])),
             software=json.loads(bytes(group[schema.RESULT_SOFTWARE][()])),
+            uncertainty=_uncertainty(group[schema.UNCERTAINTY]) if schema.UNCERTAINTY in group else None,
         )
+
+
+def _put_uncertainty(group: h5py.Group, found: Uncertainty) -> None:
+    put_text(group, schema.NAME, "standard deviations")
+    put(group, schema.DISTANCE_SIGMA, found.distance_sigma_m, "m")
+    put(group, schema.DISTANCE_STEP, found.distance_step_m, "m")
+    put(group, schema.AFFINE_SIGMA, found.affine_sigma)
+    put(group, schema.POSITION_SIGMA, found.position_sigma_m, "m")
+    put(group, schema.PROBE_MODES, found.probe_modes)
+    put(group, schema.PROBE_SIGMA, found.probe_sigma)
+    put(group, schema.PROBE_MODES_PIXEL, found.probe_pixel_m, "m")
+    put(group, schema.PROBE_RELATIVE, found.probe_relative)
+    put(group, schema.MISFIT, found.misfit)
+    put(group, schema.FITTED, found.fitted)
+    put(group, schema.BINNING, np.int64(found.binning))
+    put(group, schema.PRODUCTS, np.int64(found.products))
+
+
+def _uncertainty(group: h5py.Group) -> Uncertainty:
+    return Uncertainty(
+        distance_sigma_m=float(group[schema.DISTANCE_SIGMA][()]),
+        affine_sigma=group[schema.AFFINE_SIGMA][...],
+        position_sigma_m=group[schema.POSITION_SIGMA][...],
+        probe_modes=group[schema.PROBE_MODES][...],
+        probe_sigma=group[schema.PROBE_SIGMA][...],
+        probe_pixel_m=float(group[schema.PROBE_MODES_PIXEL][()]),
+        probe_relative=float(group[schema.PROBE_RELATIVE][()]),
+        distance_step_m=float(group[schema.DISTANCE_STEP][()]),
+        misfit=float(group[schema.MISFIT][()]),
+        fitted=float(group[schema.FITTED][()]),
+        binning=int(group[schema.BINNING][()]),
+        products=int(group[schema.PRODUCTS][()]),
+    )
 
 
 def store_result(

@@ -212,6 +212,7 @@ def build(file: h5py.File, run: RunDescription, compression: str, now: float) ->
     put(first, schema.SEED, np.int64(run.seed))
     put_text(first, schema.SAMPLE, run.sample)
     put_text(first, schema.DARKS_SOURCE, run.darks_source)
+    put_text(first, schema.CALIBRATION_SOURCE, run.calibration_source)
     put_text(first, schema.CHARACTERISATION, run.characterisation)
     digest = hashlib.sha256(run.characterisation.encode()).hexdigest() if run.characterisation else ""
     put_text(first, schema.CHARACTERISATION_HASH, digest)

@@ -271,9 +271,9 @@ class RunWriter:
             self._write(group[schema.GEOMETRY][schema.TRANSLATION], index, np.array([x, y, 0.0]))
             if frame.stream == "calibration":
                 self._write(self._file[schema.PTYLAB_ENCODER], index, np.array([y, x]))
-                if frame.true_position_m is not None and schema.TRUTH in self._first:
-                    positions = self._first[schema.TRUTH][schema.TRUTH_POSITIONS]
-                    self._write(positions, frame.position_index, np.array(frame.true_position_m))
+            if frame.true_position_m is not None and schema.TRUTH in self._first:
+                positions = self._first[schema.TRUTH][schema.TRUTH_POSITIONS]
+                self._write(positions, frame.position_index, np.array(frame.true_position_m))
         self._flush()
         self._committed[place] += 1
         self._commit(frame)

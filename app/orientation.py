@@ -1,0 +1,126 @@
+"""`ptychoscope orient`: which way round the frames of any readable file are."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from recon.files.imports import Overrides
+    from recon.orient import Verdict
+
+
+def orient_file(
+    path: Path,
+    out: Path | None,
+    device: str,
+    focus_to_sample_m: float | None,
+    probe_diameter_m: float | None,
+    seed: int,
+    overrides: Overrides,
+) -> dict[str, Any]:
+    """Rank the sixteen orientations of a file and draw them; the file is only read.
+
+    Returns the values of the command's JSON line.
+
+    Raises:
+        DatasetError, UsageError: one line.
+    """
+    from rich.table import Table
+
+    from app.calibration import bright_scan
+    from app.figures import orientation_figure
+    from app.progress import Course
+    from recon.device import keep_memory, pick_device
+    from recon.orient import JOINT, WARM, orient
+
+    begin = time.monotonic()
+    device = pick_device(device)
+    data, settings, _ = bright_scan(path, focus_to_sample_m, probe_diameter_m, seed, overrides)
+    keep_memory()
+    with data, Course() as course:
+        course.begin("orientations", 8 * (WARM + JOINT))
+        with course.interruptible():
+            verdict = orient(
+                data,
+                settings,
+                device=device,
+                report=lambda done, _, name: course.advance(done, name),
+                stop=course.stopped,
+            )
+        table = Table(title="orientations, two names for the same thing in a line")
+        for column in ("frames and positions", "the same, turned by 180 degrees", "loss", "over the best"):
+            table.add_column(column, justify="left" if column[0] in "ft" else "right")
+        best = verdict.trials[0].loss
+        for first, second in zip(verdict.trials[::2], verdict.trials[1::2], strict=True):
+            table.add_row(
+                first.orientation.name, second.orientation.name, f"{first.loss:.4g}", f"{first.loss / best - 1:+.1%}"
+            )
+        course.console.print(table)
+    folder = out or path.with_name(f"{path.stem}-orientation")
+    statement = conclusion(verdict)
+    figure = orientation_figure(
+        [(t.orientation.name.replace(", positions", "\npositions"), t.loss, t.object) for t in verdict.trials],
+        f"{path.name}: {statement}",
+        folder / "orientation.png",
+    )
+    return {
+        "best": verdict.best.name,
+        "best_frames": verdict.best.frames,
+        "best_sign": verdict.best.sign,
+        "as_given": verdict.as_given,
+        "margin": verdict.margin,
+        "clear": verdict.clear,
+        "statement": statement,
+        "losses": [
+            {"frames": t.orientation.frames, "sign": t.orientation.sign, "name": t.orientation.name, "loss": t.loss}
+            for t in verdict.trials
+        ],
+        "interrupted": len(verdict.trials) < 16,
+        "seconds": time.monotonic() - begin,
+        "figure": str(figure),
+    }
+
+
+def conclusion(verdict: Verdict) -> str:
+    """One sentence: what is best, by how much, and what is the same."""
+    best = verdict.best
+    if not verdict.clear:
+        second = verdict.trials[2].orientation.name if len(verdict.trials) > 2 else "nothing else tried"
+        return f"undecided: {best.name} and {second} differ by {verdict.margin:.2%} only; take more frames or light"
+    what = "right as it is" if verdict.as_given else f"best with {best.name}"
+    return f"{what}, loss of the next {verdict.margin + 1:.3g} times as large; the same as {best.same.name}"
+
+
+def orient_command(
+    path: Annotated[Path, typer.Argument(help="A run, or a CXI, PtyLab or npz file of somebody else's.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the picture; default beside the file.")] = None,
+    focus_to_sample: Annotated[
+        float | None, typer.Option(help="Cone beams: focus to sample, m (Fresnel scaling).")
+    ] = None,
+    wavelength: Annotated[float | None, typer.Option(min=0, help="m, where a foreign file does not say.")] = None,
+    distance: Annotated[float | None, typer.Option(min=0, help="Object to camera, m, likewise.")] = None,
+    pixel_size: Annotated[float | None, typer.Option(min=0, help="Camera pitch, m, likewise.")] = None,
+    probe_diameter: Annotated[
+        float | None, typer.Option(help="Illumination's diameter, m; a run knows it, else the frames' mean starts it.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where torch works: auto (the GPU when there is one), cpu, cuda.")] = (
+        "auto"
+    ),
+    seed: Annotated[int, typer.Option(min=0, help="Order of the frames.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on one line, the last on stdout.")
+    ] = False,
+) -> None:
+    """Which way round the frames are: flips, transposes and the positions' sign, ranked by loss. Nothing is changed."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from app.cli import report
+    from recon.files.imports import Overrides
+
+    overrides = Overrides(wavelength_m=wavelength, distance_m=distance, pixel_size_m=pixel_size)
+    values = orient_file(path, out, device, focus_to_sample, probe_diameter, seed, overrides)
+    report(values if as_json else {k: v for k, v in values.items() if k != "losses"}, as_json)

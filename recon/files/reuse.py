@@ -1,0 +1,156 @@
+"""A calibration of one run for the frames of another: probe, distance and flux of the bench, never its object."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.dataset import DatasetError, Ptychogram
+from recon.illumination import Illumination
+
+from .read import open_run
+from .results import StoredCalibration, load_calibration
+
+LENGTHS = ("pixel_size_m", "wavelength_m")
+SAME = 1e-6
+"""Relative difference of two lengths that count as the same."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which calibration a run relies on.
+
+    Attributes:
+        path: the calibrated run, absolute.
+        sha256: of what is reused (`digest`), so that results stored in that run later do not matter.
+        bench: what that run was taken with, see `RunFile.bench`.
+    """
+
+    path: str
+    sha256: str
+    bench: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, path: Path) -> Source:
+        """The calibration in a run. Raises `DatasetError`: not a run, or not calibrated."""
+        stored = _calibration(path)
+        with open_run(path) as run:
+            return cls(str(path.resolve()), digest(stored), run.bench)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Source:
+        raw = json.loads(text)
+        return cls(raw["path"], raw["sha256"], raw["bench"])
+
+
+def digest(calibration: StoredCalibration) -> str:
+    """SHA-256 of probe, pitch, distance and positions."""
+    total = hashlib.sha256()
+    for values in (calibration.probe, calibration.positions_m):
+        total.update(np.ascontiguousarray(values).tobytes())
+    total.update(np.array([calibration.probe_pixel_m, calibration.distance_m]).tobytes())
+    return total.hexdigest()
+
+
+def differences(calibrated: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """In what two benches differ, as a list of words; "" where a calibration of the one holds for the other."""
+    found = []
+    for name, theirs in calibrated.items():
+        ours = here[name]
+        same = math.isclose(theirs, ours, rel_tol=SAME) if name in LENGTHS else theirs == ours
+        if not same:
+            found.append(f"{name} {theirs!r} instead of {ours!r}")
+    return ", ".join(found)
+
+
+def calibration_of(path: Path, given: Path | None) -> Path | None:
+    """The run whose calibration is to be reused for the frames of `path`; None where it has its own.
+
+    Raises:
+        DatasetError: a low-dose run's calibration is gone or is no longer what it was.
+    """
+    if given is not None:
+        return given
+    with open_run(path) as run:
+        text = run.calibration_source
+    if not text:
+        return None
+    source = Source.from_json(text)
+    # Moved together with its calibration, a run still finds it beside itself.
+    places = [Path(source.path), path.parent / Path(source.path).name]
+    place = next((p for p in places if p.is_file()), None)
+    if place is None:
+        raise DatasetError(f"{path}: its calibration {source.path} is not there; give it with --calibration")
+    found = digest(_calibration(place))
+    if found != source.sha256:
+        raise DatasetError(
+            f"{path}: {place} has been calibrated anew since (digest {found[:8]}, the scan had {source.sha256[:8]}); "
+            "give it with --calibration if that is meant"
+        )
+    return place
+
+
+def reused_illumination(path: Path, entry: int, other: Path) -> tuple[Illumination, int]:
+    """The illumination of `other`'s calibration at the points of an entry of `path`, and its lit window in pixels.
+
+    The positions are those of this run's stage, through the affine map that the other's calibration found between its
+    stage and its corrected positions: rotation, scale, shear and the joint shift belong to the bench. What each arrival
+    missed its target by is unknown here. Where both runs have an empty beam, the flux follows their ratio.
+
+    Raises:
+        DatasetError: another bench (what differs is named), or `other` is not calibrated.
+    """
+    stored = _calibration(other)
+    with open_run(path) as run, open_run(other) as theirs:
+        different = differences(theirs.bench, run.bench)
+        if different:
+            raise DatasetError(f"{other}: its calibration is of {different} of {path}; calibrate the bench of that run")
+        data, bright = run.ptychogram(entry), theirs.ptychogram(1)
+    matrix, shift = _affine(bright.positions_m, stored.positions_m)
+    # A later pass sends the stage to the same places: one position for each point.
+    indices, point = np.unique(data.indices, return_inverse=True)
+    sums = np.zeros((len(indices), 2))
+    np.add.at(sums, point, data.positions_m)
+    places = sums / np.bincount(point)[:, None]
+    probe = stored.probe * np.float32(math.sqrt(_flux_ratio(data, bright)))
+    geometry = replace(data.geometry, distance_m=stored.distance_m)
+    light = Illumination(probe.astype(np.complex64), geometry, places @ matrix.T + shift, indices)
+    return light, int(stored.settings["window_px"])
+
+
+def _calibration(path: Path) -> StoredCalibration:
+    stored = load_calibration(path)
+    if stored is None:
+        raise DatasetError(f"{path}: is not calibrated yet; run `ptychoscope calibrate {path}` first")
+    return stored
+
+
+def _affine(stage_m: NDArray, corrected_m: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Least-squares matrix (2, 2) and shift (2,) with corrected = matrix stage + shift."""
+    if len(np.unique(stage_m, axis=0)) < 3:
+        return np.eye(2), (corrected_m - stage_m).mean(0)
+    design = np.concatenate([stage_m, np.ones((len(stage_m), 1))], 1)
+    found = np.linalg.lstsq(design, corrected_m, rcond=None)[0]
+    return found[:2].T, found[2]
+
+
+def _flux_ratio(data: Ptychogram, bright: Ptychogram) -> float:
+    if data.empty is None or bright.empty is None or not data.empty_exposure_s or not bright.empty_exposure_s:
+        return 1.0
+    good = data.mask & bright.mask
+    now = float(data.empty[good].sum(dtype=np.float64)) / data.empty_exposure_s
+    then = float(bright.empty[good].sum(dtype=np.float64)) / bright.empty_exposure_s
+    if not (now > 0 and then > 0):
+        raise DatasetError(f"{data.name}: its empty beam holds no light; was the beam blocked?")
+    return now / then
