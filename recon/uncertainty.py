@@ -51,7 +51,7 @@ from recon.unknowns import Unknowns
 
 STEPS = 8
 DISTANCE_STEPS = 16
-"""Conjugate gradients of a solve, and of the distance's: deviations are then within some 5 % of where they end up."""
+"""Conjugate gradients of a solve, and of the distance's: with the coarse space within a few per cent of the end."""
 DRAWS = 2
 """Draws of noise: 2 n deviations each, so that their common factor is known to a few per cent."""
 FLOOR = 1e-2
