@@ -3,7 +3,8 @@
     python -m benchmarks.stage_latency [--cycles 1000] [--write]
 
 The driver and the real library talk to emulated controllers (`simulators.apt_wire`) on pseudo-terminals, at the motors'
-programmed speed, polled about a hundred times a second while the controllers stream ten updates a second of their own.
+programmed speed, each message taking 0.3 ms and its time on a line of 115200 baud, polled about ninety times a second
+while the controllers stream ten updates a second of their own.
 A stop is timed twice: until its bytes have been obeyed by the last axis's controller, and until both axes stand (which
 is braking at 1 mm/s^2, so 1.5 s from full speed, unless the stop is immediate). A move's overhead is what it takes
 beyond the computed motion, median and worst. `--write` appends the result to RESULTS.md beside this file.

@@ -24,6 +24,7 @@ from app.devices import Devices, open_devices
 from app.errors import known_message
 from app.profile import Profile, load_profile
 from drivers.base import InstrumentError
+from drivers.thorlabs import ThorlabsStage
 from recon.files import schema
 from recon.files.read import open_run
 from tests.files.compare import assert_same_measurement, measurement
@@ -262,7 +263,9 @@ def test_a_stage_that_is_lost(tmp_path, whole, kind, phase):
         (FaultKind.LIMIT_SWITCH, Phase.MOVING),
     ],
 )
-def test_a_motion_that_goes_wrong(tmp_path, whole, kind, phase):
+def test_a_motion_that_goes_wrong(tmp_path, whole, kind, phase, monkeypatch):
+    # The emulated motors are faster than programmed; what a stalled homing waits for is the programmed time.
+    monkeypatch.setattr(ThorlabsStage, "_homing_times", lambda stage, axis: (2.0, 20.0))
     bench = Bench(tmp_path / "run.h5")
     message = fails(bench, phase, a_stage_fault(kind))
     assert message.startswith("stage: x ")

@@ -13,7 +13,7 @@ from drivers.apt_settings import ThorlabsSettings
 from drivers.base import StagePosition
 from drivers.thorlabs import ThorlabsStage
 from simulators.apt_protocol import Id, Message
-from simulators.apt_wire import AptWire, WireFault
+from simulators.apt_wire import ANSWER_S, AptWire, WireFault
 from simulators.carriage import Carriage, StageSettings
 
 LIMITS = (0.5e-3, 24.5e-3)
@@ -40,11 +40,20 @@ def rig(
     opened: bool = True,
     homed: bool = False,
     carriage: Carriage | None = None,
+    answer_s: float = ANSWER_S,
+    switch_pause_s: float = 0.0,
     **changes: object,
 ) -> Iterator[Rig]:
     """Emulated controllers with a stage on them, homed by an earlier program if at all; settling takes no time."""
     carriage = carriage or Carriage(bench, 3)
-    with AptWire(carriage, controller, speed=speed, faults=faults) as wire:  # type: ignore[arg-type]
+    with AptWire(
+        carriage,
+        controller,  # type: ignore[arg-type]
+        speed=speed,
+        faults=faults,
+        answer_s=answer_s,
+        switch_pause_s=switch_pause_s,
+    ) as wire:
         options = {"settling_s": 0.0, "simulated": True, "serials": wire.ports, "controller": controller} | changes
         stage = ThorlabsStage(ThorlabsSettings(limits_y_m=LIMITS, limits_x_m=LIMITS, **options))  # type: ignore[arg-type]
         try:
@@ -60,7 +69,7 @@ def rig(
             stage.close()
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+def wait_until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
     """Until it is true; an AssertionError when that takes too long."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,7 +13,7 @@ import pytest
 from drivers.apt_axis import LAG_S, STALL_S, STANDING_S
 from drivers.apt_link import Identity
 from drivers.apt_settings import MotionParameters, ThorlabsSettings
-from drivers.apt_watch import AxisState
+from drivers.apt_watch import AxisState, Pace, Watch
 from drivers.base import (
     Cancelled,
     ConnectionLost,
@@ -63,6 +66,11 @@ class FakeLink:
         self.before, self.began, self.target = self.now, self.clock.monotonic(), position
         self.script = self.next
 
+    def home(self, index):
+        self.log.append("home")
+        self.before, self.began = self.now, self.clock.monotonic()
+        self.script = self.next
+
     next: Script
 
     def stop(self, immediate):
@@ -104,6 +112,40 @@ def creeps(t, target, before):
 
 def silently_there(t, target, before):
     return replace(before, position=target)
+
+
+def homes(after, pause):
+    """Seeks its switch, stands there with the bit of homing alone, and counts from there."""
+
+    def script(t, target, before):
+        if t < LAG_S:
+            return before
+        if t < after + pause:
+            gone = min(t, after) / after
+            return replace(
+                before, position=int(before.position * (1 - gone)), homing=True, homed=False, moving=t < after
+            )
+        return replace(before, position=0, homed=True, homings=before.homings + 1, homed_time=after + pause)
+
+    return script
+
+
+def without_news(script):
+    return lambda t, target, before: replace(script(t, target, before), homings=before.homings)
+
+
+def hangs(t, target, before):
+    return (
+        replace(before, position=before.position // 2, homing=True, homed=False, moving=True) if t > LAG_S else before
+    )
+
+
+def ignores(t, target, before):
+    return before
+
+
+def loses_its_reference(t, target, before):
+    return replace(before, homing=LAG_S < t < 1.0, homed=t < LAG_S)
 
 
 @pytest.fixture
@@ -152,6 +194,118 @@ def test_what_is_waited_for_how_long(made, script, error, seconds, text):
     # And until the counters stand after the stop.
     assert seconds < clock.monotonic() - begin < seconds + STANDING_S + 0.3
     assert links[0].log == links[1].log == ["move", "stop"]
+
+
+@pytest.mark.parametrize("news", [True, False])
+def test_homing_may_pause_at_its_switch_for_longer_than_a_stall(made, news):
+    script = homes(1.0, 3 * STALL_S)
+    stage, links, clock = made(*[script if news else without_news(script)] * 2)
+    for link in links:
+        link.now = replace(link.now, position=5_000_000)
+    begin = clock.monotonic()
+    stage.home()
+    assert clock.monotonic() - begin < 1.0 + 3 * STALL_S + (LAG_S if news else STALL_S) + 0.2
+    assert links[0].log == ["home"]
+    assert stage.position() == StagePosition(0, 0)
+
+
+@pytest.mark.parametrize("position", [0, 10_000_000, None])
+def test_a_homing_that_hangs_is_named_when_its_way_could_have_been_made(made, position):
+    """None: not homed before, so that its counter means nothing and its way may be the whole travel."""
+    stage, links, clock = made(hangs, hangs)
+    for link in links:
+        link.now = replace(link.now, position=position or 0, homed=position is not None)
+    begin = clock.monotonic()
+    with pytest.raises(
+        MotionError, match=r"y is stalled at .* on its way to its reference, homing has not ended within"
+    ):
+        stage.home()
+    way = 25e-3 if position is None else position / 2_184_533_333
+    needed = (way + 2e-4) / 0.5e-3 + 2 * 0.5
+    assert needed < clock.monotonic() - begin < 1.1 * needed + LAG_S + MARGIN_S + 1.0
+    assert links[0].log == links[1].log == ["home", "stop"]
+
+
+def test_a_homing_that_is_still_moving_gets_the_time_of_the_whole_travel(made):
+    stage, links, clock = made(homes(40.0, 0.0), homes(1.0, 0.0))
+    for link in links:
+        link.now = replace(link.now, position=1_000_000)
+    stage.home()
+    assert clock.monotonic() == pytest.approx(40.0, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("script", "homed", "text"),
+    [
+        (ignores, True, "y has not begun to home, it stands at 0.00228 m"),
+        (ignores, False, "y has not begun to home"),
+        (loses_its_reference, True, "y has stopped without finding its reference"),
+    ],
+)
+def test_an_old_bit_is_no_homing(made, script, homed, text):
+    stage, links, clock = made(script, homes(1.0, 0.0))
+    links[0].now = replace(links[0].now, position=4_980_736, homed=homed)
+    with pytest.raises(MotionError, match=text):
+        stage.home()
+    assert clock.monotonic() < 1.0 + STALL_S + STANDING_S + 0.3
+    assert links[0].log == links[1].log == ["home", "stop"]
+
+
+# Polling and its silence
+
+
+def served(answer_s: float, seconds: float, lost: int = -1, streamed_s: float = math.inf) -> tuple[int, int]:
+    """A controller that serves one request after the other: (answers, most requests that were waiting late on).
+
+    lost: which answer does not come; streamed_s: how often a status comes without having been asked for.
+    """
+    pace, now, asked, answers, longest, busy, stream = Pace(0.01), 0.0, [], 0, 0, 0.0, streamed_s
+    while now < seconds:
+        if pace.due(now) <= 0:
+            pace.asked(now)
+            asked.append(max(now, busy) + answer_s)
+            busy = asked[-1]
+        if now > seconds / 2:
+            longest = max(longest, len(asked))
+        if asked and asked[0] <= now:
+            asked.pop(0)
+            answers += 1
+            if answers != lost:
+                pace.answered(now)
+        if now >= stream:
+            stream += streamed_s
+            pace.answered(now)
+        now += 1e-3
+    return answers, longest
+
+
+@pytest.mark.parametrize(("answer_s", "least"), [(0.003, 900), (0.015, 300), (0.04, 110), (0.08, 55)])
+def test_a_controller_is_polled_as_fast_as_it_answers_and_no_faster(answer_s, least):
+    answers, waiting = served(answer_s, 10.0)
+    assert least <= answers <= 1000
+    assert waiting == 1
+
+
+def test_a_lost_answer_does_not_end_polling():
+    answers, waiting = served(0.003, 10.0, lost=100)
+    assert answers > 850
+    assert waiting == 1
+
+
+def test_what_streams_unasked_does_not_pile_up():
+    assert served(0.04, 10.0, streamed_s=0.1)[1] <= 2
+
+
+@pytest.mark.parametrize(("noise", "text"), [(0, "has not answered for 0.7 s"), (20, "sends nonsense, .* bytes of it")])
+def test_silence_and_nonsense_are_known_within_a_second(noise, text):
+    clock = VirtualClock()
+    watch = Watch("stage", (0x50,), clock, threading.Condition())
+    watch.asked(0x50)
+    while watch.fault is None:
+        clock.sleep(0.01)
+        watch.passed(noise)
+    assert clock.monotonic() < 1.0
+    assert re.search(text, watch.fault)
 
 
 def test_an_end_without_its_message_is_believed_after_the_time_of_a_stall(made):

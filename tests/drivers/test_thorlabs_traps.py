@@ -30,6 +30,8 @@ from simulators.apt_protocol import Id
 from simulators.apt_wire import FaultKind, WireFault
 from tests.drivers.rig import BENCH, HERE, KINDS, LIMITS, MOVES, rig, sent, wait_until
 
+FILES = Path("/proc/self/fd")
+
 
 def test_trap_a_position_is_a_count_and_backlash_does_not_show():
     with rig(homed=True, bench=replace(BENCH, backlash_m=8e-6)) as r:
@@ -206,7 +208,7 @@ def test_trap_the_controllers_own_backlash_correction_counts_for_limits():
 
 @KINDS
 def test_trap_a_stop_is_not_starved_by_status_traffic(controller):
-    """The claim (50 ms) is the benchmark's; here only that it is not the two seconds of the library's own time-out."""
+    """The claim (50 ms) is the benchmark's; here that a stop waits for one status and the other axis's stop at most."""
     with rig(controller, speed=10, homed=True) as r:
         outcome = []
 
@@ -219,10 +221,9 @@ def test_trap_a_stop_is_not_starved_by_status_traffic(controller):
         thread.start()
         wait_until(lambda: r.wire.motor(0).moving)
         before = len(sent(r, Id.MOVE_STOP))
-        begin = time.monotonic()
         r.stage.stop()
         wait_until(lambda: len(sent(r, Id.MOVE_STOP)) >= before + 2)
-        assert r.wire.messages(Id.MOVE_STOP)[before].time - begin < 0.5
+        assert max(heard.ahead for heard in r.wire.messages(Id.MOVE_STOP)[before : before + 2]) <= 2
         thread.join(10)
         assert outcome == ["cancelled"]
         assert r.stage._links[0]._device._port.timeout == 0
@@ -239,20 +240,25 @@ def test_trap_close_is_asynchronous_in_the_library_but_not_here():
     assert set(threading.enumerate()) == before
 
 
+def _descriptors():
+    """Open files; None where the system does not tell."""
+    return len(list(FILES.iterdir())) if FILES.is_dir() else None
+
+
 @KINDS
 def test_trap_the_library_keeps_every_device_for_the_end_of_the_program(controller):
     with rig(controller, opened=False) as r:
         for _ in range(3):
             r.stage.open()
             r.stage.close()
-        descriptors = len(list(Path("/proc/self/fd").iterdir()))
+        descriptors = _descriptors()
         for _ in range(6):
             r.stage.open()
             r.stage.close()
         gc.collect()
         alive = [o for o in gc.get_objects() if type(o) in (apt_device.Kst101, apt_device.Bsc)]
         assert alive == []
-        assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+        assert _descriptors() == descriptors
 
 
 def test_trap_a_serial_number_is_matched_whole(monkeypatch):
