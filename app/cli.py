@@ -131,6 +131,12 @@ def reconstruct(
     loss: Annotated[
         str | None, typer.Option(help="mixed (Eq. 1 of the paper), poisson (its other) or exact; default: by the data.")
     ] = None,
+    positivity: Annotated[
+        bool,
+        typer.Option(
+            "--positivity/--no-positivity", help="conventional: real amplitude in 0..1, or free complex pixels."
+        ),
+    ] = True,
     device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Order of the patterns; random start.")] = 0,
     as_json: JsonOption = False,
@@ -139,7 +145,9 @@ def reconstruct(
     _gentle_threads()
     from app.reconstruction import reconstruct_file
 
-    values = reconstruct_file(path, method, decoder, exposure, out, device, learning_rate, epochs, start, loss, seed)
+    values = reconstruct_file(
+        path, method, decoder, exposure, out, device, learning_rate, epochs, start, loss, seed, positivity
+    )
     report(values, as_json)
 
 

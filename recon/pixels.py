@@ -22,10 +22,13 @@ from recon.knownlight import KnownLight
 
 CURVATURE = 8.0
 """Largest second derivative in the field of twice a negative log-likelihood of unit-variance amplitudes."""
-FLOOR = 0.02
+FLOOR = 0.2
 """Least metric over its largest: pixels that no light reached follow their neighbours."""
-INNER = 8
-"""Dual steps per proximal map; the dual goes on from where the last step left it."""
+INNER = (10, 60)
+"""Dual steps per proximal map: between two looks at its change, and at most."""
+EXACTNESS = 0.1
+"""A proximal map ends when ten dual steps change it by less than this share of the step it is part of: less exact
+ones make the accelerated method diverge under strong regularisation."""
 
 
 def as_channels(obj: Tensor, real: bool) -> Tensor:
@@ -68,7 +71,7 @@ class Proximal:
     """
 
     def __init__(self, metric: Tensor, strength: float, bounded: bool, channels: int):
-        self.strength, self.bounded = strength, bounded
+        self.metric, self.strength, self.bounded = metric, strength, bounded
         self.inverse = strength / metric
         # Each difference shares its two pixels with three others each: row sums of |grad D^-1 div|.
         own = self.inverse
@@ -82,20 +85,28 @@ class Proximal:
         x = divergence(dual).mul_(self.inverse / scale).add_(v)
         return x.clamp_(0, 1) if self.bounded else x
 
-    def __call__(self, v: Tensor, scale: float = 1.0, inner: int = INNER) -> Tensor:
-        """The map of v (c, M, M) in the metric `scale` x D."""
+    def __call__(self, v: Tensor, origin: Tensor, scale: float = 1.0) -> Tensor:
+        """The map of v (c, M, M) in the metric `scale` x D, as exact as the step from `origin` asks for."""
         if self.strength == 0:
             return v.clamp(0, 1) if self.bounded else v
         p, ahead, t = self.dual, self.dual, 1.0
         step = self.step * scale
-        for _ in range(inner):
+        before = None
+        for number in range(INNER[1]):
             q = slopes(self.primal(v, ahead, scale)).mul_(step).add_(ahead)
             q.div_(q.square().sum((0, 1)).sqrt_().clamp_min_(1.0))
             t_next = 0.5 * (1 + math.sqrt(1 + 4 * t * t))
             ahead = torch.lerp(p, q, 1 + (t - 1) / t_next)
             p, t = q, t_next
+            if number % INNER[0] == INNER[0] - 1:
+                x = self.primal(v, p, scale)
+                if before is not None:
+                    rest, whole = (float(((x - y).square() * self.metric).sum()) for y in (before, origin))
+                    if rest <= EXACTNESS**2 * whole:
+                        break
+                before = x
         self.dual = p
-        return self.primal(v, p, scale)
+        return x
 
 
 @dataclass(frozen=True)
@@ -106,7 +117,7 @@ class Solution:
         channels: (c, M, M) the object.
         losses: objective (likelihood and TV) of every step's extrapolated point.
         outside: loss over the good pixels outside the weight, at the last step.
-        change: rms step of the last step over the lit pixels' noise.
+        change: rms step of amplitude over the lit pixels, of the last step.
         converged: whether that was below the tolerance.
         interrupted: whether it was stopped from outside.
     """
@@ -124,6 +135,9 @@ def metric_of(light: KnownLight) -> Tensor:
     metric = CURVATURE * light.electrons()
     return metric.clamp_min_(FLOOR * float(metric.max()))
 
+
+QUIET = 5
+"""Steps in a row that must be small: after a restart the first ones always are."""
 
 Step = Callable[[int, float], bool]
 """Told the number of the step and its loss; true stops."""
@@ -146,13 +160,12 @@ def solve(
 
     Args:
         weight: (1 or N, H, W) pixels to fit.
-        tolerance: rms step, in units of the standard deviation that photon noise alone leaves a lit pixel, at which
-            the search has converged.
+        tolerance: rms step of amplitude over the lit pixels; the search has converged when `QUIET` steps are smaller.
         steps: at most.
     """
     metric = metric_of(light)
-    lit = metric > 0.05 * metric.max()
-    count = float(lit.sum()) * len(start)
+    lit = metric > 1.01 * metric.min()
+    count, quiet = float(lit.sum()), 0
     proximal = Proximal(metric, strength, bounded, len(start))
     x = ahead = start
     t, scale, outside, change = 1.0, 1.0, math.inf, math.inf
@@ -171,7 +184,7 @@ def solve(
                 scale = max(1.0, 0.95 * scale)
         last = (ahead, slope)
         losses.append(value + strength * float(total_variation(ahead)))
-        new = proximal(ahead - slope / (scale * metric), scale)
+        new = proximal(ahead - slope / (scale * metric), x, scale)
         moved = new - x
         # An uphill direction ends the momentum.
         if float(((ahead - new) * moved * metric).sum()) > 0:
@@ -179,10 +192,10 @@ def solve(
         t_next = 0.5 * (1 + math.sqrt(1 + 4 * t * t))
         ahead = new + (t - 1) / t_next * moved
         x, t = new, t_next
-        # The noise of a lit pixel is about sqrt(2/D) in the loss's units of twice a log-likelihood.
-        change = math.sqrt(float((moved.square() * metric)[:, lit].sum()) / (2 * count))
+        change = math.sqrt(float(moved.square()[:, lit].sum()) / count)
+        quiet = quiet + 1 if change < tolerance else 0
         if told(number + 1, losses[-1]):
             return Solution(x, losses, outside, change, False, True)
-        if change < tolerance:
+        if quiet >= QUIET:
             return Solution(x, losses, outside, change, True, False)
     return Solution(x, losses, outside, change, False, False)
