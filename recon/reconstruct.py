@@ -60,7 +60,6 @@ class ReconstructionSettings:
     seed: int = 0
 
 
-
 @dataclass(frozen=True)
 class PixelSettings:
     """How to reconstruct free pixels.
@@ -220,7 +219,8 @@ def reconstruct_pixels(
     sent = float((light.probes.abs().square()).sum())
     level = math.sqrt(min(1.0, max(float((light.frames * light.good).sum()) / sent, 1e-3)))
     flat = torch.full((light.size, light.size), level, dtype=torch.complex64, device=light.probes.device)
-    start, kappa, tried = as_channels(flat, s.positivity), s.kappa, ()
+    start, kappa = as_channels(flat, s.positivity), s.kappa
+    tried: tuple[tuple[float, float], ...] = ()
     # The stabilised amplitude loss is nearly quadratic in the field: from a cold start likelihoods end in local minima.
     warm = PREPARED["amplitude"](light.frames, light.variance)
     strength = 2.0 if kappa is None else kappa
@@ -253,7 +253,9 @@ def reconstruct_pixels(
         if found.interrupted:
             break
     if light.binning != 1:
-        field = resampled(as_field(start).cpu().numpy(), light.binning, KnownLight.build(data, illumination, 1, device).size, 0.5)
+        field = resampled(
+            as_field(start).cpu().numpy(), light.binning, KnownLight.build(data, illumination, 1, device).size, 0.5
+        )
         light = KnownLight.build(data, illumination, 1, device)
         start = as_channels(torch.from_numpy(field).to(device), s.positivity)
     obj = as_field(start)
