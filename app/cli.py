@@ -182,6 +182,12 @@ def reconstruct(
     calibration: Annotated[
         Path | None, typer.Option(help="Probe, distance and flux of this run; a low-dose run knows its own.")
     ] = None,
+    positivity: Annotated[
+        bool,
+        typer.Option(
+            "--positivity/--no-positivity", help="conventional: real amplitude in 0..1, or free complex pixels."
+        ),
+    ] = True,
     device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Order of the patterns; random start.")] = 0,
     as_json: JsonOption = False,
@@ -191,7 +197,7 @@ def reconstruct(
     from app.reconstruction import reconstruct_file
 
     values = reconstruct_file(
-        path, method, decoder, exposure, out, device, learning_rate, epochs, start, loss, seed, calibration
+        path, method, decoder, exposure, out, device, learning_rate, epochs, start, loss, seed, calibration, positivity
     )
     report(values, as_json)
 

@@ -19,6 +19,7 @@ from app.figures import reconstruction_figure
 from app.progress import Course
 from app.runs import entry_of_exposure
 from recon.calibrate import Illumination, illuminated
+from recon.counting import PHOTON_RESOLVING_E, PREPARED
 from recon.dataset import Ptychogram, Truth
 from recon.decoders.package import DecoderPackage, load_package
 from recon.device import pick_device
@@ -29,6 +30,7 @@ from recon.metrics import fit_positions, psnr_db
 from recon.noise import LOSSES
 from recon.reconstruct import (
     CONVENTIONAL,
+    PixelSettings,
     Reconstruction,
     ReconstructionSettings,
     reconstruct_latent,
@@ -46,8 +48,6 @@ CONTINUED_RATE = 0.1
 """Step in whitened latents when a darker exposure's result is the start: near the solution already."""
 EXACT_ELECTRONS = 18.0
 """Brightest pixel up to which the exact likelihood is worth its terms; beyond, Eq. 1 is as good."""
-PHOTON_RESOLVING_E = 0.6
-"""Read noise below which single electrons can be told apart, so that the exact likelihood gains over Eq. 1."""
 
 
 @dataclass(frozen=True)
@@ -126,13 +126,13 @@ def best_latent(
 def conventional(
     data: Ptychogram,
     light: Illumination,
-    settings: ReconstructionSettings,
+    settings: PixelSettings,
     device: str,
     course: Course,
     name: str,
 ) -> Reconstruction:
     """The conventional reconstruction with progress."""
-    course.begin(name, settings.epochs)
+    course.begin(name, 2 * settings.steps)
     return reconstruct_pixels(
         data,
         light,
@@ -180,6 +180,7 @@ def reconstruct_file(
     loss: str | None,
     seed: int,
     calibration: Path | None = None,
+    positivity: bool = True,
 ) -> dict[str, Any]:
     """Reconstruct one exposure of a calibrated run; returns the values of the command's JSON line.
 
@@ -214,11 +215,13 @@ def reconstruct_file(
             trials = [replace(base, learning_rate=rate) for rate in rates]
             result = best_latent(data, light, package, field, trials, device, course, method)
         else:
-            settings = replace(CONVENTIONAL, loss=loss or CONVENTIONAL.loss, seed=seed)
-            if epochs is not None:
-                settings = replace(settings, epochs=epochs, warm_epochs=epochs // 2)
+            if loss is not None and loss not in PREPARED:
+                raise UsageError(f"loss {loss!r}: conventional takes {', '.join(PREPARED)}")
             if learning_rate is not None:
-                settings = replace(settings, learning_rate=learning_rate)
+                raise UsageError("--learning-rate: the conventional method finds its own steps; leave it out")
+            settings = replace(CONVENTIONAL, loss=loss, positivity=positivity, seed=seed)
+            if epochs is not None:
+                settings = replace(settings, steps=epochs)
             result = conventional(data, light, settings, device, course, "conventional")
     psnr = None
     if truth is not None:
@@ -243,6 +246,8 @@ def reconstruct_file(
         "psnr_db": psnr,
         "loss": float(result.loss[-1]),
         "epochs": len(result.loss),
+        "converged": result.converged,
+        "strength": getattr(result.settings, "kappa", None),
         "seconds": time.monotonic() - begin,
         "figure": str(figure),
     }

@@ -17,11 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recon.calibrate import Illumination
+from recon.counting import PHOTON_RESOLVING_E, PREPARED
 from recon.dataset import Ptychogram
 from recon.decoders.package import DecoderPackage
+from recon.knownlight import KnownLight
+from recon.levels import resampled
 from recon.model import ForwardModel, object_size
 from recon.noise import StabilisedAmplitude, loss_named, pixel_weights
-from recon.objects import DecoderObject, PixelObject, WhitenedObject
+from recon.objects import DecoderObject, WhitenedObject
+from recon.pixels import as_channels, as_field, solve
+from recon.strength import noise_scale, validated
 
 WARM = StabilisedAmplitude()
 DECAY = 0.97
@@ -37,8 +42,6 @@ class ReconstructionSettings:
         learning_rate: Adam's, at the start; the paper uses 0.1 to 1 for latents.
         batch: patterns per step.
         loss: "mixed" (Eq. 1), "poisson" (the paper's Poisson-only), "amplitude", or "exact" (Poisson-Gaussian).
-        total_variation: weight of the object's total variation, in units of the loss per unit step of amplitude;
-            conventional only. A prior, so it does not change with the dose.
         warm_epochs: first epochs with the variance-stabilised amplitude loss, nearly quadratic in the field: from a
             cold start Eq. 1 ends in local minima at high dose. 0 is the paper's procedure.
         prior: search whitened latents under their unit-normal prior; false searches the latent itself without any, as
@@ -51,14 +54,34 @@ class ReconstructionSettings:
     learning_rate: float = 0.3
     batch: int = 4
     loss: str = "mixed"
-    total_variation: float = 0.0
     warm_epochs: int = 0
     prior: bool = False
     start: str = "mean"
     seed: int = 0
 
 
-CONVENTIONAL = ReconstructionSettings(epochs=60, learning_rate=0.05, total_variation=3.0, warm_epochs=30)
+@dataclass(frozen=True)
+class PixelSettings:
+    """How to reconstruct free pixels.
+
+    Attributes:
+        positivity: a real amplitude in 0..1, as a mask is; false takes free complex pixels.
+        loss: "exact", "mixed" (Eq. 1) or "amplitude"; None takes the exact one where the sensor counts photons.
+        kappa: strength of the total variation in units of the noise (`recon.strength`); None lets the data choose.
+        steps: of the solver, at most, on each level.
+        tolerance: rms step of amplitude at which it has converged.
+        seed: which pixels are held out.
+    """
+
+    positivity: bool = True
+    loss: str | None = None
+    kappa: float | None = None
+    steps: int = 60
+    tolerance: float = 1e-3
+    seed: int = 0
+
+
+CONVENTIONAL = PixelSettings()
 
 
 @dataclass(frozen=True)
@@ -75,6 +98,8 @@ class Reconstruction:
         settings: as asked.
         decoder: name and digest of the package, or None.
         interrupted: stopped before its last epoch.
+        converged: whether the stopping criterion was met; None for searches of a fixed number of epochs.
+        tried: (kappa, held-out loss) along the path of strengths; conventional only.
     """
 
     method: str
@@ -83,9 +108,11 @@ class Reconstruction:
     latent: NDArray[np.float32] | None
     expected: NDArray[np.float32]
     loss: NDArray[np.float64]
-    settings: ReconstructionSettings
+    settings: ReconstructionSettings | PixelSettings
     decoder: tuple[str, str] | None = None
     interrupted: bool = False
+    converged: bool | None = None
+    tried: tuple[tuple[float, float], ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """Numbers for files and reports."""
@@ -96,20 +123,14 @@ class Reconstruction:
             "loss": float(self.loss[-1]),
             "epochs": len(self.loss),
             "interrupted": self.interrupted,
+            "converged": self.converged,
+            "tried": [list(pair) for pair in self.tried],
             "settings": asdict(self.settings),
         }
 
 
 Report = Callable[[int, int, float], None]
 """Called after every epoch with its number, the number of epochs, and its loss."""
-
-
-def total_variation(obj: Tensor, smoothing: float = 1e-2) -> Tensor:
-    """Isotropic total variation of a complex image (M, M), smoothed at zero: sum sqrt(|grad|^2 + eps^2) - eps."""
-    rows = obj[1:, :-1] - obj[:-1, :-1]
-    columns = obj[:-1, 1:] - obj[:-1, :-1]
-    energy = rows.real.square() + rows.imag.square() + columns.real.square() + columns.imag.square()
-    return ((energy + smoothing**2).sqrt() - smoothing).sum()
 
 
 class _Search:
@@ -150,8 +171,6 @@ class _Search:
                 optimiser.zero_grad(set_to_none=True)
                 obj = target()
                 value = loss(self.expected(obj, batch), self.frames[batch], self.variance, self.weights[batch])
-                if s.total_variation:
-                    value = value + s.total_variation * len(batch) / len(self.data) * total_variation(obj)
                 if isinstance(target, WhitenedObject):
                     value = value + len(batch) / len(self.data) * target.penalty()
                 value.backward()
@@ -175,23 +194,82 @@ class _Search:
 def reconstruct_pixels(
     data: Ptychogram,
     illumination: Illumination,
-    settings: ReconstructionSettings = CONVENTIONAL,
+    settings: PixelSettings = CONVENTIONAL,
     *,
     device: str = "cpu",
     report: Report = lambda *_: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Reconstruction:
-    """The conventional reconstruction: free complex pixels, total variation as the regularisation that it needs."""
-    search = _Search(data, illumination, settings, device)
+    """The conventional reconstruction: pixels under total variation whose strength comes from the noise.
+
+    On binned pixels first, where the strength is chosen, then on the camera's.
+
+    Raises:
+        ValueError: the loss is not known.
+    """
+    s = settings
+    resolving = float(np.sqrt(np.median(data.dark_variance[data.mask]))) < PHOTON_RESOLVING_E
+    loss = s.loss or ("exact" if resolving else "mixed")
+    if loss not in PREPARED:
+        raise ValueError(f"unknown loss {loss!r}; known: {', '.join(PREPARED)}")
+    binning = 2 if not any(n % 4 for n in data.geometry.shape) and min(data.geometry.shape) >= 128 else 1
+    light = KnownLight.build(data, illumination, binning, device)
+    likelihood = PREPARED[loss](light.frames, light.variance)
     # A uniform start whose brightness explains the light that came through.
-    lit = float((search.frames * search.weights).sum())
-    sent = illumination.electrons_per_second * float(search.seconds.sum())
-    level = math.sqrt(min(1.0, max(lit / sent, 1e-3)))
-    target = PixelObject(torch.full((search.size, search.size), level, dtype=torch.complex64)).to(device)
-    losses, interrupted = search.run(target, report, stop)
-    obj, expected = search.finished(target)
+    sent = float((light.probes.abs().square()).sum())
+    level = math.sqrt(min(1.0, max(float((light.frames * light.good).sum()) / sent, 1e-3)))
+    flat = torch.full((light.size, light.size), level, dtype=torch.complex64, device=light.probes.device)
+    start, kappa = as_channels(flat, s.positivity), s.kappa
+    tried: tuple[tuple[float, float], ...] = ()
+    # The stabilised amplitude loss is nearly quadratic in the field: from a cold start likelihoods end in local minima.
+    warm = PREPARED["amplitude"](light.frames, light.variance)
+    strength = 2.0 if kappa is None else kappa
+    start = solve(
+        light, warm, light.good, start, strength * noise_scale(light),
+        bounded=s.positivity, tolerance=s.tolerance, steps=min(20, s.steps), told=lambda *_: stop(),
+    ).channels  # fmt: skip
+    if kappa is None:
+        choice = validated(light, likelihood, start, bounded=s.positivity, seed=s.seed, stop=stop)
+        start, kappa, tried = choice.object, choice.kappa, choice.tried
+    losses: list[float] = []
+    levels = (2, 1) if binning == 2 else (1,)
+
+    def told(number: int, loss_now: float) -> bool:
+        losses.append(loss_now / data.frames.size)
+        report(len(losses), len(levels) * s.steps, losses[-1])
+        return stop()
+
+    for level_binning in levels:
+        if level_binning != light.binning:
+            fine = KnownLight.build(data, illumination, level_binning, device)
+            field = resampled(as_field(start).cpu().numpy(), light.binning, fine.size, (light.binning - 1) / 2)
+            start = as_channels(torch.from_numpy(field).to(device), s.positivity)
+            light, likelihood = fine, PREPARED[loss](fine.frames, fine.variance)
+        found = solve(
+            light, likelihood, light.good, start, kappa * noise_scale(light),
+            bounded=s.positivity, tolerance=s.tolerance, steps=s.steps, told=told,
+        )  # fmt: skip
+        start = found.channels
+        if found.interrupted:
+            break
+    if light.binning != 1:
+        field = resampled(
+            as_field(start).cpu().numpy(), light.binning, KnownLight.build(data, illumination, 1, device).size, 0.5
+        )
+        light = KnownLight.build(data, illumination, 1, device)
+        start = as_channels(torch.from_numpy(field).to(device), s.positivity)
+    obj = as_field(start)
     return Reconstruction(
-        "conventional", obj, None, None, expected, np.array(losses), settings, interrupted=interrupted
+        "conventional",
+        obj.cpu().numpy(),
+        None,
+        None,
+        light.expected(obj).cpu().numpy(),
+        np.array(losses),
+        replace(s, loss=loss, kappa=kappa),
+        interrupted=found.interrupted,
+        converged=found.converged,
+        tried=tried,
     )
 
 
