@@ -18,7 +18,6 @@ from recon.counting import Prepared
 from recon.dataset import Ptychogram
 from recon.frameloss import gather, scatter, spread
 from recon.illumination import Illumination
-from recon.levels import binned
 from recon.model import object_size
 from recon.propagators import NearField, unit
 
@@ -71,7 +70,7 @@ class KnownLight:
         Raises:
             DatasetError: a frame's point was not calibrated, frames cannot be binned, or the probe exceeds them.
         """
-        part = binned(data, binning)
+        part = data if binning == 1 else data.binned(binning)
         geometry = replace(part.geometry, distance_m=light.geometry.distance_m)
         probe = torch.from_numpy(coarse_probe(light.probe, binning)).to(device)
         window = len(probe)
