@@ -98,6 +98,8 @@ class RunDescription:
         darks: darks of an earlier recording, by exposure; the other exposures' are still to come.
         darks_source: where those are from.
         characterisation: text of the file with what was measured of the bench; "" when there is none.
+        visit_frames: most frames of one visit to a point, for the room of points that are taken again; None: one of
+            each exposure.
     """
 
     title: str
@@ -126,6 +128,7 @@ class RunDescription:
     darks: Mapping[float, DarkSummary] = field(default_factory=dict)
     darks_source: str = ""
     characterisation: str = ""
+    visit_frames: int | None = None
 
     @property
     def data_bytes(self) -> int:
