@@ -39,6 +39,7 @@ class Recorder:
         self._queue: queue.Queue[Frame | None] = queue.Queue(QUEUE_FRAMES)
         self._error: Exception | None = None
         self._finished = False
+        self._given_up = False
         self._ending: tuple[str, tuple[str, ...]] = ("failed", ())
         self._written = 0
         self._thread = threading.Thread(target=self._run, name=RECORDER_THREAD, daemon=True)
@@ -94,6 +95,7 @@ class Recorder:
             if not hurried() or self._written != seen:
                 seen, since = self._written, time.monotonic()
             elif time.monotonic() - since >= patience_s:
+                self._given_up = True
                 raise DatasetError(
                     f"{self._writer.path}: the disk has taken nothing for {patience_s:g} s; what was committed is in "
                     "the file, look at the disk, then resume the run"
@@ -102,7 +104,11 @@ class Recorder:
             raise self._error
 
     def _run(self) -> None:
-        while (frame := self._queue.get()) is not None:
+        # Where there was no place for the None of an end, the end is when all is written.
+        while not (self._given_up and self._queue.empty()):
+            frame = self._queue.get()
+            if frame is None:
+                break
             if self._error is not None:
                 continue
             try:
