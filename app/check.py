@@ -18,6 +18,7 @@ from app.bench.environment import Computer, gpus, hints
 from app.bench.survey import lines, survey
 from app.devices import open_devices
 from app.profile import Profile
+from drivers.base import OperatorNeeded
 
 OLD_S = 90 * 86400.0
 """A characterisation older than this deserves a word."""
@@ -40,6 +41,11 @@ class Check:
     @property
     def errors(self) -> list[Finding]:
         return [finding for finding in self.findings if finding.severity is Severity.ERROR]
+
+
+def _not_now(request: str) -> bool:
+    """A person is there when the scan begins, or it says so; looking at the plan asks nobody."""
+    raise OperatorNeeded("light", f"check does not ask anybody to {request}")
 
 
 def check_profile(
@@ -70,7 +76,7 @@ def check_profile(
     plan = make_plan(known)
     size = data_bytes(plan, profile)
     free = free_bytes(folder or Path.cwd())
-    devices = open_devices(bench, seed, sample)
+    devices = open_devices(bench, seed, sample, ask=_not_now)
     findings: list[Finding] = []
     costs: dict[str, Any] = {}
     try:

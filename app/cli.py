@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from app.errors import UsageError, run_guarded
+from app.options import CharacterisationOption, DeviceOption, JsonOption, ObjectOption, ProfileOption, SeedOption
+from app.stopping import Interrupt, recorder_given_up
 
 app = typer.Typer(
     help="Optical ptychography bench: scan, calibrate, and recover objects from a handful of photons.",
@@ -20,17 +22,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ProfileOption = Annotated[str, typer.Option(help="Name of a shipped profile, or a .toml file.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything simulated.")]
-ObjectOption = Annotated[
-    str | None, typer.Option("--object", help="digit:4[:SEED], mnist:17, idx:FILE:17 or a picture file.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on one line, the last on stdout.")]
-
 
 def main() -> None:
     """The `ptychoscope` program."""
-    sys.exit(run_guarded(lambda: app(standalone_mode=False)))
+    code = run_guarded(lambda: app(standalone_mode=False))
+    if recorder_given_up():
+        # A thread that hangs in its disk would hold the end of the program up as well.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def say(text: str) -> None:
@@ -68,9 +69,7 @@ def scan(
     out: Annotated[Path | None, typer.Option(help="The run file to write, .h5 or .hdf5.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Complete this interrupted run; it knows all the rest.")] = None,
     darks: Annotated[Path | None, typer.Option(help="Use the darks of this file or run instead of new ones.")] = None,
-    characterisation: Annotated[
-        Path | None, typer.Option(help="What was measured of this bench; default: the profile's.")
-    ] = None,
+    characterisation: CharacterisationOption = None,
     calibration: Annotated[
         Path | None, typer.Option(help="Low dose: no bright scan, the calibration of this earlier run holds.")
     ] = None,
@@ -79,7 +78,10 @@ def scan(
     abort_after: Annotated[int | None, typer.Option(min=1, hidden=True)] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a scan into a file, or complete an interrupted one. Ctrl-C aborts and leaves a file that can be resumed."""
+    """Run a scan into a file, or complete an interrupted one. It moves without asking; `check` shows the plan.
+
+    Ctrl-C aborts and leaves a file that can be resumed; the exit code is then 130.
+    """
     from app.acquire.command import run_scan
 
     if (out is None) == (resume is None):
@@ -90,6 +92,7 @@ def scan(
         )
     if calibration is None and (passes > 1 or no_empty):
         raise UsageError("scan: --passes and --no-empty are for low-dose scans; give --calibration OTHER.h5")
+    interrupt = Interrupt()
     values = run_scan(
         profile,
         seed,
@@ -102,11 +105,11 @@ def scan(
         calibration,
         passes,
         not no_empty,
+        interrupt,
     )
     report(values, as_json)
-
-
-DeviceOption = Annotated[str, typer.Option(help="Where torch works: auto (the GPU when there is one), cpu, cuda.")]
+    if values["outcome"] == "aborted":
+        raise typer.Exit(interrupt.exit_code)
 
 
 @app.command()

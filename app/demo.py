@@ -14,7 +14,7 @@ from rich.table import Table
 
 from app import calibration as calibrating
 from app.acquire.command import run_scan
-from app.errors import UsageError
+from app.errors import Interrupted, UsageError
 from app.figures import DoseColumn, dose_figure
 from app.profile import load_profile
 from app.progress import Course
@@ -78,7 +78,7 @@ def run_demo(
     fresh.unlink(missing_ok=True)
     scanned = run_scan(profile_name, seed, sample, fresh, None, None)
     if scanned["outcome"] != "completed":
-        raise UsageError(f"demo: the scan was {scanned['outcome']}; resume it with ptychoscope scan --resume {fresh}")
+        raise Interrupted(f"demo: the scan was {scanned['outcome']}; go on with ptychoscope scan --resume {fresh}")
     fresh.replace(path)
 
     with open_run(path) as run:

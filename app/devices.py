@@ -46,8 +46,8 @@ class Devices:
         truth: simulated benches: the `Truth` of a plan, positions still unknown.
         seed_frame: simulated benches: called before each frame with its stream's code and its index, which choose the
             frame's noise, so that a resumed or repeated run takes the same frames.
-        seed_visit: simulated benches: called before each step with the number of the visit: another one finds every
-            place with another error of the stage.
+        seed_visit: simulated benches: called before a move with the number of the visit to that place, 0 for the first:
+            no stage comes back to the very same place.
         wires: opened before the devices and closed after them.
     """
 
@@ -170,6 +170,11 @@ def _camera(
         from simulators.pylon_wire import SERIAL, PylonWire
     except ImportError as error:
         raise _not_here(profile, "camera", error) from None
+    if profile.camera.serial not in ("", SERIAL):
+        raise ProfileError(
+            f"profile {profile.name!r}: camera.serial: {profile.camera.serial!r} is not the emulated camera's, "
+            f"{SERIAL!r}; remove it, or choose the driver basler"
+        )
     wire = PylonWire(simulated.source, clock, profile.emulation.longest_exposure_s, origin=profile.camera.origin)
     # By its number, so that a real camera that happens to be connected is left alone.
     settings = replace(_basler_settings(profile), serial=SERIAL)

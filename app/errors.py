@@ -25,6 +25,18 @@ KNOWN = {
 live in modules that import torch and are never loaded by a scan."""
 
 
+class Interrupted(Exception):
+    """Somebody wished to stop, and everything has been stopped; the message says what was left.
+
+    Attributes:
+        exit_code: 128 and the number of the signal that said so.
+    """
+
+    def __init__(self, message: str, exit_code: int = 130):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class UsageError(Exception):
     """The command line asks for something that makes no sense; the message says what and how to put it right."""
 
@@ -47,6 +59,9 @@ def run_guarded(action: Callable[[], object]) -> int:
         code = action()
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else (0 if exit_.code is None else 1)
+    except Interrupted as error:
+        print(f"interrupted: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)  # noqa: T201
         return 130

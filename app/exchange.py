@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.errors import UsageError
+from app.options import JsonOption
 
 if TYPE_CHECKING:
     from recon.dataset import Ptychogram
@@ -73,9 +74,6 @@ def _values(out: Path, data: Ptychogram) -> dict[str, Any]:
         "pixel_size_m": data.geometry.pixel_size_m,
         "bytes": out.stat().st_size,
     }
-
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on one line, the last on stdout.")]
 
 
 def export_command(

@@ -46,7 +46,8 @@ class CameraProfile(_Section):
     """Which camera: "basler", "emulated" (Basler's own library on its emulator, fed with simulated frames) or
     "simulated"."""
     serial: str = ""
-    """Serial number; "" takes the first camera found and is refused when there are several."""
+    """Serial number; "" takes the first camera found and is refused when there are several. The emulated camera has its
+    own, and another one is refused."""
     shape: tuple[int, int]
     """Rows and columns of a frame, pixels."""
     origin: tuple[int, int] | None = None
@@ -132,6 +133,25 @@ class StageProfile(_Section):
     """Object position = this matrix times the displacement from the centre: the sample moves, hence minus one."""
     approach_m: NonNegative = 5.0e-5
     """Length of the one-sided approach against backlash, m; 0 moves directly."""
+
+    @model_validator(mode="after")
+    def _within(self) -> StageProfile:
+        for axis, (low, high) in (("y", self.limits_y_m), ("x", self.limits_x_m)):
+            if not low < high:
+                raise ValueError(f"limits_{axis}_m {low:.6g} .. {high:.6g} m do not ascend; put the lower one first")
+            if low < 0 or high > self.travel_m:
+                raise ValueError(
+                    f"limits_{axis}_m {low:.6g} .. {high:.6g} m leave the travel 0 .. {self.travel_m:.6g} m; "
+                    "narrow them, or correct travel_m"
+                )
+        for name, place in (("centre_m", self.centre_m), ("park_m", self.park_m), ("load_m", self.load_m)):
+            for axis, value, (low, high) in zip("yx", place or (), (self.limits_y_m, self.limits_x_m), strict=False):
+                if not low <= value <= high:
+                    raise ValueError(
+                        f"{name} has {axis} {value:.6g} m, outside limits_{axis}_m {low:.6g} .. {high:.6g} m; "
+                        "choose a place inside"
+                    )
+        return self
 
 
 class LightProfile(_Section):

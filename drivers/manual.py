@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from drivers.base import Facts, LightState, NotReadyError, OperatorNeeded
 
@@ -10,6 +11,16 @@ Ask = Callable[[str], bool]
 """Shows a request to a person and returns whether they confirmed it. Raises `OperatorNeeded` when nobody can answer."""
 Changed = Callable[[LightState], None]
 """Told of every confirmed change."""
+
+
+@runtime_checkable
+class KnowsPresence(Protocol):
+    """An `Ask` that can tell beforehand whether anybody could answer."""
+
+    def present(self) -> bool:
+        """Whether somebody is there; asks nothing."""
+        ...
+
 
 REQUESTS = {
     LightState.BLOCKED: "block the beam so that no light reaches the camera",
@@ -52,6 +63,12 @@ class ManualLight:
     @property
     def state(self) -> LightState:
         return self._state
+
+    def ready(self) -> bool:
+        """Whether somebody is there to be asked, as far as can be told without asking."""
+        if isinstance(self._ask, KnowsPresence):
+            return self._ask.present()
+        return self._ask is not nobody
 
     def block(self) -> None:
         """Ask for the beam to be blocked, unless it is known to be. Raises `OperatorNeeded`, `NotReadyError`."""

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Any, TextIO
 
 from app.acquire.drift import record_drift, stored_drift
@@ -18,8 +13,9 @@ from app.acquire.frame import Frame
 from app.acquire.runner import Progress, Runner, RunState
 from app.acquire.scan import Scan
 from app.bench.characterisation import chosen
-from app.bench.prompt import Terminal
+from app.bench.prompt import LightRequest, Terminal
 from app.profile import load_profile
+from app.stopping import Interrupt
 from recon.files.read import open_run
 
 REFRESH_S = 0.2
@@ -79,23 +75,27 @@ def run_scan(
     calibration: Path | None = None,
     passes: int = 1,
     empty: bool = True,
+    interrupt: Interrupt | None = None,
 ) -> dict[str, Any]:
     """A scan into `out`, or the rest of `resume` (exactly one of them), as numbers for the command line.
+
+    Ctrl-C, SIGTERM and SIGHUP abort it; `interrupt` knows afterwards which of them did.
 
     Raises what `Scan` and `Runner.run` raise.
     """
     begin = time.monotonic()
-    terminal = Terminal()
+    ask = LightRequest(Terminal())
+    interrupt = interrupt or Interrupt()
     if resume is not None:
         with open_run(resume) as run:
             if run.outcome == RunState.COMPLETED:
                 return _result(resume, run.outcome, run.frames_committed, begin, stored_drift(resume))
-        scan = Scan.interrupted(resume, terminal.light)
+        scan = Scan.interrupted(resume, ask)
     elif out is not None:
         loaded = load_profile(profile)
         measured = chosen(loaded, characterisation)
         if calibration is None:
-            scan = Scan.new(loaded, out, seed, sample, measured, darks, terminal.light)
+            scan = Scan.new(loaded, out, seed, sample, measured, darks, ask)
         else:
             scan = Scan.low_dose(
                 loaded,
@@ -105,7 +105,7 @@ def run_scan(
                 sample,
                 measured,
                 darks,
-                terminal.light,
+                ask,
                 empty=empty,
                 passes=passes,
             )
@@ -115,7 +115,7 @@ def run_scan(
     with scan.devices:
         runner = scan.runner(observer)
         observer.runner = runner
-        with _interrupt_aborts(runner):
+        with interrupt.listening(runner.abort):
             outcome = runner.run()
     with open_run(scan.path) as run:
         frames = run.frames_committed
@@ -129,21 +129,3 @@ def run_scan(
 def _result(path: Path, outcome: str, frames: int, begin: float, drift: dict[str, Any] | None) -> dict[str, Any]:
     values = {"run": str(path), "outcome": outcome, "frames": frames, "seconds": time.monotonic() - begin}
     return values if drift is None else values | {"drift": drift}
-
-
-@contextmanager
-def _interrupt_aborts(runner: Runner) -> Iterator[None]:
-    """Ctrl-C asks the runner to abort instead of tearing through it; a second one interrupts for good."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, previous)
-        runner.abort()
-
-    previous = signal.signal(signal.SIGINT, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -80,6 +80,31 @@ class Plan:
         """Number of exposures, darks included."""
         return sum(step.repeats for step in self.steps)
 
+    def start_of_visit(self, number: int) -> int | None:
+        """The first step of the visit to a scan point that step `number` belongs to; None where it has no such point.
+
+        During a visit the stage stands still. Darks and the empty beam do not care where exactly it stands.
+        """
+        step = self.steps[number]
+        if step.position_index < 0:
+            return None
+        while number > 0:
+            before = self.steps[number - 1]
+            if (before.position_index, before.target) != (step.position_index, step.target):
+                break
+            number -= 1
+        return number
+
+    @property
+    def longest_visit(self) -> int:
+        """Most frames that are taken in one visit to a scan point."""
+        frames: dict[int, int] = {}
+        for step in self.steps:
+            start = self.start_of_visit(step.number)
+            if start is not None:
+                frames[start] = frames.get(start, 0) + step.repeats
+        return max(frames.values(), default=0)
+
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 

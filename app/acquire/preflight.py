@@ -17,6 +17,7 @@ from app.acquire.planning import approach_point
 from app.devices import Devices
 from app.profile import Profile
 from drivers.base import InstrumentError, Interval, LightState
+from drivers.manual import ManualLight
 
 SUFFIXES = (".h5", ".hdf5")
 DISK_RESERVE = 64 * 2**20
@@ -129,6 +130,13 @@ def _devices_alive(profile: Profile, devices: Devices) -> list[Finding]:
                 "correct camera.pixel_size_m"
             )
         ]
+    if isinstance(devices.light, ManualLight) and not devices.light.ready():
+        return [
+            _error(
+                "light: a person has to block the beam and let it through (light.driver), and nobody can be asked "
+                "because stdin is not a terminal; start the scan in one"
+            )
+        ]
     if state is LightState.UNKNOWN:
         return [Finding(Severity.WARNING, "light: it is not known whether the beam is blocked; look before starting")]
     return []
@@ -167,6 +175,11 @@ def _exposures(plan: Plan, profile: Profile, devices: Devices) -> list[Finding]:
             ("empty_exposure_s", profile.scan.empty_exposure_s),
         )
     ]
+    if len(plan.calibration_exposures_s) > 1:
+        bracket = plan.calibration_exposures_s
+        legal = sorted({_inside(min(max(value, limit.low), limit.high), limit) for value in bracket})
+        line = f"calibration_exposures_s = [{', '.join(repr(value) for value in legal)}]"
+        keys.insert(0, ("calibration_exposures_s", bracket, line))
     if series:
         ladder = ", ".join(repr(value) for value in legal_ladder(series, limit))
         keys.insert(0, ("evaluation_exposures_s", series, f"evaluation_exposures_s = [{ladder}]"))
@@ -174,13 +187,22 @@ def _exposures(plan: Plan, profile: Profile, devices: Devices) -> list[Finding]:
     for key, values, line in keys:
         wrong = [value for value in values if value in planned and not limit.contains(value)]
         if wrong:
-            named = ", ".join(f"{value:.6g}" for value in wrong)
+            listed = ", ".join(f"{value:.6g}" for value in wrong)
             findings.append(
                 _error(
-                    f"camera: exposure {named} s of {key} is outside {limit.low:.6g} .. {limit.high:.6g} s; "
+                    f"camera: exposure {listed} s of {key} is outside {limit.low:.6g} .. {limit.high:.6g} s; "
                     f"the nearest legal line in [scan] is: {line}"
                 )
             )
+    named = {value for _, values, _ in keys for value in values}
+    findings += [
+        _error(
+            f"camera: exposure {value:.6g} s of the plan is outside {limit.low:.6g} .. {limit.high:.6g} s; "
+            "choose one inside"
+        )
+        for value in sorted(planned - named)
+        if not limit.contains(value)
+    ]
     return findings
 
 

@@ -17,18 +17,26 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from app.acquire.frame import Frame
 from app.acquire.plan import Plan, Step, Stream
 from app.acquire.planning import approach_point, step_durations
-from app.acquire.recorder import Recorder
+from app.acquire.recorder import PATIENCE_S, Recorder
 from app.devices import Devices
 from drivers.base import Cancelled, LightState, StagePosition
+from recon.files.revisions import FrameKey
 from recon.files.write import RunWriter
 
 STREAM_CODES = {Stream.DARK: 1, Stream.EMPTY: 2, Stream.CALIBRATION: 3, Stream.EVALUATION: 4}
 """Noise streams of a simulated camera; never renumber them, or resumed runs change."""
 _REPEATS_PER_STEP = 2**20
 _FRAMES_PER_VISIT = 2**44
+_RETAKE = 2**32
+"""Number of visits that no plan reaches: a point that is taken again is yet another visit."""
+LAST_PATIENCE_S = 1.0
+"""A disk that takes nothing is waited for so long by somebody who has asked twice to leave."""
 
 
 class RunState(StrEnum):
@@ -77,8 +85,15 @@ class SilentObserver:
         pass
 
 
+def _believe(exposure_s: float, image: NDArray[np.uint16]) -> None:
+    pass
+
+
 class Runner:
     """Executes one plan once.
+
+    A stage does not come back to the very same place. So the frames of one visit to a point belong together, and a run
+    that is resumed in the middle of a visit takes that point again from its first frame on, as a revision of the file.
 
     Args:
         plan: what to do.
@@ -88,6 +103,8 @@ class Runner:
         open_writer: makes the file, or opens an interrupted one; called after the preflight.
         observer: who watches.
         overhead_s: read-out time per frame, for the estimate.
+        inspect_dark: shown the exposure and image of every dark before it is recorded; raises when it is not dark.
+        patience_s: after an abort a disk that takes nothing is waited for so long.
     """
 
     def __init__(
@@ -99,6 +116,8 @@ class Runner:
         open_writer: Callable[[], RunWriter],
         observer: Observer | None = None,
         overhead_s: float = 0.0,
+        inspect_dark: Callable[[float, NDArray[np.uint16]], None] = _believe,
+        patience_s: float = PATIENCE_S,
     ):
         self._plan = plan
         self._points = Stream.EVALUATION if plan.low_dose else Stream.CALIBRATION
@@ -108,6 +127,8 @@ class Runner:
         self._open_writer = open_writer
         self._observer = observer or SilentObserver()
         self._overhead_s = overhead_s
+        self._inspect_dark = inspect_dark
+        self._patience_s = patience_s
         self._state = RunState.IDLE
         self._wake = threading.Condition()
         self._pause_wanted = False
@@ -115,6 +136,8 @@ class Runner:
         self._commanded: StagePosition | None = None
         self._done = 0
         self._moved = False
+        # A point that is taken again: the first step of its visit, and how often it has been visited before.
+        self._again: tuple[int, int] | None = None
 
     @property
     def state(self) -> RunState:
@@ -163,53 +186,83 @@ class Runner:
                     writer.set_outcome(RunState.COMPLETED.value)
             self._become(RunState.COMPLETED)
             return self._state
-        return self._record(writer)
+        try:
+            first_step, first_repeat = self._begin(writer)
+        except BaseException:
+            writer.close()
+            self._become(RunState.FAILED)
+            raise
+        return self._record(writer, first_step, first_repeat)
 
-    def _record(self, writer: RunWriter) -> RunState:
-        first_step, first_repeat = writer.steps_committed, writer.repeats_committed
+    def _begin(self, writer: RunWriter) -> tuple[int, int]:
+        """The first step to execute, and its first frame: what the file lacks, or the visit that was interrupted."""
+        step, repeat = writer.steps_committed, writer.repeats_committed
+        resumed = writer.outcome != "running" or bool(step or repeat)
+        if resumed:
+            writer.set_outcome("running")
+            writer.log(f"resumed at step {step}, frame {repeat}")
+        steps = self._plan.steps
+        visit = self._plan.start_of_visit(step)
+        if visit is None or (visit, 0) == (step, repeat):
+            return step, repeat
+        counts = [(s, s.repeats) for s in steps[visit:step]] + [(steps[step], repeat)]
+        taken = [FrameKey(s.number, k, s.stream.value, s.exposure_s) for s, count in counts for k in range(count)]
+        point = steps[step].position_index
+        writer.retake(point, taken, f"its visit was interrupted before step {step}, frame {repeat}")
+        writer.log(f"point {point} is taken again from step {visit}: the stage does not come back to the same place")
+        self._again = (visit, writer.revisions + 1)
+        return visit, 0
+
+    def _record(self, writer: RunWriter, first_step: int, first_repeat: int) -> RunState:
         self._done = sum(step.repeats for step in self._plan.steps[:first_step]) + first_repeat
         self._prepare_estimate()
-        if writer.outcome != "running" or first_step or first_repeat:
-            writer.set_outcome("running")
-            writer.log(f"resumed at step {first_step}, frame {first_repeat}")
         recorder = Recorder(writer, self._frame_committed)
-        ended = RunState.FAILED
+        ended, words = RunState.FAILED, ""
+        patience_s = self._patience_s
         try:
             self._become(RunState.RUNNING)
             self._execute(recorder, first_step, first_repeat)
             ended = RunState.COMPLETED
         except Cancelled as error:
             if not self._abort_wanted:
-                recorder.put(f"failed: {error}")
+                words = f"failed: {error}"
                 raise
-            recorder.put("aborted")
-            ended = RunState.ABORTED
+            ended, words = RunState.ABORTED, "aborted"
         except Exception as error:
-            # The first error is the one to raise, also when the recorder is the one that failed.
-            _quietly(lambda text=f"failed: {error}": recorder.put(text))  # type: ignore[misc]
+            words = f"failed: {error}"
+            raise
+        except BaseException:
+            # Somebody asked twice to leave.
+            self._abort_wanted, patience_s, words = True, LAST_PATIENCE_S, "aborted"
             raise
         finally:
-            self._leave(recorder, ended)
+            self._leave(recorder, ended, words, patience_s)
         return self._state
 
-    def _leave(self, recorder: Recorder, ended: RunState) -> None:
-        """Stop what moved, close the file with its outcome, and only then say how it ended."""
+    def _leave(self, recorder: Recorder, ended: RunState, words: str, patience_s: float) -> None:
+        """Stop what moved before anything waits for the disk, close the file, and only then say how it ended."""
         failing = ended is RunState.FAILED
+        lines = [words] if words else []
         try:
-            self._stop_stage(recorder, failing)
+            self._stop_stage(lines, failing)
         finally:
+
+            def finish() -> None:
+                recorder.finish(ended.value, lines, self._aborting, patience_s)
+
             try:
                 if failing:
-                    _quietly(lambda: recorder.finish(ended.value))
+                    # The first error is the one to raise, also when the recorder is the one that failed.
+                    _quietly(finish)
                 else:
-                    recorder.finish(ended.value)
+                    finish()
             except BaseException:
                 ended = RunState.FAILED
                 raise
             finally:
                 self._become(ended)
 
-    def _stop_stage(self, recorder: Recorder, failing: bool) -> None:
+    def _stop_stage(self, lines: list[str], failing: bool) -> None:
         """Stop the stage if it has moved; after another failure, failing to is logged and the first one counts."""
         if not self._moved:
             return
@@ -218,7 +271,7 @@ class Runner:
         except Exception as error:
             if not failing:
                 raise
-            _quietly(lambda text=f"not stopped: {error}": recorder.put(text))  # type: ignore[misc]
+            lines.append(f"not stopped: {error}")
 
     def _execute(self, recorder: Recorder, first_step: int, first_repeat: int) -> None:
         if not self._devices.stage.homed and any(step.target for step in self._plan.steps[first_step:]):
@@ -231,10 +284,8 @@ class Runner:
 
     def _execute_step(self, step: Step, recorder: Recorder, first_repeat: int) -> None:
         devices = self._devices
-        if devices.seed_visit is not None:
-            devices.seed_visit(step.visit)
         self._set_light(step.light_on)
-        readback = None if step.target is None else self._go(step.target)
+        readback = None if step.target is None else self._go(step, step.target)
         devices.camera.set_exposure(step.exposure_s)
         for repeat in range(first_repeat, step.repeats):
             if self._abort_wanted:
@@ -243,10 +294,12 @@ class Runner:
                 number = step.number * _REPEATS_PER_STEP + repeat
                 devices.seed_frame(STREAM_CODES[step.stream], step.visit * _FRAMES_PER_VISIT + number)
             exposure = devices.camera.acquire(self._aborting)
+            if step.stream is Stream.DARK:
+                self._inspect_dark(step.exposure_s, exposure.image)
             truth = None
             if step.stream is self._points and devices.true_position is not None:
                 truth = devices.true_position()
-            recorder.put(Frame(step, repeat, exposure, self._commanded, readback, truth))
+            recorder.put(Frame(step, repeat, exposure, self._commanded, readback, truth), self._aborting)
 
     def _set_light(self, wanted: bool) -> None:
         light = self._devices.light
@@ -255,11 +308,15 @@ class Runner:
         elif not wanted and light.state is not LightState.BLOCKED:
             light.block()
 
-    def _go(self, target: StagePosition) -> StagePosition:
+    def _go(self, step: Step, target: StagePosition) -> StagePosition:
         """At the target, approached from below on both axes; stays when it is there already."""
         stage = self._devices.stage
         if target == self._commanded:
             return stage.position()
+        if self._devices.seed_visit is not None:
+            again = self._again is not None and self._plan.start_of_visit(step.number) == self._again[0]
+            retakes = self._again[1] if self._again is not None and again else 0
+            self._devices.seed_visit(step.visit + _RETAKE * retakes)
         self._moved = True
         if self._approach_m > 0:
             stage.move_to(approach_point(target, self._approach_m), self._aborting)

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 
+from app.acquire.darkness import DarkCheck
 from app.acquire.plan import Plan, Stream
 from app.acquire.planning import make_low_dose_plan, make_plan
 from app.acquire.preflight import Finding, Severity, preflight, require
 from app.acquire.runner import Observer, Runner
-from app.bench.characterisation import Measured, parse
+from app.bench.characterisation import SAME_GAIN_DB, Measured, parse
+from app.bench.darks import SensorGuess, guess_of
 from app.devices import Devices, open_devices
 from app.profile import Profile
-from drivers.base import HasNodeMap
+from drivers.base import CameraInfo, HasNodeMap, StageInfo
 from drivers.manual import Ask, nobody
 from recon.dataset import DatasetError, Geometry
 from recon.files.dark_sets import read_dark_set
 from recon.files.darks import DarkSummary
 from recon.files.layout import CameraRecord, RunDescription, StageRecord
-from recon.files.read import open_run
+from recon.files.read import RunFile, open_run
 from recon.files.reuse import Source, differences
 from recon.files.write import RunWriter
 
@@ -104,6 +106,7 @@ def describe(
         darks_source=darks_source,
         calibration_source=calibration_source,
         characterisation="" if measured is None else measured.text,
+        visit_frames=plan.longest_visit,
     )
 
 
@@ -145,6 +148,31 @@ def check(
     return findings
 
 
+def other_devices(run: RunFile, camera: CameraInfo, stage: StageInfo) -> list[str]:
+    """How the devices differ from those that an interrupted run was begun with, one line each."""
+    own, region = run.camera, camera.region
+    stage_model, stage_serial = run.stage
+    found = []
+    for what, recorded, connected in (
+        ("camera", f"{own.model} {own.serial}", f"{camera.model} {camera.serial}"),
+        ("stage", f"{stage_model} {stage_serial}", f"{stage.model} {stage.serial}"),
+    ):
+        if recorded != connected:
+            found.append(f"was begun with {what} {recorded}, connected is {connected}; connect the former")
+    if abs(own.gain_db - camera.gain_db) > SAME_GAIN_DB:
+        found.append(f"was begun at a gain of {own.gain_db:g} dB, the camera has {camera.gain_db:g} dB; set it back")
+    present = (region.top, region.left, region.rows, region.columns)
+    if own.region != present:
+        found.append(
+            f"was begun with region (top, left, rows, columns) {own.region}, the camera has {present}; set it back"
+        )
+    return [f"{run.path}: {line}, or begin a new scan" for line in found]
+
+
+def _to_stderr(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
 @dataclass(frozen=True)
 class Scan:
     """A scan that is ready to run.
@@ -157,6 +185,7 @@ class Scan:
         measured: what is known of this bench beyond the profile, or None.
         darks: file with the darks to use instead of new ones, or None.
         calibration: the calibration that a new low-dose scan relies on, or None.
+        say: told of every warning of the preflight.
     """
 
     plan: Plan
@@ -167,6 +196,7 @@ class Scan:
     measured: Measured | None = None
     darks: Path | None = None
     calibration: Source | None = None
+    say: Callable[[str], None] = _to_stderr
 
     @classmethod
     def new(
@@ -252,7 +282,12 @@ class Scan:
             open_writer=self._open_writer,
             observer=observer,
             overhead_s=self.profile.camera.frame_overhead_s,
+            inspect_dark=DarkCheck(self._sensor),
         )
+
+    def _sensor(self) -> SensorGuess:
+        known = self.profile if self.measured is None else self.measured.content.applied_to(self.profile)
+        return guess_of(self.devices.camera.info, known.camera)
 
     def _preflight(self) -> None:
         findings = check(
@@ -266,7 +301,13 @@ class Scan:
         )
         if self.calibration is not None:
             findings += self._same_bench(self.calibration)
+        if self.resume and not any(f.severity is Severity.ERROR for f in findings):
+            with open_run(self.path) as run:
+                lines = other_devices(run, self.devices.camera.info, self.devices.stage.info)
+            findings += [Finding(Severity.ERROR, line) for line in lines]
         require(findings)
+        for finding in findings:
+            self.say(f"warning: {finding.message}")
         if not self.resume:
             self._reused_darks()
         if self.resume and not os.access(self.path, os.W_OK):

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from app.acquire.planning import approach_point
 from app.bench import registration
 from app.bench.beam import Beam, FreeSpace, Grid, find_light, fit_beam
 from app.bench.characterisation import MeasuredAlignment
 from app.bench.exposing import LightError, find_exposure
 from app.bench.session import Session
-from drivers.base import InstrumentError, LightState, LimitError, Region, StagePosition
+from drivers.base import Cancelled, InstrumentError, LightState, LimitError, Region, StagePosition
 
 TINY_M = 2.0e-5
 STEP_M = 5.0e-5
@@ -146,7 +147,7 @@ def align(session: Session, start: StagePosition, now: float) -> Alignment:
     way = profile.stage.approach_m
     for place in [*todo, parked]:
         stage.info.require(place)
-        stage.info.require(StagePosition(place.y - way, place.x - way))
+        stage.info.require(approach_point(place, way))
     before = camera.info.region
     try:
         return _align(session, todo, parked, now)
@@ -271,7 +272,7 @@ def look_back(
     found = []
     for picture, moved, start in zip(pictures, moved_m, starts or [None] * len(pictures), strict=True):
         if session.interrupt():
-            raise AlignError("interrupted; nothing was written")
+            raise Cancelled("align", "interrupted; nothing was written")
         seen, misfit = registration.transmission(picture, beam.wave, space, start, iterations)
         found.append(Seen(moved, seen, misfit, float(np.nansum(picture)) / full))
         session.course.advance(len(found))

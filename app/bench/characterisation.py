@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from app.outputs import require_writable
 from app.profile import PROFILES, Profile, ProfileError
 from drivers.base import CameraInfo, StageInfo
 
@@ -198,6 +199,13 @@ def default_path(profile_name: str) -> Path:
     return own.parent / FILE_NAME if own.suffix == ".toml" and own.parent != PROFILES else Path(FILE_NAME)
 
 
+def require_replaceable(command: str, path: Path) -> None:
+    """Raise `UsageError` or `CharacterisationError` unless `save` will be able to write there."""
+    require_writable(command, path, (".toml",), new=False)
+    if path.exists():
+        load(path)
+
+
 def save(path: Path, profile: Profile, **sections: MeasuredCamera | MeasuredAlignment) -> Measured:
     """Write sections into a file; those of an earlier one that are not given are kept, and so is the earlier file.
 
@@ -214,7 +222,6 @@ def save(path: Path, profile: Profile, **sections: MeasuredCamera | MeasuredAlig
             days = [section.date for section in kept.values() if section is not None]
             stamp = max(days, default=datetime.fromtimestamp(path.stat().st_mtime, UTC)).strftime("%Y%m%d-%H%M%S")
             path.rename(_free(path.with_name(f"{path.stem}-{stamp}{path.suffix}")))
-        path.parent.mkdir(parents=True, exist_ok=True)
         content = Characterisation(format=1, profile=profile.name, simulated=profile.simulated, **(kept | sections))
         text = to_toml(content)
         part = path.with_name(path.name + ".part")

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from app.errors import EXIT_KNOWN, UsageError
+from app.errors import EXIT_KNOWN, Interrupted
+from app.options import CharacterisationOption, JsonOption, ObjectOption, ProfileOption, SeedOption, YesOption
 
-ProfileOption = Annotated[str, typer.Option(help="Name of a shipped profile, or a .toml file.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything simulated.")]
-ObjectOption = Annotated[
-    str | None, typer.Option("--object", help="Simulated: digit:4[:SEED], mnist:17, idx:FILE:17 or a picture file.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on one line, the last on stdout.")]
-YesOption = Annotated[bool, typer.Option("--yes", help="Moves are confirmed: do not ask.")]
-CharacterisationOption = Annotated[
-    Path | None, typer.Option(help="What was measured of this bench; default: the profile's.")
-]
+SUFFIXES = (".h5", ".hdf5")
+COMPLETED, ABORTED = "completed", "aborted"
+
+
+@contextmanager
+def _told_when_aborted(as_json: bool) -> Iterator[None]:
+    """Scripts get their line also when somebody stopped the command."""
+    from app.cli import report
+
+    try:
+        yield
+    except Interrupted:
+        if as_json:
+            report({"outcome": ABORTED}, as_json)
+        raise
 
 
 def check(
@@ -74,19 +82,22 @@ def darks(
 ) -> None:
     """Record darks for later scans (scan --darks FILE): beam blocked and checked to be. Nothing moves.
 
-    Ctrl-C keeps the exposures that are complete.
+    Ctrl-C keeps the exposures that are complete; the exit code is then 130.
     """
     from app.acquire.planning import exposures_with_darks
     from app.bench.darks import record_darks
     from app.bench.figures import darks_figure
     from app.bench.session import DARK_STREAM, session
     from app.cli import report
+    from app.outputs import require_writable
     from recon.files.dark_sets import write_dark_set
 
-    if out.exists():
-        raise UsageError(f"darks: {out} exists already; choose another name")
+    require_writable("darks", out, SUFFIXES)
     begin = time.monotonic()
-    with session(profile, seed, None, DARK_STREAM, characterisation) as bench:
+    with (
+        _told_when_aborted(as_json),
+        session(profile, seed, None, DARK_STREAM, characterisation) as bench,
+    ):
         scan = bench.profile.scan
         wanted = tuple(exposure) if exposure else exposures_with_darks(bench.profile)
         dark_set, found = record_darks(bench, wanted, frames or scan.dark_frames, scan.keep_darks, time.time())
@@ -94,7 +105,13 @@ def darks(
     longest = dark_set.darks[max(dark_set.darks)]
     heading = f"darks of {dark_set.model} {dark_set.serial}" + (" (simulated)" if dark_set.simulated else "")
     figure = darks_figure(longest, found, dark_set.electrons_per_adu, heading, out.with_suffix(".png"))
-    values = {"file": str(out), "figure": str(figure), **asdict(found), "seconds": time.monotonic() - begin}
+    values = {
+        "outcome": ABORTED if found.interrupted else COMPLETED,
+        "file": str(out),
+        "figure": str(figure),
+        **asdict(found),
+        "seconds": time.monotonic() - begin,
+    }
     if not as_json:
         for line in values.pop("lines"):
             typer.echo(
@@ -102,6 +119,8 @@ def darks(
                 f"{line['hot_pixels']} bad pixels, {line['frames']} frames"
             )
     report(values, as_json)
+    if found.interrupted:
+        raise typer.Exit(bench.interrupt.exit_code)
 
 
 def characterise(
@@ -119,20 +138,25 @@ def characterise(
     Beam blocked, then on; nothing moves, and the sample need not be out of the beam. An earlier file is kept under its
     date. Scans use it by --characterisation FILE or the profile's `characterisation` key.
     """
-    from app.bench.characterisation import default_path, save
+    from app.bench.characterisation import default_path, require_replaceable, save
     from app.bench.characterise import characterise as measure
     from app.bench.figures import characterise_figure
     from app.bench.session import TRANSFER_STREAM, session
     from app.cli import report
+    from app.outputs import require_writable
 
-    begin = time.monotonic()
-    with session(profile, seed, sample, TRANSFER_STREAM) as bench:
-        result = measure(bench, time.time())
     target = out or default_path(profile)
+    picture = figure or target.with_suffix(".png")
+    require_replaceable("characterise", target)
+    require_writable("characterise", picture, (".png",), new=False)
+    begin = time.monotonic()
+    with _told_when_aborted(as_json), session(profile, seed, sample, TRANSFER_STREAM) as bench:
+        result = measure(bench, time.time())
     saved = save(target, bench.profile, camera=result.measured)
     heading = f"{result.measured.model} {result.measured.serial}" + (" (simulated)" if bench.profile.simulated else "")
-    drawn = characterise_figure(result, heading, figure or target.with_suffix(".png"))
+    drawn = characterise_figure(result, heading, picture)
     values = {
+        "outcome": COMPLETED,
         "file": str(target),
         "figure": str(drawn),
         "sha256": saved.sha256,
@@ -164,15 +188,20 @@ def align(
     is assumed about the mounting. The distance in the profile sets the scale: 1 % there is 1 % here.
     """
     from app.bench.align import align as measure
-    from app.bench.characterisation import default_path, save
+    from app.bench.characterisation import default_path, require_replaceable, save
     from app.bench.figures import align_figure
     from app.bench.motion import parse_place, planned_moves
     from app.bench.session import ALIGN_STREAM, session
     from app.cli import report, say
+    from app.outputs import require_writable
     from drivers.base import StagePosition
 
+    target = out or default_path(profile)
+    if write:
+        require_replaceable("align", target)
+    require_writable("align", figure, (".png",), new=False)
     begin = time.monotonic()
-    with session(profile, seed, sample, ALIGN_STREAM, assume_yes=yes) as bench:
+    with _told_when_aborted(as_json), session(profile, seed, sample, ALIGN_STREAM, assume_yes=yes) as bench:
         place = parse_place(start) if start else StagePosition(*bench.profile.stage.centre_m)
         bench.confirm_moves(planned_moves(bench, place))
         bench.home_if_needed()
@@ -191,11 +220,12 @@ def align(
     ]
     saved = None
     if write:
-        saved = save(out or default_path(profile), bench.profile, alignment=measured)
+        saved = save(target, bench.profile, alignment=measured)
     say("for the profile:")
     for line in lines:
         say(f"  {line}")
     values = {
+        "outcome": COMPLETED,
         "figure": str(drawn),
         "file": None if saved is None else saved.source,
         **measured.model_dump(mode="json"),
@@ -215,7 +245,9 @@ def align(
 
 def jog(
     profile: ProfileOption = "quick",
-    start: Annotated[str | None, typer.Option(help="Go to Y,X first, m or mm; default: stay.")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Go to Y,X first, m or mm; default: stay, after homing the profile's centre.")
+    ] = None,
     figure: Annotated[Path, typer.Option(help="The picture that is drawn anew after every move, .png.")] = Path(
         "jog.png"
     ),
@@ -227,17 +259,17 @@ def jog(
 ) -> None:
     """Jog and watch: type small moves, see after each what the camera sees; keep the picture open in a viewer.
 
-    One order a line: y 50um or x -0.1mm moves by so much, Enter looks again, q ends. Ctrl-C stops the stage.
+    One order a line: y 50um or x -0.1mm moves by so much, Enter looks again, q ends. Ctrl-C stops the stage and ends.
     """
-    import sys
-
     from app.bench.figures import view_figure
     from app.bench.jog import HELP, View
     from app.bench.jog import jog as run_jog
     from app.bench.motion import move_stage
     from app.bench.session import ALIGN_STREAM, session
     from app.cli import report, say
+    from app.outputs import require_writable
 
+    require_writable("jog", figure, (".png",), new=False)
     seen: list[View] = []
 
     def show(view: View) -> None:
@@ -245,15 +277,17 @@ def jog(
         view_figure(view, profile, figure)
         say(view.line())
 
-    with session(profile, seed, sample, ALIGN_STREAM, assume_yes=yes) as bench:
+    with _told_when_aborted(as_json), session(profile, seed, sample, ALIGN_STREAM, assume_yes=yes) as bench:
         if start is not None:
             move_stage(bench, start, home_first)
         elif home_first and not bench.devices.stage.homed:
-            move_stage(bench, "home", home_first)
+            # Home lies outside the soft limits, where a move along one axis is always refused.
+            y, x = bench.known.stage.centre_m
+            move_stage(bench, f"{y!r},{x!r}", home_first)
         say(HELP)
         with bench.course.paused():
-            here = run_jog(bench, iter(sys.stdin.readline, ""), show, say)
-    report({"y_m": here.y, "x_m": here.x, "views": len(seen), "figure": str(figure)}, as_json)
+            here = run_jog(bench, bench.terminal.lines("jog", bench.interrupt), show, say)
+    report({"outcome": COMPLETED, "y_m": here.y, "x_m": here.x, "views": len(seen), "figure": str(figure)}, as_json)
 
 
 def move(
@@ -273,12 +307,26 @@ def move(
     from app.cli import report
 
     begin = time.monotonic()
-    with session(profile, seed, None, ALIGN_STREAM, assume_yes=yes) as bench:
+    with _told_when_aborted(as_json), session(profile, seed, None, ALIGN_STREAM, assume_yes=yes) as bench:
         values = move_stage(bench, target, home_first)
-    report(values | {"seconds": time.monotonic() - begin}, as_json)
+    report({"outcome": COMPLETED} | values | {"seconds": time.monotonic() - begin}, as_json)
+
+
+def stop(profile: ProfileOption = "quick", seed: SeedOption = 0, as_json: JsonOption = False) -> None:
+    """Stop both axes of the profile's stage, whoever set them going. Moves nothing and needs no camera."""
+    from app.bench.characterisation import chosen
+    from app.bench.motion import stop_stage
+    from app.cli import report
+    from app.devices import open_devices
+    from app.profile import load_profile
+
+    loaded = load_profile(profile)
+    measured = chosen(loaded, None)
+    devices = open_devices(loaded if measured is None else measured.content.for_devices(loaded), seed)
+    report(stop_stage(devices), as_json)
 
 
 def register(app: typer.Typer) -> None:
     """Add the operator's commands to the command line."""
-    for command in (check, darks, characterise, align, jog, move):
+    for command in (check, darks, characterise, align, jog, move, stop):
         app.command()(command)

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.bench.session import Session, region_of
-from drivers.base import Cancelled, InstrumentError, LightState
+from app.profile import CameraProfile
+from drivers.base import CameraInfo, Cancelled, InstrumentError, LightState
 from recon.files.dark_sets import DarkSet, now_text
 from recon.files.darks import DarkAccumulator, DarkSummary
 from recon.files.read import QUANTISATION_ADU2, summarise_darks
@@ -143,7 +144,11 @@ def record_darks(
 
 def sensor_guess(session: Session) -> SensorGuess:
     """From the camera where it knows, else from profile and characterisation."""
-    camera, info = session.known.camera, session.devices.camera.info
+    return guess_of(session.devices.camera.info, session.known.camera)
+
+
+def guess_of(info: CameraInfo, camera: CameraProfile) -> SensorGuess:
+    """The same for an open camera and what is known of it."""
     return SensorGuess(info.black_level_adu, camera.electrons_per_adu, camera.read_noise_e, camera.dark_current_e_s)
 
 

@@ -56,7 +56,10 @@ def parse_jog(text: str) -> tuple[float, float]:
     found = re.fullmatch(r"\s*([yx])\s*([-+]?[0-9.]+(?:e[-+]?[0-9]+)?)\s*(um|mm|m)\s*", text)
     if found is None:
         raise UsageError(f"jog {text.strip()!r}: {HELP}")
-    way = float(found[2]) * UNITS[found[3]]
+    try:
+        way = float(found[2]) * UNITS[found[3]]
+    except ValueError:
+        raise UsageError(f"jog {text.strip()!r}: {found[2]} is not a number; {HELP}") from None
     if abs(way) > LONGEST_JOG_M:
         raise UsageError(f"jog {text.strip()!r}: longer than {LONGEST_JOG_M * 1e3:g} mm; use move for that")
     return (way, 0.0) if found[1] == "y" else (0.0, way)
@@ -90,6 +93,7 @@ def jog(
             if order.strip():
                 y, x = parse_jog(order)
                 here = stage.position()
+                _require_inside(session, here)
                 stage.move_to(StagePosition(here.y + y, here.x + x), session.interrupt)
         except (UsageError, LimitError) as error:
             complain(str(error))
@@ -97,6 +101,18 @@ def jog(
         view, number = _look(session, view, number)
         show(view)
     return stage.position()
+
+
+def _require_inside(session: Session, here: StagePosition) -> None:
+    """A stage that stands outside its limits, as after homing, cannot be brought back along one axis at a time."""
+    info = session.devices.stage.info
+    for axis, place, limit in (("y", here.y, info.y_m), ("x", here.x, info.x_m)):
+        if not limit.contains(place):
+            raise LimitError(
+                "stage",
+                f"{axis} stands at {place:.6g} m, outside {limit.low:.6g} .. {limit.high:.6g} m; leave with q and go "
+                "inside with move Y,X",
+            )
 
 
 def _look(session: Session, before: View | None, number: int) -> tuple[View, int]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any
 
+from app.acquire.planning import approach_point
 from app.bench.align import EMPTY_FRAMES, FRAMES, STEP_M, STEPS, TINY_M, places
 from app.bench.session import Session
+from app.devices import Devices
 from app.errors import UsageError
 from app.profile import StageProfile
 from drivers.base import NotReadyError, StagePosition
@@ -53,7 +56,7 @@ def planned_moves(session: Session, start: StagePosition) -> list[str]:
     way = session.profile.stage.approach_m
     for place in [*places(start), parked]:
         info.require(place)
-        info.require(StagePosition(place.y - way, place.x - way))
+        info.require(approach_point(place, way))
     reach = STEPS * STEP_M * 1e6
     lines = [] if session.devices.stage.homed else ["moves: home both axes (positions mean nothing before)"]
     return [
@@ -97,6 +100,17 @@ def move_stage(session: Session, target: str, home_first: bool) -> dict[str, Any
     session.home_if_needed()
     _watched(session, place)
     return _result(session, target)
+
+
+def stop_stage(devices: Devices) -> dict[str, Any]:
+    """Stop both axes and say where they are; opens and closes the stage alone. Raises what opening it raises."""
+    with contextlib.ExitStack() as stack:
+        for device in (*devices.wires, devices.stage):
+            device.open()
+            stack.callback(device.close)
+        devices.stage.stop()
+        here = devices.stage.position()
+        return {"stage": devices.stage.info.serial, "y_m": here.y, "x_m": here.x, "homed": devices.stage.homed}
 
 
 def _watched(session: Session, place: StagePosition) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 from typing import TextIO
 
-from drivers.base import Cancelled, OperatorNeeded
+from app.stopping import handled
+from drivers.base import Cancel, Cancelled, OperatorNeeded, never
 
 YES = {"", "y", "yes"}
 NO = {"n", "no"}
@@ -26,6 +25,23 @@ class Terminal:
     def __init__(self, answers: TextIO | None = None, questions: TextIO | None = None):
         self._answers = answers
         self._questions = questions
+
+    def present(self) -> bool:
+        """Whether somebody can answer: stdin is open and a terminal."""
+        answers = self._answers or sys.stdin
+        return answers is not None and not answers.closed and answers.isatty()
+
+    def lines(self, device: str, cancel: Cancel = never) -> Iterator[str]:
+        """What is typed, or comes from a file, line by line until it ends. Raises `Cancelled` on Ctrl-C."""
+        answers = self._answers or sys.stdin
+        while answers is not None and not answers.closed:
+            if cancel():
+                raise Cancelled(device, "interrupted; nothing moves any more")
+            with _heard(device, "interrupted; nothing moves any more"):
+                line = answers.readline()
+            if not line:
+                return
+            yield line
 
     def light(self, request: str) -> bool:
         """A request about the beam, as `drivers.manual.Ask`. Raises `OperatorNeeded`, `Cancelled`."""
@@ -43,9 +59,9 @@ class Terminal:
             Cancelled: Ctrl-C.
         """
         answers, questions = self._answers or sys.stdin, self._questions or sys.stderr
-        if answers is None or answers.closed or not answers.isatty():
+        if answers is None or not self.present():
             raise OperatorNeeded(device, f"asks: {question}; nobody can answer because stdin is not a terminal")
-        with _heard(device):
+        with _heard(device, "the question was not answered but interrupted; start again"):
             while True:
                 questions.write(f"{device}: {question} ")
                 questions.flush()
@@ -57,21 +73,34 @@ class Terminal:
                     return word in YES
 
 
+class LightRequest:
+    """The `drivers.manual.Ask` of a terminal; it also knows whether anybody is there.
+
+    Args:
+        terminal: whom to ask.
+        around: entered while somebody is asked.
+    """
+
+    def __init__(self, terminal: Terminal, around: Callable[[], AbstractContextManager[None]] = nullcontext):
+        self._terminal = terminal
+        self._around = around
+
+    def __call__(self, request: str) -> bool:
+        with self._around():
+            return self._terminal.light(request)
+
+    def present(self) -> bool:
+        return self._terminal.present()
+
+
 @contextmanager
-def _heard(device: str) -> Iterator[None]:
-    """A Ctrl-C leaves the question: Python would otherwise go on waiting for the line after any handler but its own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.getsignal(signal.SIGINT)
+def _heard(device: str, words: str) -> Iterator[None]:
+    """A signal leaves the question: Python would otherwise go on waiting for the line after any handler but its own."""
 
-    def handler(number: int, frame: FrameType | None) -> None:
-        if callable(previous):
-            previous(number, frame)
-        raise Cancelled(device, "the question was not answered but interrupted; start again")
+    def handler(number: int, frame: FrameType | None, before: object) -> None:
+        if callable(before):
+            before(number, frame)
+        raise Cancelled(device, words)
 
-    signal.signal(signal.SIGINT, handler)
-    try:
+    with handled(handler):
         yield
-    finally:
-        signal.signal(signal.SIGINT, previous)

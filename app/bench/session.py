@@ -2,54 +2,27 @@
 
 from __future__ import annotations
 
-import signal
-import threading
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.acquire.planning import approach_point
 from app.bench.characterisation import Measured, chosen
-from app.bench.prompt import Terminal
+from app.bench.prompt import LightRequest, Terminal
 from app.devices import Devices, open_devices
-from app.errors import UsageError
+from app.errors import Interrupted, UsageError
 from app.profile import Profile, load_profile
 from app.progress import Course
-from drivers.base import Exposure, LightState, StagePosition
+from app.stopping import Interrupt
+from drivers.base import Cancelled, Exposure, LightState, StagePosition
 
 DARK_STREAM, TRANSFER_STREAM, ALIGN_STREAM = 11, 12, 13
 """Noise streams of a simulated camera, beyond those of a scan."""
-
-
-class Interrupt:
-    """Ctrl-C as a wish that long device calls notice within a slice of their waiting; a second one interrupts."""
-
-    def __init__(self) -> None:
-        self.wanted = False
-
-    def __call__(self) -> bool:
-        return self.wanted
-
-    @contextmanager
-    def listening(self) -> Iterator[Interrupt]:
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-
-        def handler(number: int, frame: FrameType | None) -> None:
-            if self.wanted:
-                raise KeyboardInterrupt
-            self.wanted = True
-
-        previous = signal.signal(signal.SIGINT, handler)
-        try:
-            yield self
-        finally:
-            signal.signal(signal.SIGINT, previous)
 
 
 @dataclass(frozen=True)
@@ -63,7 +36,7 @@ class Session:
         devices: open.
         terminal: whom to ask.
         course: progress on stderr.
-        interrupt: Ctrl-C.
+        interrupt: Ctrl-C and its like.
         stream: noise stream of this command's frames.
         assume_yes: whether moves were confirmed on the command line.
     """
@@ -132,9 +105,8 @@ class Session:
         stage = self.devices.stage
         way = self.profile.stage.approach_m if approach_m is None else approach_m
         if way > 0:
-            before = StagePosition(target.y - way, target.x - way)
             stage.info.require(target)
-            stage.move_to(before, self.interrupt)
+            stage.move_to(approach_point(target, way), self.interrupt)
         return stage.move_to(target, self.interrupt)
 
 
@@ -149,24 +121,23 @@ def session(
 ) -> Iterator[Session]:
     """A bench that is opened, watched over and closed; whatever moves on an error or Ctrl-C has been stopped.
 
-    Raises: `ProfileError`, `InstrumentError`, and what `open_devices` raises.
+    Raises: `ProfileError`, `InstrumentError`, what `open_devices` raises, and `Interrupted` after Ctrl-C.
     """
     profile = load_profile(profile_name)
     measured = chosen(profile, characterisation)
     bench = profile if measured is None else measured.content.for_devices(profile)
     known = profile if measured is None else measured.content.applied_to(profile)
     terminal, course, interrupt = Terminal(), Course(), Interrupt()
-
-    def ask(request: str) -> bool:
-        with course.paused():
-            return terminal.light(request)
-
-    devices = open_devices(bench, seed, sample, ask=ask)
+    devices = open_devices(bench, seed, sample, ask=LightRequest(terminal, course.paused))
     with devices, course, interrupt.listening():
         try:
             yield Session(profile, known, measured, devices, terminal, course, interrupt, stream, assume_yes)
-        except BaseException:
-            devices.stage.stop()
+        except BaseException as error:
+            # A stage that is gone cannot be stopped either; what happened first counts.
+            with contextlib.suppress(Exception):
+                devices.stage.stop()
+            if isinstance(error, Cancelled) and interrupt.wanted:
+                raise Interrupted(str(error), interrupt.exit_code) from None
             raise
 
 

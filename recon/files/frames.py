@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import h5py
 import numpy as np
@@ -33,10 +35,18 @@ class Hdf5Frames:
     Args:
         dataset: of an open file, which `close` closes.
         orientation: of `oriented`, applied to every frame.
+        others, replaced: frames elsewhere, and which of them stand for which frames here.
     """
 
-    def __init__(self, dataset: h5py.Dataset, orientation: int = 0):
+    def __init__(
+        self,
+        dataset: h5py.Dataset,
+        orientation: int = 0,
+        others: h5py.Dataset | None = None,
+        replaced: Mapping[int, int] = MappingProxyType({}),
+    ):
         self._dataset = dataset
+        self._others, self._replaced = others, replaced
         self._file = dataset.file
         self._orientation = orientation
 
@@ -48,7 +58,9 @@ class Hdf5Frames:
     def raw(self, frame: int) -> NDArray:
         """(H, W) of one frame. Raises `DatasetError`: the file is closed, truncated, or needs a filter not there."""
         try:
-            return oriented(self._dataset[frame], self._orientation)
+            row = self._replaced.get(frame)
+            image = self._dataset[frame] if row is None or self._others is None else self._others[row]
+            return oriented(image, self._orientation)
         except (OSError, ValueError, RuntimeError) as error:
             name = self._file.filename if self._file else "a file that is closed"
             reason = " ".join(str(error).split())

@@ -99,6 +99,8 @@ class RunDescription:
         darks_source: where those are from.
         calibration_source: JSON of `recon.files.reuse.Source`: the calibration that a low-dose run relies on.
         characterisation: text of the file with what was measured of the bench; "" when there is none.
+        visit_frames: most frames of one visit to a point, for the room of points that are taken again; None: one of
+            each exposure.
     """
 
     title: str
@@ -128,6 +130,7 @@ class RunDescription:
     darks_source: str = ""
     characterisation: str = ""
     calibration_source: str = ""
+    visit_frames: int | None = None
 
     @property
     def data_bytes(self) -> int:

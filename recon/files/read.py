@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,8 @@ from recon.streaming import Electrons, Streamed
 
 from . import schema
 from .frames import Hdf5Frames
+from .layout import CameraRecord
+from .revisions import Pool, Revision
 
 HOT_SIGMAS = 8.0
 """A pixel whose mean dark lies this many robust standard deviations above the median is hot."""
@@ -138,6 +141,7 @@ class RunFile:
 
     def __init__(self, file: h5py.File, path: Path):
         self._file = file
+        self._pool = Pool(file[schema.entry_name(1)])
         self.path = path
 
     def close(self) -> None:
@@ -199,6 +203,36 @@ class RunFile:
         return self._text(1, name) if name in self._file[schema.entry_name(1)] else ""
 
     @property
+    def camera(self) -> CameraRecord:
+        """The camera as the run knew it."""
+        detector = self._get(1, schema.DETECTOR)
+
+        def number(name: str, otherwise: float) -> float:
+            return float(detector[name][()]) if name in detector else otherwise
+
+        region = detector[schema.REGION][...] if schema.REGION in detector else (0, 0, *detector[schema.MASK].shape)
+        top, left, rows, columns = (int(value) for value in region)
+        return CameraRecord(
+            model=self._text(1, f"{schema.DETECTOR}/{schema.CAMERA}"),
+            serial=self._text(1, f"{schema.DETECTOR}/{schema.CAMERA_SERIAL}"),
+            electrons_per_adu=number(schema.GAIN, math.nan),
+            black_level_adu=number(schema.BLACK_LEVEL, math.nan),
+            saturation_adu=number(schema.SATURATION, math.nan),
+            quantum_efficiency=number(schema.QUANTUM_EFFICIENCY, math.nan),
+            node_map=self.node_map,
+            gain_db=number(schema.GAIN_DB, 0.0),
+            region=(top, left, rows, columns),
+            read_noise_e=number(schema.READ_NOISE, math.nan),
+            dark_current_e_s=number(schema.DARK_CURRENT, math.nan),
+            exposure_offset_s=number(schema.EXPOSURE_OFFSET, 0.0),
+        )
+
+    @property
+    def stage(self) -> tuple[str, str]:
+        """Model and serial number of the stage; controllers of two axes stand beside each other in both."""
+        return self._text(1, schema.STAGE), self._text(1, schema.STAGE_SERIAL)
+
+    @property
     def log(self) -> tuple[str, ...]:
         lines = self._get(1, schema.LOG)[...]
         return tuple(bytes(line).decode(errors="replace") for line in lines if line)
@@ -207,6 +241,11 @@ class RunFile:
     def software(self) -> dict[str, str]:
         group = self._get(1, schema.SOFTWARE)
         return {name: bytes(value[()]).decode() for name, value in group.items()}
+
+    @property
+    def revisions(self) -> tuple[Revision, ...]:
+        """Points that were taken again, in the order in which it was done."""
+        return self._pool.revisions
 
     @property
     def steps_committed(self) -> int:
@@ -243,12 +282,12 @@ class RunFile:
         )
 
     def raw(self, entry: int = 1) -> NDArray[np.uint16]:
-        """(N, H, W) committed raw frames."""
-        return self._get(entry, schema.DETECTOR)[schema.DATA][: self.committed(entry)]
+        """(N, H, W) committed raw frames; of a point that was taken again the newest."""
+        return self._newest(entry, schema.DETECTOR, schema.DATA)
 
     def commanded_m(self, entry: int = 1) -> NDArray[np.float64]:
         """(N, 2) commanded (y, x) displacements of the committed frames."""
-        return self._get(entry, schema.TRANSFORMATIONS)[schema.COMMANDED][: self.committed(entry)]
+        return self._newest(entry, schema.TRANSFORMATIONS, schema.COMMANDED)
 
     def dark(self, entry: int = 1) -> Dark:
         """The darks of an entry's exposure. Raises `DatasetError` when they are missing."""
@@ -304,6 +343,8 @@ class RunFile:
     def ptychogram(self, entry: int = 1) -> Ptychogram:
         """The committed frames of an entry in electrons, with positions read back from the stage.
 
+        Of a point that was taken again they are those of its last visit.
+
         Raises:
             DatasetError: no such entry, no committed frame, or no darks.
         """
@@ -330,16 +371,17 @@ class RunFile:
             # A bracketed scan has several dark variances and the ptychogram one: the frames' mean.
             variance += dark.variance * (len(members) / count)
         offset = float(detector[schema.EXPOSURE_OFFSET][()]) if schema.EXPOSURE_OFFSET in detector else 0.0
-        translation = self._get(entry, schema.GEOMETRY)[schema.TRANSLATION][:count]
+        translation = self._newest(entry, schema.GEOMETRY, schema.TRANSLATION)
+        times = self._newest(entry, schema.DETECTOR, schema.COUNT_TIME)
         empty, empty_exposure = self._empty(gain)
         return Streamed(
-            source=Hdf5Frames(detector[schema.DATA]),
+            source=Hdf5Frames(detector[schema.DATA], 0, self._pool.frames, self._pool.replaced(entry)),
             electrons=Electrons(
                 gain, tuple(dark.mean_adu for dark, _ in darks), which, float(detector[schema.SATURATION][()])
             ),
             chosen=np.arange(count),
             positions_m=np.ascontiguousarray(translation[:, 1::-1], np.float64),
-            exposures_s=detector[schema.COUNT_TIME][:count].astype(np.float64) + offset,
+            exposures_s=times.astype(np.float64) + offset,
             geometry=self.geometry(entry),
             dark_variance=variance.astype(np.float32),
             mask=mask,
@@ -361,8 +403,13 @@ class RunFile:
             probe=group[schema.TRUTH_PROBE][...],
             probe_pixel_m=float(group[schema.TRUTH_PROBE_PIXEL][()]),
             distance_m=float(group[schema.TRUTH_DISTANCE][()]),
-            positions_m=group[schema.TRUTH_POSITIONS][...],
+            positions_m=self._pool.newest_truth(group[schema.TRUTH_POSITIONS][...]),
         )
+
+    def _newest(self, entry: int, place: str, name: str) -> NDArray:
+        """A dataset of an entry's committed frames, those of the last visit where a point was taken again."""
+        values = self._get(entry, place)[name][: self.committed(entry)]
+        return self._pool.newest(entry, name, values)
 
     @property
     def _committed(self) -> NDArray[np.int64]:

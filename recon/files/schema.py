@@ -116,6 +116,19 @@ DARK_HISTOGRAM_EDGES = "residual_edges"
 DARK_HISTOGRAM_FRAMES = "residual_frames"
 DARK_RAW = "frames"
 
+# Points that were taken again.
+REVISIONS = "revisions"
+"""Pool of frames that supersede others. Its own `committed`, int64: frames and revisions that count. Per frame also the
+entry and the frame in it that it supersedes and the number of its revision, from 0; per revision time, point and
+reason."""
+REVISION_ENTRY = "superseded_entry"
+REVISION_FRAME = "superseded_frame"
+REVISION_NUMBER = "revision"
+REVISION_TIME = "revision_time"
+REVISION_POINT = "revision_point"
+REVISION_REASON = "revision_reason"
+TRUE_POSITION = "true_position"
+
 # Truth of a simulated run.
 TRUTH = "truth"
 TRUTH_OBJECT = "object"

@@ -14,6 +14,7 @@ from recon.dataset import DatasetError
 from . import schema
 from .darks import DarkSummary, histogram_edges, no_darks
 from .layout import RunDescription
+from .revisions import REASON_BYTES, room
 
 PLANCK = 6.62607015e-34
 LIGHT_SPEED = 299792458.0
@@ -159,6 +160,25 @@ def _require_darks(run: RunDescription, exposures_s: tuple[float, ...]) -> None:
             raise DatasetError(f"run {run.title!r}: exposure {exposure:g} s has no darks; add it to the plan's darks")
 
 
+def _revisions(first: h5py.Group, run: RunDescription, compression: str) -> None:
+    """The empty pool of points that are taken again; none where a visit is a single frame."""
+    frames = room(run)
+    if not frames:
+        return
+    group = first.create_group(schema.REVISIONS)
+    frame_stack(group, schema.DATA, frames, run.geometry.shape, compression)
+    for name in (schema.COUNT_TIME, schema.ASKED_TIME, schema.TIMESTAMPS, schema.REVISION_TIME):
+        put(group, name, np.full(frames, np.nan), "s")
+    for name in (schema.POSITION_INDEX, schema.REVISION_ENTRY, schema.REVISION_FRAME, schema.REVISION_NUMBER):
+        put(group, name, np.full(frames, -1, np.int64))
+    put(group, schema.TRANSLATION, np.full((frames, 3), np.nan), "m")
+    for name in (schema.COMMANDED, schema.READBACK, schema.TRUE_POSITION):
+        put(group, name, np.full((frames, 2), np.nan), "m")
+    put(group, schema.REVISION_POINT, np.full(frames, -1, np.int64))
+    group.create_dataset(schema.REVISION_REASON, data=np.zeros(frames, f"S{REASON_BYTES}"))
+    put(group, schema.COMMITTED, np.zeros(2, np.int64))
+
+
 def _truth(first: h5py.Group, run: RunDescription) -> None:
     if run.truth is None:
         return
@@ -203,6 +223,7 @@ def build(file: h5py.File, run: RunDescription, compression: str, now: float) ->
         put(empty, schema.EMPTY_BEFORE, np.int64(before))
         _frames_group(empty, run.empty_frames, run, compression)
         _link_dark(first, empty, run.empty_exposure_s, run)
+    _revisions(first, run, compression)
     _truth(first, run)
     put_text(first, schema.START_TIME, iso(now), schema.SHORT_TEXT)
     put_text(first, schema.END_TIME, "", schema.SHORT_TEXT)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ from recon.dataset import DatasetError
 from . import schema, skeleton
 from .darks import DarkAccumulator
 from .layout import FrameRecord, RunDescription, StageRecord
+from .revisions import FrameKey, Pool, Retake
 
 Fault = Callable[[str], None]
 """Called with "before NAME" and "after NAME" around everything that touches the file; tests die in it."""
@@ -79,6 +80,7 @@ class RunWriter:
         self._darks = {float(g[schema.EXPOSURE][()]): g for g in first[schema.DARKS].values()}
         self._open: dict[str, h5py.Dataset] = {}
         self._accumulator: DarkAccumulator | None = None
+        self._retake: Retake | None = None
         self._log_lines = int(np.count_nonzero(first[schema.LOG][...] != b""))
 
     @classmethod
@@ -179,6 +181,11 @@ class RunWriter:
         return int(self._committed[_FIRST:].sum())
 
     @property
+    def revisions(self) -> int:
+        """How often a point has been taken again."""
+        return len(Pool(self._first).revisions)
+
+    @property
     def outcome(self) -> str:
         return bytes(self._first[schema.OUTCOME][()]).decode()
 
@@ -190,6 +197,33 @@ class RunWriter:
     def profile_json(self) -> str:
         return bytes(self._first[schema.PROFILE][()]).decode()
 
+    def retake(self, point: int, taken: Sequence[FrameKey], reason: str) -> None:
+        """The next frames to come are those of `taken` once more: they supersede the last frames of a point.
+
+        Args:
+            point: index of the scan point.
+            taken: all frames of its visit that are in the file, in the plan's order.
+            reason: why they are taken again.
+
+        Raises:
+            DatasetError: no room for them; nothing was written.
+        """
+        group = self._first.get(schema.REVISIONS)
+        free = 0 if group is None else Retake.free(group)
+        if free < len(taken):
+            raise DatasetError(
+                f"{self._path}: point {point} has to be taken again, {len(taken)} frames, and the room for such frames "
+                f"has {free} left; calibrate it as it is, or begin a new scan"
+            )
+        behind: dict[int, int] = {}
+        superseded = []
+        for key in reversed(taken):
+            group_of, place = self._places[key.stream, key.asked_exposure_s]
+            behind[place] = behind.get(place, 0) + 1
+            entry = int(group_of.name.rsplit("_", 1)[1])
+            superseded.append((key, (entry, int(self._committed[place]) - behind[place])))
+        self._retake = Retake(group, point, superseded[::-1], reason)
+
     def append(self, frame: FrameRecord) -> None:
         """Write one frame and commit it. Frames come in the plan's order.
 
@@ -199,7 +233,9 @@ class RunWriter:
         """
         if frame.image.shape != self._shape:
             raise DatasetError(f"{self._path}: frame of shape {frame.image.shape}, the file holds {self._shape}")
-        if frame.stream == "dark":
+        if self._retake is not None:
+            self._append_again(frame, self._retake)
+        elif frame.stream == "dark":
             self._append_dark(frame)
         else:
             self._append_light(frame)
@@ -245,6 +281,13 @@ class RunWriter:
     ) -> None:
         self.close()
 
+    def _append_again(self, frame: FrameRecord, retake: Retake) -> None:
+        key = retake.expected
+        self._require(frame, key.step, key.repeat)
+        retake.put(frame, self._stage, self._write, self._flush, self._clock.now())
+        if retake.complete:
+            self._retake = None
+
     def _append_light(self, frame: FrameRecord) -> None:
         try:
             group, place = self._places[frame.stream, frame.asked_exposure_s]
@@ -252,7 +295,7 @@ class RunWriter:
             raise DatasetError(
                 f"{self._path}: no entry for {frame.stream} frames of {frame.asked_exposure_s:g} s; the plan differs"
             ) from None
-        self._require(frame, self.repeats_committed)
+        self._require(frame, self.steps_committed, self.repeats_committed)
         index = int(self._committed[place])
         frames = group if frame.stream == "empty" else group[schema.DETECTOR]
         if index >= len(frames[schema.DATA]):
@@ -295,7 +338,7 @@ class RunWriter:
         group = self._darks[frame.asked_exposure_s]
         if frame.repeat == 0 or self._accumulator is None:
             self._accumulator = DarkAccumulator(self._shape, len(group[schema.DARK_RAW]))
-        self._require(frame, self._accumulator.count)
+        self._require(frame, self.steps_committed, self._accumulator.count)
         self._accumulator.add(frame.image)
         if not frame.last:
             return
@@ -311,11 +354,11 @@ class RunWriter:
         self._flush()
         self._commit(frame)
 
-    def _require(self, frame: FrameRecord, repeat: int) -> None:
-        if (frame.step, frame.repeat) != (self.steps_committed, repeat):
+    def _require(self, frame: FrameRecord, step: int, repeat: int) -> None:
+        if (frame.step, frame.repeat) != (step, repeat):
             raise DatasetError(
                 f"{self._path}: frame {frame.repeat} of step {frame.step} is out of order, "
-                f"expected frame {repeat} of step {self.steps_committed}"
+                f"expected frame {repeat} of step {step}"
             )
 
     def _commit(self, frame: FrameRecord) -> None:

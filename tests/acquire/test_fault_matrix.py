@@ -29,6 +29,7 @@ from drivers.base import (
     Exposure,
     InstrumentError,
     LightState,
+    MotionError,
     StagePosition,
     VirtualClock,
     never,
@@ -49,19 +50,37 @@ class Phase(StrEnum):
     PAUSED = "paused"
 
 
+# In the classes and words of the drivers (`drivers/apt_axis.py`, `apt_watch.py`, `basler.py`).
 STAGE = {
-    "stage silent": ConnectionLost("stage", "has said nothing for 1.0 s; check its cable and power, then resume"),
-    "stage stalled": DeviceTimeout("stage", "y stands at 0.0101 m on its way to 0.0125 m; free it, home it, resume"),
-    "wrong arrival": DeviceTimeout("stage", "x arrived at 0.0120 m instead of 0.0125 m; home it, then resume"),
-    "limit switch hit": InstrumentError("stage", "y has hit its limit switch; home it, then resume"),
-    "garbage on the wire": ConnectionLost("stage", "sends nonsense; check its cable, then resume"),
-    "controller unplugged": ConnectionLost("stage", "its port is gone; plug it in again, then resume"),
+    "stage silent": ConnectionLost(
+        "stage x", "has not answered for 0.7 s; check its cable and power, then close and open it"
+    ),
+    "stage stalled": MotionError(
+        "stage",
+        "y is stalled at 0.0101 m on its way to 0.0125 m, its counter stands still for 0.5 s; look at it, then home it",
+    ),
+    "wrong arrival": MotionError(
+        "stage", "x arrived at 0.012 m instead of 0.0125 m, -1092267 microsteps; look at it, then home it"
+    ),
+    "limit switch hit": MotionError(
+        "stage", "y was stopped at a limit switch at 0.0101 m on its way to 0.0125 m; look at it, then home it"
+    ),
+    "garbage on the wire": ConnectionLost(
+        "stage x", "sends nonsense, 120 bytes of it in a second; check its cable, switch it off and on"
+    ),
+    "controller unplugged": ConnectionLost("stage x", "has been closed; open it again"),
 }
 CAMERA = {
-    "grab time-out": DeviceTimeout("camera", "no frame came within 1.3 s; check its cable, then resume"),
-    "incomplete buffer": AcquisitionError("camera", "two frames in a row arrived incomplete; use another USB port"),
-    "camera gone": ConnectionLost("camera", "was unplugged; plug it in again, then resume"),
-    "camera stuck": DeviceTimeout("camera", "was not ready for a trigger within 2 s; switch it off and on"),
+    "grab time-out": DeviceTimeout(
+        "camera", "no frame within 1.3 s of a trigger for 0.3 s; check its cable and port, then try again"
+    ),
+    "incomplete buffer": AcquisitionError(
+        "camera", "two frames in a row did not arrive intact (incomplete); check cable, port and usbfs memory"
+    ),
+    "camera gone": ConnectionLost("camera", "acA2440-35um 24012345 was unplugged; plug it in, then open it again"),
+    "camera stuck": DeviceTimeout(
+        "camera", "is not ready for a trigger after 1.3 s; unplug it, plug it in and try again"
+    ),
 }
 DISK = {
     "disk full": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
@@ -348,9 +367,9 @@ def test_an_error_while_stopping_does_not_hide_the_first_one(tmp_path):
     bench = Bench(Phase.EXPOSING, lambda bench: setattr(bench.shutter, "broken", CAMERA["camera gone"]))
     deaf = Deaf(bench.log)
     bench.devices = type(bench.devices)(**{**bench.devices.__dict__, "stage": deaf})
-    with pytest.raises(ConnectionLost, match="camera: was unplugged"):
+    with pytest.raises(ConnectionLost, match="24012345 was unplugged"):
         bench.go(tmp_path / "run.h5")
     with open_run(tmp_path / "run.h5") as run:
         assert run.outcome == "failed"
-        assert any("camera: was unplugged" in line for line in run.log)
+        assert any("24012345 was unplugged" in line for line in run.log)
         assert any("cannot be told to stop" in line for line in run.log)

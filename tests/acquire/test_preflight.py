@@ -18,6 +18,7 @@ from app.acquire.preflight import (
 )
 from app.profile import Profile, load_profile
 from drivers.base import ConnectionLost, Interval, LightState
+from drivers.manual import ManualLight, nobody
 from tests.acquire.fakes import FakeBench, small_profile
 
 
@@ -50,7 +51,7 @@ def test_a_good_plan_has_no_findings_and_touches_nothing(tmp_path):
 
 
 def test_a_scan_beyond_the_travel_is_refused_with_its_count():
-    bench = changed("stage", centre_m=(12.5e-3, 24.9e-3))
+    bench = changed("stage", centre_m=(12.5e-3, 24.45e-3))
     assert_refused(findings(bench), "stage: x target", "0.0245 m", "more)", "nothing was moved")
     assert bench.log == []
 
@@ -92,6 +93,45 @@ def test_every_key_with_an_illegal_exposure_is_named():
     first, second = findings(bench)[:2]
     assert first.message.endswith("calibration_exposure_s = 10.0")
     assert second.message.endswith("empty_exposure_s = 1e-06")
+
+
+def test_every_exposure_of_a_bracket_is_checked():
+    bench = FakeBench(small_profile(calibration_exposures_s=(1e-8, 0.3)))
+    assert_refused(
+        findings(bench), "exposure 1e-08 s of calibration_exposures_s", "calibration_exposures_s = [1e-06, 0.3]"
+    )
+
+
+def test_an_exposure_that_no_key_explains_is_refused_too():
+    bench = FakeBench()
+    steps = (*bench.plan.steps[:-1], replace(bench.plan.steps[-1], exposure_s=11.0))
+    bench.plan = replace(bench.plan, steps=steps)
+    assert_refused(findings(bench), "exposure 11 s of the plan")
+
+
+def test_a_manual_light_needs_somebody_who_can_answer():
+    bench = FakeBench()
+
+    class Asked:
+        def __init__(self, there):
+            self.there = there
+
+        def __call__(self, request):
+            pytest.fail("nobody is asked beforehand")
+
+        def present(self):
+            return self.there
+
+    for ask in (nobody, Asked(False)):
+        light = ManualLight(ask)
+        light.open()
+        bench.devices = replace(bench.devices, light=light)
+        assert_refused(findings(bench), "light: a person", "start the scan in one")
+    light = ManualLight(Asked(True))
+    light.open()
+    bench.devices = replace(bench.devices, light=light)
+    (finding,) = findings(bench)
+    assert finding.severity is Severity.WARNING
 
 
 @given(st.lists(st.floats(1e-9, 1e3), min_size=1, max_size=8, unique=True), st.floats(1e-7, 1e-2), st.floats(1.5, 1e6))

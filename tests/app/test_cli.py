@@ -75,11 +75,11 @@ def test_scan_abort_and_resume(capsys, tmp_path):
     code, out, _ = call(
         capsys, "scan", "--profile", "tiny", "--seed", "3", "--out", parts, "--abort-after", "4", "--json"
     )
-    assert code == 0
+    assert code == 130
     assert result(out)["outcome"] == "aborted"
     code, out, _ = call(capsys, "scan", "--resume", parts, "--json")
     assert result(out)["outcome"] == "completed"
-    assert_same_measurement(parts, whole)
+    assert_same_measurement(parts, whole, other_visits=True)
     before = parts.read_bytes()
     code, out, _ = call(capsys, "scan", "--resume", parts, "--json")
     assert (code, result(out)["outcome"]) == (0, "completed")
@@ -148,6 +148,9 @@ def assert_refused(answer, *words: str) -> None:
         ("park_m = [12.5e-3, 20.0e-3]", "park_m = [12.5e-3, 26.0e-3]", ("0.026 m",)),
         ("photons_per_second = 3.3333333e6", "photons_per_second = 3e10", ("electrons",)),
         ("name =", "name", ("not valid TOML",)),
+        ("limits_y_m = [0.5e-3, 24.5e-3]", "limits_y_m = [24.5e-3, 0.5e-3]", ("limits_y_m", "do not ascend")),
+        ("limits_x_m = [0.5e-3, 24.5e-3]", "limits_x_m = [0.5e-3, 26e-3]", ("limits_x_m", "travel 0 .. 0.025 m")),
+        ("centre_m = [12.5e-3, 12.5e-3]", "centre_m = [0.1e-3, 12.5e-3]", ("centre_m has y 0.0001 m", "limits_y_m")),
     ],
 )
 def test_bad_profiles_move_and_write_nothing(capsys, tmp_path, changed_profile, old, new, words):
@@ -190,7 +193,8 @@ def test_torch_is_not_loaded_by_check_and_scan(tmp_path):
     assert json.loads(done.stdout.splitlines()[-1])["outcome"] == "completed"
 
 
-def test_interrupting_aborts_cleanly_and_the_file_can_be_resumed(capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupting_aborts_cleanly_and_the_file_can_be_resumed(capsys, tmp_path, monkeypatch, number):
     from app.acquire import command
 
     frames = []
@@ -199,13 +203,13 @@ def test_interrupting_aborts_cleanly_and_the_file_can_be_resumed(capsys, tmp_pat
     def interrupt(self, frame, progress):
         frames.append(frame)
         if len(frames) == 5:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         committed(self, frame, progress)
 
     monkeypatch.setattr(command.ConsoleProgress, "frame_committed", interrupt)
     path = tmp_path / "run.h5"
     code, out, _ = call(capsys, "scan", "--profile", "tiny", "--out", path, "--json")
-    assert code == 0
+    assert code == 128 + number
     assert result(out)["outcome"] == "aborted"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     code, out, _ = call(capsys, "scan", "--resume", path, "--json")

@@ -82,10 +82,14 @@ def test_the_shipped_bench_is_aligned_within_its_own_errors():
     assert found.beam.astigmatism_waves[0] == pytest.approx(0.06, abs=0.01)
 
 
+OPAQUE = "nothing here lets light through"
+
+
 def test_samples_that_show_nothing_are_refused_after_tiny_moves():
     """Nothing in the beam, and nothing but opaque ground."""
     profile = load_profile("tiny")
-    for start, word in ((StagePosition(12.5e-3, 18e-3), "no edge of the sample"), (StagePosition(10e-3, 12.5e-3), ".")):
+    nothing, opaque = StagePosition(12.5e-3, 18e-3), StagePosition(10e-3, 12.5e-3)
+    for start, word in ((nothing, "no edge of the sample"), (opaque, OPAQUE)):
         with bench(profile, stream=13) as session:
             session.home_if_needed()
             moves = []
@@ -96,7 +100,7 @@ def test_samples_that_show_nothing_are_refused_after_tiny_moves():
                 return move_to(target, cancel)
 
             session.devices.stage.move_to = watched
-            with pytest.raises(Exception, match=word) as error:
+            with pytest.raises(AlignError, match=word) as error:
                 align(session, start, 0.0)
             assert "\n" not in str(error.value)
             # No further than the tiny moves and their approaches.

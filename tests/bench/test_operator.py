@@ -124,6 +124,109 @@ def test_the_moves_of_an_alignment_are_listed_before():
             planned_moves(session, StagePosition(24.4e-3, 12.5e-3))
 
 
+def test_orders_that_are_no_numbers_are_complained_of():
+    complaints = []
+    with bench(TINY, stream=13) as session:
+        move_stage(session, "12.5mm,12.5mm", home_first=True)
+        jog(session, ["y 0.5.5mm", "x .um", "y -.mm"], lambda view: None, complaints.append)
+    assert len(complaints) == 3
+    assert "0.5.5 is not a number" in complaints[0]
+
+
+def test_a_stage_outside_its_limits_is_told_how_to_come_back():
+    complaints = []
+    with bench(TINY, stream=13) as session:
+        move_stage(session, "home", home_first=False)
+        jog(session, ["y 0.6mm"], lambda view: None, complaints.append)
+        assert session.devices.stage.position().as_tuple() == pytest.approx((0, 0))
+    assert "move Y,X" in complaints[0]
+
+
+def test_jogging_after_homing_begins_where_orders_can_be_obeyed(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("y 50um\nq\n"))
+    figure = tmp_path / "jog.png"
+    code, out, err = call(capsys, "jog", "--profile", "tiny", "--home", "--yes", "--figure", figure, "--json")
+    assert code == 0
+    assert json.loads(out.splitlines()[-1])["y_m"] == pytest.approx(12.55e-3)
+    assert "moves: to y 12.5000 mm, x 12.5000 mm" in err
+
+
+def test_an_interrupt_at_the_prompt_of_jog_ends_it(capsys, tmp_path, monkeypatch):
+    class Interrupting(Tty):
+        def readline(self, *_):
+            os.kill(os.getpid(), signal.SIGINT)
+            return "y 50um\n"
+
+    monkeypatch.setattr("sys.stdin", Interrupting())
+    arguments = ("jog", "--profile", "tiny", "--home", "--yes", "--figure", tmp_path / "jog.png", "--json")
+    code, out, err = call(capsys, *arguments)
+    assert code == 130
+    assert json.loads(out.splitlines()[-1]) == {"outcome": "aborted"}
+    assert err.splitlines()[-1].startswith("interrupted: jog:")
+
+
+def test_stop_stops_the_stage_and_moves_nothing(capsys, monkeypatch):
+    from simulators.stage import SimulatedStage
+
+    stops = []
+    stop = SimulatedStage.stop
+    monkeypatch.setattr(SimulatedStage, "stop", lambda stage: (stops.append(stage.homed), stop(stage))[1])
+    code, out, _ = call(capsys, "stop", "--profile", "tiny", "--json")
+    assert code == 0
+    assert stops[0] is False
+    assert json.loads(out.splitlines()[-1])["homed"] is False
+
+
+# ---- Stopped, and outputs that cannot be ----
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("command", ["move", "darks", "characterise", "align"])
+def test_every_command_ends_with_128_and_the_signal(capsys, tmp_path, monkeypatch, command, number):
+    from simulators.camera import SimulatedCamera
+    from simulators.stage import SimulatedStage
+
+    stopped = []
+    stop = SimulatedStage.stop
+    monkeypatch.setattr(SimulatedStage, "stop", lambda stage: (stopped.append(1), stop(stage))[1])
+    owner, method = (SimulatedStage, "home") if command == "move" else (SimulatedCamera, "acquire")
+    act = getattr(owner, method)
+    monkeypatch.setattr(owner, method, lambda device, cancel: (os.kill(os.getpid(), number), act(device, cancel))[1])
+    own = {
+        "move": ("park", "--home", "--yes"),
+        "darks": ("--out", tmp_path / "d.h5"),
+        "characterise": ("--out", tmp_path / "c.toml"),
+        "align": ("--yes", "--figure", tmp_path / "a.png"),
+    }[command]
+    code, out, err = call(capsys, command, *own, "--profile", "tiny", "--json")
+    assert code == 128 + number
+    assert json.loads(out.splitlines()[-1]) == {"outcome": "aborted"}
+    assert err.splitlines()[-1].startswith("interrupted: ")
+    assert stopped
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "word"),
+    [
+        ("darks", "absent/d.h5", "does not exist"),
+        ("darks", "d.png", "must end in .h5"),
+        ("characterise", "absent/c.toml", "does not exist"),
+        ("characterise", "c.h5", "must end in .toml"),
+    ],
+)
+def test_outputs_are_checked_before_anything_is_recorded(capsys, tmp_path, monkeypatch, command, name, word):
+    from simulators.camera import SimulatedCamera
+
+    monkeypatch.setattr(SimulatedCamera, "acquire", lambda *_: pytest.fail("a frame was taken"))
+    code, out, err = call(capsys, command, "--out", tmp_path / name, "--profile", "tiny")
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert word in err
+    assert list(tmp_path.iterdir()) == []
+
+
 # ---- Asking ----
 
 
@@ -197,9 +300,13 @@ def test_a_scan_under_a_manual_light_needs_a_person(capsys, tmp_path, monkeypatc
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     code, _, err = call(capsys, "scan", "--profile", path, "--out", tmp_path / "run.h5")
     assert code == 2
-    assert "error: light: asks:" in err
+    assert "error: preflight: light: a person has to block the beam" in err
+    assert "nothing was moved or written" in err
+    assert not (tmp_path / "run.h5").exists()
+    assert call(capsys, "check", "--profile", path)[0] == 0
     monkeypatch.setattr("sys.stdin", Tty("\n\n"))
-    code, out, _ = call(capsys, "scan", "--resume", tmp_path / "run.h5", "--json")
+    code, out, _ = call(capsys, "scan", "--profile", path, "--out", tmp_path / "run.h5", "--json")
+    assert code == 0
     assert json.loads(out.splitlines()[-1])["outcome"] == "completed"
 
 

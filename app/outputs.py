@@ -1,0 +1,30 @@
+"""Whether a command's files can be written, asked before anything is measured for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from app.errors import UsageError
+
+
+def require_writable(command: str, path: Path, suffixes: Sequence[str], new: bool = True) -> None:
+    """Raise `UsageError` unless a file can be written there; no folder is made.
+
+    Args:
+        command: whose file it is, for the message.
+        path: the file to be.
+        suffixes: endings that it may have.
+        new: whether it must not exist yet; else it must be a file that can be replaced.
+    """
+    if path.suffix not in suffixes:
+        raise UsageError(f"{command}: {path} must end in {' or '.join(suffixes)}; choose another name")
+    if path.is_dir():
+        raise UsageError(f"{command}: {path} is a folder; give the name of a file")
+    if new and path.exists():
+        raise UsageError(f"{command}: {path} exists already; choose another name")
+    if not path.parent.is_dir():
+        raise UsageError(f"{command}: the folder {path.parent} of {path.name} does not exist; create it")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"{command}: the folder {path.parent} of {path.name} is not writable; choose another")
