@@ -51,7 +51,7 @@ def test_a_good_plan_has_no_findings_and_touches_nothing(tmp_path):
 
 
 def test_a_scan_beyond_the_travel_is_refused_with_its_count():
-    bench = changed("stage", centre_m=(12.5e-3, 24.45e-3))
+    bench = changed("stage", centre_m=(12.5e-3, 24.499e-3))
     assert_refused(findings(bench), "stage: x target", "0.0245 m", "more)", "nothing was moved")
     assert bench.log == []
 

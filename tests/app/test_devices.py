@@ -7,7 +7,7 @@ from PIL import Image
 from app.acquire.scan import Scan
 from app.devices import open_devices
 from app.errors import known_message
-from app.profile import load_profile
+from app.profile import ProfileError, load_profile
 from app.samples import make_sample
 from drivers.base import NotReadyError
 from recon.files.read import open_run
@@ -54,6 +54,14 @@ def test_devices_are_closed_until_entered_and_after_leaving():
         assert not devices.stage.homed
     with pytest.raises(NotReadyError):
         _ = devices.camera.info
+
+
+def test_an_emulated_camera_has_its_own_serial_number():
+    pytest.importorskip("pty", reason="emulated controllers need a POSIX system")
+    emulated = load_profile("emulated")
+    camera = emulated.camera.model_copy(update={"serial": "24012345"})
+    with pytest.raises(ProfileError, match=r"camera.serial: '24012345' is not the emulated camera's"):
+        open_devices(emulated.model_copy(update={"camera": camera}))
 
 
 def test_a_simulated_run_counts_the_photons_of_its_beam(tmp_path):

@@ -94,7 +94,7 @@ def test_killed_at_every_write(tmp_path, compression, stride):
 
 
 def test_killed_while_resuming(tmp_path):
-    profile = small_profile(positions=2, dark_frames=2, evaluation_exposures_s=(3e-4,))
+    profile = small_profile(positions=6, dark_frames=2, evaluation_exposures_s=(3e-4,))
     whole, path = tmp_path / "whole.h5", tmp_path / "run.h5"
     calls = count_calls(profile, whole, "none")
 
@@ -104,7 +104,7 @@ def test_killed_while_resuming(tmp_path):
 
     def again():
         bench = FakeBench(profile)
-        bench.runner(lambda: RunWriter.resume(path, bench.clock, fault=killed_at(131))).run()
+        bench.runner(lambda: RunWriter.resume(path, bench.clock, fault=killed_at(111))).run()
 
     assert in_child(first) == KILLED
     deaths = 1
