@@ -208,7 +208,7 @@ def test_trap_the_controllers_own_backlash_correction_counts_for_limits():
 
 @KINDS
 def test_trap_a_stop_is_not_starved_by_status_traffic(controller):
-    """The claim (50 ms) is the benchmark's; here that a stop waits for one status and the other axis's stop at most."""
+    """The claim (50 ms) is the benchmark's; here that a stop waits for a message or two."""
     with rig(controller, speed=10, homed=True) as r:
         outcome = []
 
@@ -223,7 +223,7 @@ def test_trap_a_stop_is_not_starved_by_status_traffic(controller):
         before = len(sent(r, Id.MOVE_STOP))
         r.stage.stop()
         wait_until(lambda: len(sent(r, Id.MOVE_STOP)) >= before + 2)
-        assert max(heard.ahead for heard in r.wire.messages(Id.MOVE_STOP)[before : before + 2]) <= 2
+        assert max(heard.ahead for heard in r.wire.messages(Id.MOVE_STOP)[before : before + 2]) <= 3
         thread.join(10)
         assert outcome == ["cancelled"]
         assert r.stage._links[0]._device._port.timeout == 0
