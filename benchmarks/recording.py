@@ -163,6 +163,7 @@ def profile_of(kind: Kind, frames: int) -> Profile:
         "evaluation_positions": 0,
         "evaluation_exposures_s": (),
         "empty_frames": 0,
+        "empty_after": False,
         "dark_frames": DARKS,
         "keep_darks": 0,
     }
