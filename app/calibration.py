@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.errors import UsageError
 from app.figures import calibration_figure
@@ -26,7 +27,7 @@ from recon.calibrate import (
 from recon.dataset import DatasetError, Ptychogram, Scan, Truth
 from recon.device import keep_memory
 from recon.errorbars import Uncertainty
-from recon.files.imports import Overrides, open_any
+from recon.files.imports import Overrides, open_any, read_probe
 from recon.files.read import open_hdf5, open_run
 from recon.files.results import StoredCalibration, load_calibration, store_calibration
 from recon.files.schema import ATTR_CREATOR, CREATOR
@@ -71,7 +72,7 @@ class CalibrationScore:
 def score(calibration: Calibration, truth: Truth) -> CalibrationScore:
     """Errors of distance, positions and probe, modulo the gauge freedoms."""
     light = calibration.illumination
-    pixel = light.geometry.pixel_size_m
+    pixel = light.geometry.object_pixel_m
     fit = fit_positions(light.positions_m, truth.positions_m[light.indices])
     true_probe = resample(truth.probe, truth.probe_pixel_m, len(light.probe), pixel)
     return CalibrationScore(
@@ -90,6 +91,7 @@ def calibrate_data(
     team: Team = ALONE,
     sums: Sums | None = None,
     memory_bytes: float | None = None,
+    probe: NDArray[np.complex64] | None = None,
 ) -> Calibration:
     """Calibrate with progress on the console."""
     keep_memory()
@@ -113,6 +115,7 @@ def calibrate_data(
             team=team,
             sums=sums,
             memory_bytes=memory_bytes,
+            probe=probe,
         )
     for line in calibration.plan:
         course.say(line)
@@ -139,7 +142,7 @@ def uncertainty(data: Ptychogram, calibration: Calibration, device: str, course:
 def store(path: Path, calibration: Calibration, errors: Uncertainty | None = None) -> None:
     """Put a calibration into its run, with its standard deviations where they are known."""
     light = calibration.illumination
-    pixel = light.geometry.pixel_size_m
+    pixel = light.geometry.object_pixel_m
     settings = calibration.summary()
     store_calibration(
         path,
@@ -177,7 +180,7 @@ def stored_illumination(path: Path) -> tuple[Illumination, int]:
 def draw(calibration: Calibration, data: Scan, path: Path) -> Path:
     """The figure of a calibration."""
     light = calibration.illumination
-    pixel = light.geometry.pixel_size_m
+    pixel = light.geometry.object_pixel_m
     heading = f"{data.name}: distance {light.geometry.distance_m * 1e3:.4g} mm, {len(data)} frames"
     return calibration_figure(
         light.probe,
@@ -200,11 +203,11 @@ def _arrays(known: Uncertainty) -> dict[str, Any]:
 
 def bright_scan(
     path: Path,
-    focus_to_sample_m: float | None,
     probe_diameter_m: float | None,
     seed: int,
     overrides: Overrides,
     batch: int | None = None,
+    modes: int = 1,
 ) -> tuple[Streamed, CalibrationSettings, Truth | None]:
     """What is calibrated in any readable file, to be closed by the caller, how, and the truth of a simulated run.
 
@@ -212,9 +215,9 @@ def bright_scan(
         UsageError: options for foreign files with a run, or a run without a bright scan.
         DatasetError: unreadable.
     """
-    settings = CalibrationSettings(probe_diameter_m=probe_diameter_m, seed=seed, batch=batch)
+    settings = CalibrationSettings(probe_diameter_m=probe_diameter_m, seed=seed, batch=batch, modes=modes)
     own = is_run(path)
-    if own and (focus_to_sample_m is not None or overrides != Overrides()):
+    if own and overrides != Overrides():
         raise UsageError(f"{path}: a run knows its own geometry; --wavelength and the like are for foreign files")
     truth: Truth | None = None
     if own:
@@ -229,13 +232,12 @@ def bright_scan(
         )
     else:
         data = open_any(path, overrides)
-        # Nothing is known of a foreign bench's stage: a prior of two pixels lets the data decide.
-        scaled = data.geometry if focus_to_sample_m is None else data.geometry.fresnel_scaled(focus_to_sample_m)
         # The origin of somebody else's stage may be anywhere; the object's grid is centred on the scan.
-        data = replace(data, geometry=scaled, positions_m=data.positions_m - data.positions_m.mean(0))
+        data = replace(data, positions_m=data.positions_m - data.positions_m.mean(0))
+        # Nothing is known of a foreign bench's stage: a prior of two pixels lets the data decide.
         settings = replace(
             settings,
-            position_prior_m=2 * scaled.pixel_size_m,
+            position_prior_m=2 * data.geometry.object_pixel_m,
             refine_distance=False,
             warm_epochs=40,
             joint_epochs=60,
@@ -246,7 +248,13 @@ def bright_scan(
     return data, settings, truth
 
 
-def looks_mirrored(data: Streamed, settings: CalibrationSettings, device: str, course: Course) -> str:
+def looks_mirrored(
+    data: Streamed,
+    settings: CalibrationSettings,
+    device: str,
+    course: Course,
+    probe: NDArray[np.complex64] | None = None,
+) -> str:
     """A warning when a flipped or turned scan explains the frames clearly better than the scan as given, or "".
 
     A few epochs on the middle of the scan and on the coarsest pixels, for the orientations that are mistaken for the
@@ -265,6 +273,7 @@ def looks_mirrored(data: Streamed, settings: CalibrationSettings, device: str, c
             device=device,
             report=lambda done, _, name: course.advance(done, name),
             stop=course.stopped,
+            probe=probe,
         )
     if course.stopped() or found.as_given or found.margin < CHECK_MARGIN:
         return ""
@@ -278,7 +287,6 @@ def calibrate_file(
     path: Path,
     out: Path | None,
     device: str,
-    focus_to_sample_m: float | None,
     probe_diameter_m: float | None,
     epochs: int | None,
     seed: int,
@@ -287,6 +295,8 @@ def calibrate_file(
     memory_bytes: float | None = None,
     batch: int | None = None,
     with_uncertainty: bool = True,
+    modes: int = 1,
+    probe_file: Path | None = None,
 ) -> dict[str, Any]:
     """Calibrate a file and draw the result; a run of this program keeps the result, a foreign file is left as it is.
 
@@ -294,11 +304,14 @@ def calibrate_file(
     JSON line, the others return nothing.
     """
     begin = time.monotonic()
+    probe = None if probe_file is None else read_probe(probe_file)
     with join(device) as (team, place):
-        data, settings, truth = bright_scan(path, focus_to_sample_m, probe_diameter_m, seed, overrides, batch)
+        data, settings, truth = bright_scan(path, probe_diameter_m, seed, overrides, batch, modes)
         # The file is closed before the result goes into it.
         with data, Course(quiet=team.rank != 0) as course:
-            calibration = _calibrated(path, data, settings, epochs, place, course, checkpoint, memory_bytes, team)
+            calibration = _calibrated(
+                path, data, settings, epochs, place, course, checkpoint, memory_bytes, team, probe
+            )
             known = _errors(data, calibration, place, course, memory_bytes, team) if with_uncertainty else None
         if team.rank != 0:
             return {}
@@ -320,13 +333,14 @@ def _calibrated(
     checkpoint: Path | None,
     memory_bytes: float | None,
     team: Team,
+    probe: NDArray[np.complex64] | None,
 ) -> Calibration:
     sums = team_sums(share_of(data, team), len(data), team, device)
     if epochs is not None:
         settings = with_epochs(data, settings, lit_window(data, settings.lit_energy, sums)[0], epochs)
-    if team.size == 1 and (mirrored := looks_mirrored(data, settings, device, course)):
+    if team.size == 1 and (mirrored := looks_mirrored(data, settings, device, course, probe)):
         course.say(f"warning: {path}: {mirrored}")
-    return calibrate_data(data, settings, device, course, checkpoint, team, sums, memory_bytes)
+    return calibrate_data(data, settings, device, course, checkpoint, team, sums, memory_bytes, probe)
 
 
 def _errors(
@@ -367,6 +381,8 @@ def _kept(
             positions_m=light.positions_m,
             distance_m=light.geometry.distance_m,
             pixel_size_m=light.geometry.pixel_size_m,
+            object_pixel_m=light.geometry.object_pixel_m,
+            far_field=light.geometry.far_field,
             wavelength_m=light.geometry.wavelength_m,
             loss=calibration.loss,
             **({} if known is None else _arrays(known)),
@@ -374,7 +390,7 @@ def _kept(
     values = calibration.summary()
     del values["settings"]
     if known is not None:
-        values |= known.summary(calibration.illumination.geometry.pixel_size_m)
+        values |= known.summary(calibration.illumination.geometry.object_pixel_m)
     if truth is not None:
         errors = score(calibration, truth)
         values |= {

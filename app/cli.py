@@ -12,7 +12,22 @@ from typing import Annotated, Any
 import typer
 
 from app.errors import UsageError, run_guarded
-from app.options import CharacterisationOption, DeviceOption, JsonOption, ObjectOption, ProfileOption, SeedOption
+from app.options import (
+    CharacterisationOption,
+    CornerOption,
+    DeviceOption,
+    DistanceOption,
+    FarFieldOption,
+    FocusOption,
+    JsonOption,
+    ObjectOption,
+    PixelSizeOption,
+    ProbeDiameterOption,
+    ProbeOption,
+    ProfileOption,
+    SeedOption,
+    WavelengthOption,
+)
 from app.stopping import Interrupt, recorder_given_up
 
 app = typer.Typer(
@@ -116,15 +131,15 @@ def scan(
 def calibrate(
     path: Annotated[Path, typer.Argument(help="A run, or a CXI, PtyLab or npz file of somebody else's.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the figure; default beside the file.")] = None,
-    focus_to_sample: Annotated[
-        float | None, typer.Option(help="Cone beams: focus to sample, m (Fresnel scaling).")
-    ] = None,
-    wavelength: Annotated[float | None, typer.Option(min=0, help="m, where a foreign file does not say.")] = None,
-    distance: Annotated[float | None, typer.Option(min=0, help="Object to camera, m, likewise.")] = None,
-    pixel_size: Annotated[float | None, typer.Option(min=0, help="Camera pitch, m, likewise.")] = None,
-    probe_diameter: Annotated[
-        float | None, typer.Option(help="Illumination's diameter, m; a run knows it, else the frames' mean starts it.")
-    ] = None,
+    focus_to_sample: FocusOption = None,
+    wavelength: WavelengthOption = None,
+    distance: DistanceOption = None,
+    pixel_size: PixelSizeOption = None,
+    far_field: FarFieldOption = False,
+    zero_in_corner: CornerOption = False,
+    probe_diameter: ProbeDiameterOption = None,
+    probe: ProbeOption = None,
+    modes: Annotated[int, typer.Option(min=1, help="Mutually incoherent modes of the probe.")] = 1,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs in all; default: by the kind of data.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="File to keep the state in; where it exists, go on from it.")
@@ -149,13 +164,12 @@ def calibrate(
     from app.calibration import calibrate_file
     from recon.files.imports import Overrides
 
-    overrides = Overrides(wavelength_m=wavelength, distance_m=distance, pixel_size_m=pixel_size)
+    overrides = Overrides(wavelength, distance, pixel_size, focus_to_sample, far_field, zero_in_corner)
     budget = None if memory is None else memory * 1e9
     values = calibrate_file(
         path,
         out,
         device,
-        focus_to_sample,
         probe_diameter,
         epochs,
         seed,
@@ -164,6 +178,8 @@ def calibrate(
         budget,
         batch,
         with_uncertainty=not no_uncertainty,
+        modes=modes,
+        probe_file=probe,
     )
     if values:
         report(values, as_json)

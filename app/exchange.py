@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.errors import UsageError
-from app.options import JsonOption
+from app.options import (
+    CornerOption,
+    DistanceOption,
+    FarFieldOption,
+    FocusOption,
+    JsonOption,
+    PixelSizeOption,
+    WavelengthOption,
+)
 
 if TYPE_CHECKING:
     from recon.dataset import Ptychogram
@@ -117,9 +125,12 @@ def import_command(
         bool, typer.Option("--reverse", help="With --map: positions are the sample's, against the illumination's.")
     ] = False,
     good: Annotated[int, typer.Option(help="With --map: the mask's value at good pixels: CXI 0, ptypy 1.")] = 0,
-    wavelength: Annotated[float | None, typer.Option(min=0, help="m, overrules the file.")] = None,
-    distance: Annotated[float | None, typer.Option(min=0, help="Object to camera, m, overrules the file.")] = None,
-    pixel_size: Annotated[float | None, typer.Option(min=0, help="Camera pitch, m, overrules the file.")] = None,
+    focus_to_sample: FocusOption = None,
+    wavelength: WavelengthOption = None,
+    distance: DistanceOption = None,
+    pixel_size: PixelSizeOption = None,
+    far_field: FarFieldOption = False,
+    zero_in_corner: CornerOption = False,
     electrons_per_count: Annotated[float, typer.Option(min=0, help="Conversion of the file's counts.")] = 1.0,
     read_noise: Annotated[float, typer.Option(min=0, help="Noise without light, electrons rms.")] = 0.0,
     as_json: JsonOption = False,
@@ -143,6 +154,9 @@ def import_command(
         wavelength_m=wavelength,
         distance_m=distance,
         pixel_size_m=pixel_size,
+        focus_to_sample_m=focus_to_sample,
+        far_field=far_field,
+        zero_in_corner=zero_in_corner,
         electrons_per_count=electrons_per_count,
         read_noise_e=read_noise,
         fields=mapping,

@@ -17,4 +17,24 @@ YesOption = Annotated[bool, typer.Option("--yes", help="Moves are confirmed: do 
 CharacterisationOption = Annotated[
     Path | None, typer.Option(help="What was measured of this bench; default: the profile's.")
 ]
+# What a file of somebody else's lacks or has wrong.
+WavelengthOption = Annotated[float | None, typer.Option(min=0, help="m, where a foreign file does not say or errs.")]
+DistanceOption = Annotated[float | None, typer.Option(min=0, help="Object to camera, m, likewise.")]
+PixelSizeOption = Annotated[float | None, typer.Option(min=0, help="Camera pitch, m, likewise.")]
+FocusOption = Annotated[
+    float | None, typer.Option("--focus-to-sample", help="Cone beams: focus to sample, m (Fresnel scaling).")
+]
+FarFieldOption = Annotated[
+    bool, typer.Option("--far-field", help="Frames are Fraunhofer patterns; positions in pixels count the object's.")
+]
+CornerOption = Annotated[
+    bool, typer.Option("--zero-in-corner", help="Far field: zero frequency is in the frames' corner, not their middle.")
+]
+ProbeOption = Annotated[
+    Path | None, typer.Option("--probe", help="A file with a probe to begin with, npz (`probe`) or CXI.")
+]
+ProbeDiameterOption = Annotated[
+    float | None,
+    typer.Option(help="Illumination's diameter, m; a run knows it, else the frames' mean starts it."),
+]
 DeviceOption = Annotated[str, typer.Option(help="Where torch works: auto (the GPU when there is one), cpu, cuda.")]

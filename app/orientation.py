@@ -9,6 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.options import (
+    CornerOption,
+    DeviceOption,
+    DistanceOption,
+    FarFieldOption,
+    FocusOption,
+    JsonOption,
+    PixelSizeOption,
+    ProbeDiameterOption,
+    ProbeOption,
+    WavelengthOption,
+)
+
 if TYPE_CHECKING:
     from recon.files.imports import Overrides
     from recon.orient import Verdict
@@ -18,10 +31,10 @@ def orient_file(
     path: Path,
     out: Path | None,
     device: str,
-    focus_to_sample_m: float | None,
     probe_diameter_m: float | None,
     seed: int,
     overrides: Overrides,
+    probe_file: Path | None = None,
 ) -> dict[str, Any]:
     """Rank the sixteen orientations of a file and draw them; the file is only read.
 
@@ -36,11 +49,13 @@ def orient_file(
     from app.figures import orientation_figure
     from app.progress import Course
     from recon.device import keep_memory, pick_device
+    from recon.files.imports import read_probe
     from recon.orient import JOINT, WARM, orient
 
     begin = time.monotonic()
     device = pick_device(device)
-    data, settings, _ = bright_scan(path, focus_to_sample_m, probe_diameter_m, seed, overrides)
+    data, settings, _ = bright_scan(path, probe_diameter_m, seed, overrides)
+    probe = None if probe_file is None else read_probe(probe_file)
     keep_memory()
     with data, Course() as course:
         course.begin("orientations", 8 * (WARM + JOINT))
@@ -51,6 +66,7 @@ def orient_file(
                 device=device,
                 report=lambda done, _, name: course.advance(done, name),
                 stop=course.stopped,
+                probe=probe,
             )
         table = Table(title="orientations, two names for the same thing in a line")
         for column in ("frames and positions", "the same, turned by 180 degrees", "loss", "over the best"):
@@ -99,28 +115,23 @@ def conclusion(verdict: Verdict) -> str:
 def orient_command(
     path: Annotated[Path, typer.Argument(help="A run, or a CXI, PtyLab or npz file of somebody else's.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the picture; default beside the file.")] = None,
-    focus_to_sample: Annotated[
-        float | None, typer.Option(help="Cone beams: focus to sample, m (Fresnel scaling).")
-    ] = None,
-    wavelength: Annotated[float | None, typer.Option(min=0, help="m, where a foreign file does not say.")] = None,
-    distance: Annotated[float | None, typer.Option(min=0, help="Object to camera, m, likewise.")] = None,
-    pixel_size: Annotated[float | None, typer.Option(min=0, help="Camera pitch, m, likewise.")] = None,
-    probe_diameter: Annotated[
-        float | None, typer.Option(help="Illumination's diameter, m; a run knows it, else the frames' mean starts it.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="Where torch works: auto (the GPU when there is one), cpu, cuda.")] = (
-        "auto"
-    ),
+    focus_to_sample: FocusOption = None,
+    wavelength: WavelengthOption = None,
+    distance: DistanceOption = None,
+    pixel_size: PixelSizeOption = None,
+    far_field: FarFieldOption = False,
+    zero_in_corner: CornerOption = False,
+    probe_diameter: ProbeDiameterOption = None,
+    probe: ProbeOption = None,
+    device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Order of the frames.")] = 0,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on one line, the last on stdout.")
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Which way round the frames are: flips, transposes and the positions' sign, ranked by loss. Nothing is changed."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from app.cli import report
     from recon.files.imports import Overrides
 
-    overrides = Overrides(wavelength_m=wavelength, distance_m=distance, pixel_size_m=pixel_size)
-    values = orient_file(path, out, device, focus_to_sample, probe_diameter, seed, overrides)
+    overrides = Overrides(wavelength, distance, pixel_size, focus_to_sample, far_field, zero_in_corner)
+    values = orient_file(path, out, device, probe_diameter, seed, overrides, probe)
     report(values if as_json else {k: v for k, v in values.items() if k != "losses"}, as_json)

@@ -29,7 +29,7 @@ def measure(profile: str, seed: int, folder: Path) -> tuple[float, float, float,
     """Distance and positions over their deviations (positions: rms), and seconds of calibration and uncertainty."""
     path = folder / f"{profile}{seed}.h5"
     run_scan(profile, seed, None, path, None)
-    scan, settings, truth = bright_scan(path, None, None, seed, Overrides())
+    scan, settings, truth = bright_scan(path, None, seed, Overrides())
     assert truth is not None
     with scan:
         data = scan.load()

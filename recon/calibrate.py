@@ -124,8 +124,8 @@ class EpochReport:
 LOSSES: dict[str, type[SlopedLoss]] = {"amplitude": StabilisedAmplitude, "mixed": MixedGaussian}
 
 
-def _optics(part: Scan, stage: Stage, settings: CalibrationSettings, device: str) -> Optics:
-    if settings.far_field:
+def _optics(part: Scan, stage: Stage, device: str) -> Optics:
+    if part.geometry.far_field:
         return FarField.build(part.geometry, device)
     return NearField.build(part.geometry, stage.window, padded=stage.padded, device=device)
 
@@ -146,19 +146,32 @@ def _budget(memory_bytes: float | None, team: Team, device: str) -> int:
 
 
 def _start(
-    part: Scan, light: NDArray, mean: NDArray, optics: Optics, settings: CalibrationSettings
+    part: Scan,
+    light: NDArray,
+    mean: NDArray,
+    optics: Optics,
+    settings: CalibrationSettings,
+    known: NDArray[np.complex64] | None,
 ) -> tuple[Tensor, float, float]:
     """Probe modes and object's value to begin with, of about unit maximum, and the flux scale (electrons per s).
 
     Args:
         light: (N,) electrons of each frame.
         mean: (H, W) mean frame of the level.
+        known: (m, K, K) probe modes of any scale to begin with.
     """
     seconds = float(np.median(part.exposures_s))
     brightest = float(light.max())
     if not brightest > 0:
         raise DatasetError(f"{part.name}: the calibration frames hold no light above the dark; is the beam blocked?")
-    if settings.probe_diameter_m is None:
+    if known is not None:
+        if known.shape[-2:] != (optics.window, optics.window):
+            raise DatasetError(
+                f"{part.name}: a probe of {known.shape[-2]} x {known.shape[-1]} pixels to begin with, but the window "
+                f"has {optics.window} x {optics.window}"
+            )
+        probe = known[0]
+    elif settings.probe_diameter_m is None:
         mean = np.sqrt(np.maximum(np.where(part.mask, mean, 0), 0)).astype(np.complex64)
         at_camera = torch.from_numpy(mean)[None].to(optics.device)
         nothing = at_camera.new_zeros(1, optics.window, optics.window)
@@ -166,22 +179,25 @@ def _start(
             1
         ]
         probe = optics.adjoint(at_camera, trace)[0][0].cpu().numpy()
-        if settings.far_field:
+        if part.geometry.far_field:
             probe = np.fft.fftshift(probe)
     else:
-        pixel = part.geometry.pixel_size_m
+        pixel = part.geometry.object_pixel_m
         probe = soft_disc(optics.window, settings.probe_diameter_m / pixel)
     if part.empty is not None and part.empty_exposure_s is not None:
         flux = float(np.where(part.mask, part.empty, 0).sum()) / part.empty_exposure_s
     else:
         # Without an empty beam the flux is relative: the brightest frame counts as full transmission.
         flux = brightest / seconds
-    probe = probe / float(np.percentile(np.abs(probe), 99.5))
+    top = float(np.percentile(np.abs(probe), 99.5))
+    probe = probe / top
     scale = flux / float((np.abs(probe) ** 2).sum())
     axis = (np.arange(len(probe)) - len(probe) // 2) / max(1.0, len(probe) / 4)
     # Weak and of other symmetry: products of the probe with powers of y and x.
-    others = range(1, settings.modes)
-    modes = [probe, *(0.1 * probe * axis[:, None] ** ((k + 1) // 2) * axis[None, :] ** (k // 2) for k in others)]
+    given = [] if known is None else [mode / top for mode in known[1 : settings.modes]]
+    others = range(1 + len(given), settings.modes)
+    weak = (0.1 * probe * axis[:, None] ** ((k + 1) // 2) * axis[None, :] ** (k // 2) for k in others)
+    modes = [probe, *given, *weak]
     level = 0.5 if part.empty is not None else 1.0
     return torch.from_numpy(np.stack(modes).astype(np.complex64)), level, scale
 
@@ -197,6 +213,7 @@ def calibrate(
     team: Team = ALONE,
     sums: Sums | None = None,
     memory_bytes: float | None = None,
+    probe: NDArray[np.complex64] | None = None,
 ) -> Calibration:
     """Find probe, object, distance and positions from a bright scan.
 
@@ -213,10 +230,12 @@ def calibrate(
         team: the processes that do this together, each with its share of the frames; all get the same result.
         sums: of all frames (`team_sums`), for whoever has looked at them already.
         memory_bytes: of frames that a streamed scan may hold in each process; None takes half of what is free.
+        probe: (m, K, K) modes of any scale to begin with on the object's pitch, of the whole frame's size; only without
+            a diameter.
 
     Raises:
-        DatasetError: the frames hold no light, a position leaves the object's grid, the checkpoint is another's, or a
-            frame cannot be read.
+        DatasetError: the frames hold no light, the probe has another size, a position leaves the object's grid, the
+            checkpoint is another's, or a frame cannot be read.
         TeamError: another process of the team has ended.
     """
     memory = _budget(memory_bytes, team, device) if isinstance(data, Streamed) else 0
@@ -226,14 +245,14 @@ def calibrate(
     sums = sums or team_sums(share, len(data), team, device)
     mark = fingerprint(data, sums)
     smallest = min(data.geometry.shape)
-    crop, energy = (smallest, 1.0) if settings.far_field else lit_window(data, settings.lit_energy, sums)
+    crop, energy = (smallest, 1.0) if data.geometry.far_field else lit_window(data, settings.lit_energy, sums)
     if settings.probe_diameter_m is None:
         crop, energy = smallest, 1.0
     plan = stages_of(data, settings, crop)
     course = Course(settings.loss_tolerance, settings.distance_tolerance_m, settings.position_tolerance_px)
     _, first, point = np.unique(data.indices, return_index=True, return_inverse=True)
     unknowns: Unknowns | None = None
-    scale, pixel, described = 1.0, data.geometry.pixel_size_m, []
+    scale, pixel, described = 1.0, data.geometry.object_pixel_m, []
     saved = None if checkpoint is None else load_checkpoint(checkpoint, mark, settings)
     total = sum(stage.epochs for stage in plan)
     batch = batch_of(settings, len(data), team.size)
@@ -241,7 +260,7 @@ def calibrate(
         if number == 0 or (stage.side, stage.binning) != (plan[number - 1].side, plan[number - 1].binning):
             part = binned(data if stage.side == data.geometry.shape else data.crop(stage.side), stage.binning)
             own, level_sums = None, sums.level(stage.side, stage.binning)
-        optics = _optics(part, stage, settings, device)
+        optics = _optics(part, stage, device)
         pixel = optics.object_pixel_m
         described.append(f"{stage.name}: {optics.describe()}, binned {stage.binning} x, {stage.loss} loss")
         if unknowns is None:
@@ -249,7 +268,7 @@ def calibrate(
             light = sums.light
             if stage.side != data.geometry.shape and data.empty is None:
                 light = team_sums(own, len(data), team, device).light
-            modes, level, scale = _start(part, light, level_sums.mean, optics, settings)
+            modes, level, scale = _start(part, light, level_sums.mean, optics, settings, probe)
             nominal = torch.from_numpy(data.positions_m[first] / pixel).float()
             side = object_size(nominal, optics.window, MARGIN)
             obj = torch.full((side, side), level, dtype=torch.complex64)
@@ -277,7 +296,7 @@ def calibrate(
             priors,
             batch=batch,
             seed=settings.seed,
-            pixels=not settings.far_field,
+            pixels=not data.geometry.far_field,
             share=own,
             sums=level_sums,
             team=team,
@@ -319,7 +338,7 @@ def calibrate(
             next(s.window for s in plan if s.name == "full") if settings.full_epochs else stage.window * stage.binning
         )
         unknowns, ratio = finer(unknowns, stage.binning, window, MARGIN)
-        scale, pixel = scale * ratio, data.geometry.pixel_size_m
+        scale, pixel = scale * ratio, data.geometry.object_pixel_m
     return _finish(
         data, sums, settings, unknowns, scale, pixel, course.table, tuple(described), crop, energy, course.interrupted
     )
@@ -348,7 +367,7 @@ def _rates(s: CalibrationSettings, stage: Stage, decay: float, pixel_m: float, c
     values = {"object": factor * s.object_rate, "probe": factor * s.probe_rate}
     if stage.name == "warm":
         return values
-    if s.refine_distance and not s.far_field:
+    if s.refine_distance:  # which has no gradient in the far field
         values["offset_m"] = factor * s.distance_rate_m
     if s.refine_positions and count > 2:
         rate = factor * s.position_rate_px

@@ -24,14 +24,16 @@ class Geometry:
     Attributes:
         wavelength_m: vacuum wavelength.
         distance_m: object to camera.
-        pixel_size_m: camera pitch, equal in both directions; the object's grid has the same.
+        pixel_size_m: camera pitch, equal in both directions; in the near field the object's grid has the same.
         shape: (rows, columns) of a frame.
+        far_field: the camera sees one Fourier transform of the exit wave (Fraunhofer), zero frequency at n//2.
     """
 
     wavelength_m: float
     distance_m: float
     pixel_size_m: float
     shape: tuple[int, int]
+    far_field: bool = False
 
     def __post_init__(self) -> None:
         for name in ("wavelength_m", "distance_m", "pixel_size_m"):
@@ -40,11 +42,23 @@ class Geometry:
                 raise DatasetError(f"geometry: {name} must be positive and finite, got {value}")
         object.__setattr__(self, "shape", (int(self.shape[0]), int(self.shape[1])))
 
+    @property
+    def object_pixel_m(self) -> float:
+        """Pitch of probe and object: the camera's, in the far field wavelength x distance/(side of the frame)."""
+        if not self.far_field:
+            return self.pixel_size_m
+        return self.wavelength_m * self.distance_m / (min(self.shape) * self.pixel_size_m)
+
     def fresnel_scaled(self, focus_to_sample_m: float) -> Geometry:
         """The parallel-beam geometry equivalent to a cone beam (Fresnel scaling theorem; Paganin 2006).
 
         M = (focus_to_sample + distance)/focus_to_sample; pixel -> pixel/M, distance -> distance/M.
+
+        Raises:
+            DatasetError: not a positive distance, or the geometry is that of the far field.
         """
+        if self.far_field:
+            raise DatasetError("geometry: a cone beam's Fresnel scaling is of the near field; leave one out")
         if not (np.isfinite(focus_to_sample_m) and focus_to_sample_m > 0):
             raise DatasetError(f"geometry: focus to sample must be positive and finite, got {focus_to_sample_m} m")
         m = (focus_to_sample_m + self.distance_m) / focus_to_sample_m
@@ -219,6 +233,17 @@ class Ptychogram:
             saturated=None if self.saturated is None else np.asarray(blocks(self.saturated, factor).any((-3, -1))),
             empty=None if self.empty is None else block_sums(self.empty, factor),
         )
+
+
+def turned(frames: NDArray, orientation: int) -> NDArray:
+    """Frames (..., H, W) as PtyLab and ptypy turn them: bit 2 transposes, then bit 0 flips columns and bit 1 rows."""
+    if orientation & 4:
+        frames = np.swapaxes(frames, -1, -2)
+    if orientation & 1:
+        frames = frames[..., ::-1]
+    if orientation & 2:
+        frames = frames[..., ::-1, :]
+    return np.ascontiguousarray(frames)
 
 
 def binned_geometry(geometry: Geometry, factor: int, name: str) -> Geometry:

@@ -306,13 +306,17 @@ class Fit:
         if (wish.device.type == "cpu" or step % LOOK_EVERY == 0) and bool(wish > 0):
             return True
         value, gradients = self._with_priors(value, gradients, together)
-        self.adam.step(gradients)
-        self.total.add_(value)
+        self._move(gradients, value)
         return False
 
     def _step(self, frames: Tensor, look: bool) -> None:
         value, gradients = self.gradients(frames, look)
+        self._move(gradients, value)
+
+    def _move(self, gradients: list[Tensor], value: Tensor) -> None:
         self.adam.step(gradients)
+        # Less than no light cannot come: an expectation below nothing has no likelihood.
+        self.unknowns.background.clamp_min_(0)
         self.total.add_(value)
 
     def _replay(self, frames: Tensor, look: bool) -> None:

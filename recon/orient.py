@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.calibrate import calibrate
-from recon.dataset import Ptychogram
+from recon.dataset import Ptychogram, turned
 from recon.stages import CalibrationSettings
 from recon.streaming import Streamed
 
@@ -95,17 +95,6 @@ class Verdict:
         return AS_GIVEN in (self.best, self.best.same)
 
 
-def turned(frames: NDArray, orientation: int) -> NDArray:
-    """Frames (..., H, W) turned; see `Orientation.frames`."""
-    if orientation & 4:
-        frames = np.swapaxes(frames, -1, -2)
-    if orientation & 1:
-        frames = frames[..., ::-1]
-    if orientation & 2:
-        frames = frames[..., ::-1, :]
-    return np.ascontiguousarray(frames)
-
-
 def oriented(data: Ptychogram, orientation: Orientation) -> Ptychogram:
     """The data with frames and positions turned; positions keep their axes, (y, x)."""
     way = orientation.frames
@@ -132,6 +121,7 @@ def orient(
     device: str = "cpu",
     report: Callable[[int, int, str], None] = lambda *_: None,
     stop: Callable[[], bool] = lambda: False,
+    probe: NDArray[np.complex64] | None = None,
 ) -> Verdict:
     """Rank the orientations of a scan.
 
@@ -144,6 +134,7 @@ def orient(
         device: where torch works.
         report: called after every epoch with how many are done of how many, and of which orientation.
         stop: asked after every epoch; true ranks what has been tried.
+        probe: as `calibrate` takes it, for the frames as they are.
 
     Raises:
         DatasetError: as `calibrate`.
@@ -169,7 +160,14 @@ def orient(
         def shown(epoch: object, name: str = orientation.name, done: int = done) -> None:
             report(done + epoch.epoch, total, name)  # type: ignore[attr-defined]
 
-        found = calibrate(oriented(part, orientation), short, device=device, report=shown, stop=stop)
+        found = calibrate(
+            oriented(part, orientation),
+            short,
+            device=device,
+            report=shown,
+            stop=stop,
+            probe=None if probe is None else turned(probe, way),
+        )
         if found.interrupted and trials:
             break
         obj = found.object

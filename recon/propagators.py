@@ -11,7 +11,7 @@ that the camera does not see, are neither transformed nor multiplied.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -254,7 +254,7 @@ class FarField:
         """Raises `DatasetError` for frames that are not square."""
         if geometry.shape[0] != geometry.shape[1]:
             raise DatasetError(f"far field: frames of {geometry.shape} are not square; crop them")
-        return cls(geometry, geometry.shape[0], torch.device(device))
+        return cls(replace(geometry, far_field=True), geometry.shape[0], torch.device(device))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -266,9 +266,7 @@ class FarField:
 
     @property
     def object_pixel_m(self) -> float:
-        """Pitch of probe and object."""
-        g = self.geometry
-        return g.wavelength_m * g.distance_m / (self.window * g.pixel_size_m)
+        return self.geometry.object_pixel_m
 
     def describe(self) -> str:
         return f"far field, one transform of {self.window} x {self.window}"

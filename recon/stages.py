@@ -27,7 +27,6 @@ class CalibrationSettings:
         position_prior_m: standard deviation of a stage position about the fitted affine map, per axis.
         flux_prior: standard deviation of a frame's flux over the common one, relative; None takes it as constant.
         background_prior: that of a uniform background, in units of the mean signal of a pixel; None takes it as zero.
-        far_field: one transform to the camera (Fraunhofer) instead of free space; the distance is then not refined.
         modes: mutually incoherent modes of the probe.
         warm_epochs: amplitude loss, probe, object and empty beam only.
         joint_epochs: amplitude loss, everything, on the coarsest pixels of the lit window.
@@ -50,7 +49,6 @@ class CalibrationSettings:
     position_prior_m: float = 5e-6
     flux_prior: float | None = None
     background_prior: float | None = None
-    far_field: bool = False
     modes: int = 1
     warm_epochs: int = 4
     joint_epochs: int = 32
@@ -105,7 +103,7 @@ def stages_of(data: Scan, settings: CalibrationSettings, crop: int) -> list[Stag
     """The plan of a calibration: coarse before fine, as the geometry and the light's window `crop` allow."""
     g, s = data.geometry, settings
     whole = g.shape
-    if s.far_field:
+    if g.far_field:
         everything = (whole, min(whole), False)
         plan = [("warm", 1, *everything, "amplitude", s.warm_epochs, 1.0)]
         plan += [("joint", 1, *everything, "amplitude", s.joint_epochs, 1.0)]

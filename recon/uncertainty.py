@@ -95,8 +95,8 @@ def uncertainty_of(
         optics,
         1.0,
         settings.position_prior_m / pixel,
-        pixels=not settings.far_field,
-        free_distance=settings.refine_distance and not settings.far_field,
+        pixels=not data.geometry.far_field,
+        free_distance=settings.refine_distance and not data.geometry.far_field,
         free_positions=settings.refine_positions and len(part) > 2,
     )
     try:
@@ -120,7 +120,7 @@ class _Counter:
 def _residuals(data: Ptychogram, c: Calibration, device: str, stop: Callable[[], bool]) -> tuple[float, int]:
     """Squared residuals over their variance and pixels, in the lit window, of the model with which it ended."""
     light, settings = c.illumination, c.settings
-    if settings.far_field:
+    if data.geometry.far_field:
         optics: Optics = FarField.build(light.geometry, device)
         side = light.geometry.shape
     else:
@@ -129,7 +129,7 @@ def _residuals(data: Ptychogram, c: Calibration, device: str, stop: Callable[[],
         optics = NearField.build(geometry, len(light.probe), padded=last.padded, device=device)
         side = last.side
     part = data if side == data.geometry.shape else data.crop(side)
-    model = FrameLoss(optics, MixedGaussian(), pixels=not settings.far_field)
+    model = FrameLoss(optics, MixedGaussian(), pixels=not data.geometry.far_field)
     modes, obj = torch.from_numpy(c.modes).to(device), torch.from_numpy(c.object).to(device)
     places = torch.from_numpy(light.positions_m / optics.object_pixel_m)
     corners = (places.round() + (len(obj) // 2 - optics.window // 2)).long()
@@ -183,7 +183,7 @@ def _level(data: Ptychogram, c: Calibration, device: str) -> tuple[Ptychogram, U
     pixel = light.geometry.pixel_size_m
     _, first, point = np.unique(data.indices, return_index=True, return_inverse=True)
     modes, obj = c.modes.astype(np.complex64), c.object
-    if settings.far_field:
+    if data.geometry.far_field:
         part, binning = data, 1
         optics: Optics = FarField.build(light.geometry, device)
         pixel = optics.object_pixel_m

@@ -44,7 +44,7 @@ class Solution:
 
     Attributes:
         probe: (K, K) complex64, square root of electrons a pixel and second.
-        object: (M, M) complex64 on the camera's pitch.
+        object: (M, M) complex64 on the geometry's object pitch.
         illumination_m: diameter of the illumination, where it is known.
     """
 
@@ -106,6 +106,8 @@ def _write_cxi(path: Path, data: Ptychogram, solution: Solution) -> None:
         if solution.illumination_m is not None:
             put(beam, schema.EXTENT, solution.illumination_m, "m")
         detector = entry.create_group(schema.DETECTOR)
+        if geometry.far_field:
+            detector.attrs[schema.ATTR_FAR_FIELD] = True
         frames = detector.create_dataset(schema.DATA, data=data.frames, chunks=(1, *geometry.shape))
         frames.attrs[schema.ATTR_UNITS] = "electrons"
         # cdtools takes the axes from here; fixed-length bytes are what it expects.
@@ -133,7 +135,7 @@ def _write_cxi(path: Path, data: Ptychogram, solution: Solution) -> None:
                 image = entry.create_group(name)
                 put_text(image, schema.TITLE, title)
                 put(image, schema.DATA, field[None]).attrs["axes"] = "mode:y:x" if title == "probe" else "layer:y:x"
-                put(image, "image_size", np.array([field.shape[1], field.shape[0], 0]) * geometry.pixel_size_m, "m")
+                put(image, "image_size", np.array([field.shape[1], field.shape[0], 0]) * geometry.object_pixel_m, "m")
         if solution.probe is not None:
             source["illumination"] = h5py.SoftLink(f"{entry.name}/{schema.PROBE_IMAGE}/{schema.DATA}")
 
@@ -166,6 +168,7 @@ def _write_npz(path: Path, data: Ptychogram, solution: Solution) -> None:
         "wavelength_m": np.array(data.geometry.wavelength_m),
         "distance_m": np.array(data.geometry.distance_m),
         "pixel_size_m": np.array(data.geometry.pixel_size_m),
+        "far_field": np.array(data.geometry.far_field),
     }
     arrays |= {k: v for k, v in (("probe", solution.probe), ("object", solution.object)) if v is not None}
     with path.open("wb") as file:

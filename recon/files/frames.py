@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,21 +13,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.dataset import DatasetError
+from recon.dataset import DatasetError, turned
+from recon.streaming import RawFrames
 
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 """Of a member of a zip archive (PKWARE's application note, 4.3.7); name and extra field follow."""
-
-
-def oriented(frames: NDArray, orientation: int) -> NDArray:
-    """Frames (..., H, W) as PtyLab and ptypy turn them: bit 2 transposes, then bit 0 flips columns and bit 1 rows."""
-    if orientation & 4:
-        frames = np.swapaxes(frames, -1, -2)
-    if orientation & 1:
-        frames = frames[..., ::-1]
-    if orientation & 2:
-        frames = frames[..., ::-1, :]
-    return np.ascontiguousarray(frames)
 
 
 class Hdf5Frames:
@@ -34,7 +25,7 @@ class Hdf5Frames:
 
     Args:
         dataset: of an open file, which `close` closes.
-        orientation: of `oriented`, applied to every frame.
+        orientation: of `turned`, applied to every frame.
         others, replaced: frames elsewhere, and which of them stand for which frames here.
     """
 
@@ -60,7 +51,7 @@ class Hdf5Frames:
         try:
             row = self._replaced.get(frame)
             image = self._dataset[frame] if row is None or self._others is None else self._others[row]
-            return oriented(image, self._orientation)
+            return turned(image, self._orientation)
         except (OSError, ValueError, RuntimeError) as error:
             name = self._file.filename if self._file else "a file that is closed"
             reason = " ".join(str(error).split())
@@ -68,6 +59,24 @@ class Hdf5Frames:
 
     def close(self) -> None:
         self._file.close()
+
+
+@dataclass(frozen=True)
+class CornerFrames:
+    """Far-field frames whose zero frequency lies in the corner, with it in the middle instead."""
+
+    frames: RawFrames
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.frames.shape
+
+    def raw(self, frame: int) -> NDArray:
+        """(H, W) of one frame. Raises what the frames raise."""
+        return np.fft.fftshift(self.frames.raw(frame))
+
+    def close(self) -> None:
+        self.frames.close()
 
 
 def mapped_member(path: Path, name: str) -> NDArray | None:

@@ -13,11 +13,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.dataset import DatasetError, Geometry, Ptychogram
+from recon.dataset import DatasetError, Geometry, Ptychogram, turned
 from recon.streaming import ArrayFrames, Electrons, RawFrames, Streamed
 
 from . import schema
-from .frames import Hdf5Frames, mapped_member, oriented
+from .frames import CornerFrames, Hdf5Frames, mapped_member
 from .mapping import FieldMap
 from .read import open_hdf5, open_run
 from .skeleton import LIGHT_SPEED, PLANCK
@@ -34,6 +34,9 @@ class Overrides:
     Attributes:
         wavelength_m, distance_m, pixel_size_m: geometry.
         focus_to_sample_m: cone beam: distance from focus to sample; the geometry becomes its parallel equivalent.
+        far_field: the frames are Fraunhofer patterns; positions in pixels then count the object's.
+        zero_in_corner: far-field frames have zero frequency in the corner, as a Fourier transform leaves it, instead of
+            the middle.
         electrons_per_count: conversion of the file's counts.
         read_noise_e: standard deviation of the noise without photons, electrons; 0 for a counting detector.
         entry: which entry of a file that has several.
@@ -44,6 +47,8 @@ class Overrides:
     distance_m: float | None = None
     pixel_size_m: float | None = None
     focus_to_sample_m: float | None = None
+    far_field: bool = False
+    zero_in_corner: bool = False
     electrons_per_count: float = 1.0
     read_noise_e: float = 0.0
     entry: int = 1
@@ -65,6 +70,7 @@ class _Found:
     exposures_s: NDArray | None = None
     chosen: NDArray[np.int64] | None = None
     """Numbers of the frames that count; None for all."""
+    far_field: bool = False
 
 
 def read_any(path: Path | str, overrides: Overrides | None = None) -> Ptychogram:
@@ -107,6 +113,27 @@ def open_any(path: Path | str, overrides: Overrides | None = None) -> Streamed:
     except BaseException:
         run.close()
         raise
+
+
+def read_probe(path: Path | str) -> NDArray[np.complex64]:
+    """(m, K, K) probe modes of an npz file (`probe`) or a CXI file (the first entry's illumination, or its `image_1`).
+
+    Raises:
+        DatasetError: unreadable, or without a probe.
+    """
+    path = Path(path)
+    if path.name.endswith((".npz", ".npz.bz2")):
+        found = _npz_arrays(path).get("probe")
+    else:
+        with open_hdf5(path) as file:
+            entry = file.get(schema.entry_name(1), {})
+            places = (f"{schema.SOURCE}/illumination", f"{schema.PROBE_IMAGE}/{schema.DATA}")
+            found = next((entry[place][...] for place in places if place in entry), None)
+    if found is None:
+        raise DatasetError(f"{path}: holds no probe; expected `probe` in npz, source_1/illumination in CXI")
+    if found.ndim < 2 or found.dtype.kind not in "cf" or found.shape[-1] != found.shape[-2]:
+        raise DatasetError(f"{path}: its probe is {found.dtype} {found.shape}, expected square modes (m, K, K)")
+    return found.reshape(-1, *found.shape[-2:]).astype(np.complex64)
 
 
 def _read_hdf5(path: Path, file: h5py.File, overrides: Overrides) -> _Found:
@@ -184,6 +211,7 @@ def _read_cxi(path: Path, entry: h5py.Group) -> _Found:
         good=None if mask is None else mask[...] == 0,
         dark=None if dark is None else dark[...],
         exposures_s=None if times is None or times.shape != (len(frames),) else times[...],
+        far_field=bool(detector.attrs.get(schema.ATTR_FAR_FIELD, False)),
     )
 
 
@@ -200,7 +228,7 @@ def _read_ptylab(file: h5py.File) -> _Found:
         wavelength_m=_scalar(file, schema.PTYLAB_WAVELENGTH),
         distance_m=_scalar(file, schema.PTYLAB_DISTANCE),
         pixel_size_m=_scalar(file, schema.PTYLAB_PIXEL),
-        dark=dark if dark is None or dark.ndim != 2 else oriented(dark, orientation),
+        dark=dark if dark is None or dark.ndim != 2 else turned(dark, orientation),
     )
 
 
@@ -214,7 +242,8 @@ def _check_stack(path: Path, kind: np.dtype, shape: tuple[int, ...]) -> None:
         raise DatasetError(f"{path}: frames are {kind} of shape {shape}, expected real (N, rows, columns)")
 
 
-def _read_npz(path: Path) -> _Found:
+def _npz_arrays(path: Path) -> dict[str, Any]:
+    """What is in an npz file; frames that it holds uncompressed are mapped, not read."""
     if not path.is_file():
         raise DatasetError(f"{path}: does not exist or is not a file; check the name")
     try:
@@ -222,12 +251,14 @@ def _read_npz(path: Path) -> _Found:
         with np.load(io.BytesIO(bz2.decompress(path.read_bytes())) if packed else path, allow_pickle=False) as archive:
             mapped = next((name for name in NPZ_FRAMES if name in archive.files and not packed), None)
             stack = None if mapped is None else mapped_member(path, mapped)
-            arrays: dict[str, Any] = {
-                name: stack if name == mapped and stack is not None else archive[name] for name in archive.files
-            }
+            return {name: stack if name == mapped and stack is not None else archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())
         raise DatasetError(f"{path}: not a readable npz file ({reason}); it is truncated or something else") from None
+
+
+def _read_npz(path: Path) -> _Found:
+    arrays = _npz_arrays(path)
 
     def first(names: tuple[str, ...]) -> NDArray | None:
         return next((arrays[name] for name in names if name in arrays), None)
@@ -256,6 +287,7 @@ def _read_npz(path: Path) -> _Found:
         pixel_size_m=number("pixel_size_m", "pixel_size", "dxd"),
         good=None if (mask := first(("mask",))) is None else mask == 0,
         exposures_s=first(("exposures_s",)),
+        far_field=bool(number("far_field") or False),
     )
 
 
@@ -275,27 +307,38 @@ def _scan(path: Path, found: _Found, overrides: Overrides) -> Streamed:
         needed("distance_m", found.distance_m),
         needed("pixel_size_m", found.pixel_size_m),
         shape,
+        overrides.far_field or found.far_field,
     )
+    if overrides.zero_in_corner and not geometry.far_field:
+        raise DatasetError(f"{path}: zero frequency in the corner is a matter of far-field frames; add --far-field")
     if overrides.focus_to_sample_m is not None:
         geometry = geometry.fresnel_scaled(overrides.focus_to_sample_m)
     if found.positions_m is not None:
         positions = np.asarray(found.positions_m, np.float64)
     elif found.positions_px is not None:
-        positions = np.asarray(found.positions_px, np.float64) * geometry.pixel_size_m
+        positions = np.asarray(found.positions_px, np.float64) * geometry.object_pixel_m
     else:
         raise DatasetError(f"{path}: holds no positions; without them nothing can be reconstructed")
     if positions.shape != (count, 2):
         raise DatasetError(f"{path}: {count} frames but positions of shape {positions.shape}; they do not belong")
-    darks = () if found.dark is None or found.dark.shape != shape else (found.dark.astype(np.float64),)
+    for name, value in (("mask", found.good), ("dark frame", found.dark)):
+        if value is not None and value.shape != shape:
+            raise DatasetError(f"{path}: its {name} has shape {value.shape}, its frames {shape}; they do not belong")
+
+    def placed(values: NDArray) -> NDArray:
+        return np.fft.fftshift(values) if overrides.zero_in_corner else values
+
     return Streamed(
-        source=found.frames,
-        electrons=Electrons(overrides.electrons_per_count, darks),
+        source=CornerFrames(found.frames) if overrides.zero_in_corner else found.frames,
+        electrons=Electrons(
+            overrides.electrons_per_count, () if found.dark is None else (placed(found.dark.astype(np.float64)),)
+        ),
         chosen=chosen,
         positions_m=np.ascontiguousarray(positions),
         exposures_s=np.ones(count) if found.exposures_s is None else found.exposures_s.astype(np.float64),
         geometry=geometry,
         dark_variance=np.full(shape, overrides.read_noise_e**2, np.float32),
-        mask=np.ones(shape, bool) if found.good is None or found.good.shape != shape else found.good,
+        mask=np.ones(shape, bool) if found.good is None else placed(found.good),
         indices=np.arange(count),
         name=path.name,
     )

@@ -32,7 +32,7 @@ def bright(tmp_path_factory) -> Path:
     from recon.files.imports import Overrides
 
     run_scan("tiny", 0, None, path, None)
-    calibrate_file(path, None, "cpu", None, None, None, 0, Overrides())
+    calibrate_file(path, None, "cpu", None, None, 0, Overrides())
     return path
 
 
