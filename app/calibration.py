@@ -234,13 +234,14 @@ def bright_scan(
         data = open_any(path, overrides)
         # The origin of somebody else's stage may be anywhere; the object's grid is centred on the scan.
         data = replace(data, positions_m=data.positions_m - data.positions_m.mean(0))
-        # Nothing is known of a foreign bench's stage: a prior of two pixels lets the data decide.
+        # Nothing is known of a foreign bench's stage and light: priors of two pixels and 5 % let the data decide.
         settings = replace(
             settings,
             position_prior_m=2 * data.geometry.object_pixel_m,
+            flux_prior=0.05,
             refine_distance=False,
-            warm_epochs=40,
-            joint_epochs=60,
+            warm_epochs=2,
+            joint_epochs=48,
             refine_epochs=0,
             full_epochs=0,
             object_rate=0.03,

@@ -165,8 +165,11 @@ class Streamed:
         top, left = self.corner
         raw = self.source.raw(number)
         electrons, clipped = self.electrons(raw, number, (slice(top, top + rows), slice(left, left + columns)))
-        if raw.dtype.kind == "f" and not np.isfinite(electrons).all():
-            raise DatasetError(f"{self.name}: frames contain values that are not finite; mask or remove them")
+        if raw.dtype.kind == "f" and not (finite := np.isfinite(electrons)).all():
+            # Programs mark bad pixels so; those that the mask knows of hold nothing.
+            if (np.asarray(blocks(~finite, self.binning).any((-3, -1))) & self.mask).any():
+                raise DatasetError(f"{self.name}: frames contain values that are not finite; mask or remove them")
+            electrons = np.where(finite, electrons, np.float32(0))
         if self.binning > 1:
             electrons = block_sums(electrons, self.binning)
             clipped = None if clipped is None else np.asarray(blocks(clipped, self.binning).any((-3, -1)))

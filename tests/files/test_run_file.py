@@ -11,6 +11,7 @@ from recon.files.read import open_run, summarise_darks
 from recon.files.results import StoredCalibration, load_calibration, load_result, store_calibration, store_result
 from recon.files.write import RunWriter
 from tests.acquire.fakes import SHAPE, FakeBench, small_profile
+from tests.files.foreign import cxi
 
 
 @pytest.fixture
@@ -274,23 +275,6 @@ def test_uniform_darks_shrink_to_the_pool_and_bad_pixels_stand_out():
     pattern = rng.normal(0, 20, (64, 64))
     kept, _, _ = summarise_darks(mean + pattern, variance, 30, 0.5)
     assert np.std((kept - mean - pattern)[good]) < 0.1
-
-
-def cxi(path, **changes):
-    """A small foreign CXI file."""
-    with h5py.File(path, "w") as file:
-        detector = file.create_group("entry_1/instrument_1/detector_1")
-        for name, value in {
-            "data": np.arange(3 * 4 * 5).reshape(3, 4, 5),
-            "mask": np.eye(4, 5, dtype=np.uint32),
-            "distance": 1.5,
-            "x_pixel_size": 5e-5,
-            "y_pixel_size": 5e-5,
-        }.items():
-            detector[name] = changes.get(name, value)
-        file["entry_1/instrument_1/source_1/energy"] = 2e-15
-        file["entry_1/sample_1/geometry_1/translation"] = changes.get("translation", np.arange(9.0).reshape(3, 3))
-    return path
 
 
 def test_cxi_is_imported_and_left_alone(tmp_path):
