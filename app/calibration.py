@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -41,6 +42,8 @@ LEAST_FRAMES_TO_ASK = 24
 """Frames below which nobody asks whether a scan is mirrored."""
 LIKELY = (0, 1, 2, 3, 4)
 """As given, columns flipped, rows flipped, sign reversed (the same as both flips), axes exchanged."""
+FOREIGN_BATCH, FOREIGN_FRAMES = 8, 192
+"""Frames of a step, and of a scan from which on it has so many: small frames of many points, as others publish them."""
 CHECK_FRAMES, CHECK_EPOCHS, CHECK_MARGIN = 16, (2, 3), 0.2
 """The cheap question before a calibration, and from where on its answer is a warning."""
 
@@ -208,6 +211,7 @@ def bright_scan(
     overrides: Overrides,
     batch: int | None = None,
     modes: int = 1,
+    processes: int = 1,
 ) -> tuple[Streamed, CalibrationSettings, Truth | None]:
     """What is calibrated in any readable file, to be closed by the caller, how, and the truth of a simulated run.
 
@@ -240,6 +244,7 @@ def bright_scan(
             position_prior_m=2 * data.geometry.object_pixel_m,
             flux_prior=0.05,
             refine_distance=False,
+            batch=batch or (processes * math.ceil(FOREIGN_BATCH / processes) if len(data) >= FOREIGN_FRAMES else None),
             warm_epochs=2,
             joint_epochs=48,
             refine_epochs=0,
@@ -307,7 +312,7 @@ def calibrate_file(
     begin = time.monotonic()
     probe = None if probe_file is None else read_probe(probe_file)
     with join(device) as (team, place):
-        data, settings, truth = bright_scan(path, probe_diameter_m, seed, overrides, batch, modes)
+        data, settings, truth = bright_scan(path, probe_diameter_m, seed, overrides, batch, modes, team.size)
         # The file is closed before the result goes into it.
         with data, Course(quiet=team.rank != 0) as course:
             calibration = _calibrated(

@@ -69,8 +69,8 @@ CASES = {
         "PETRA III P25, magnified near field: 200 frames of 100 x 100",
         Overrides(focus_to_sample_m=3.65e-3),
         (
-            Contender("ours, two modes", "ours", {"modes": 2, "epochs": [12, 18, 26, 36, 50]}),
-            Contender("ours, one mode", "ours", {"modes": 1, "epochs": [12, 18, 26, 36, 50]}),
+            Contender("ours, two modes", "ours", {"modes": 2, "epochs": [16, 24, 34, 48, 68]}),
+            Contender("ours, one mode", "ours", {"modes": 1, "epochs": [16, 34, 68]}),
             Contender(
                 "cdtools, its example",
                 "cdtools",
@@ -83,6 +83,17 @@ CASES = {
                     "focus_to_sample": 3.65e-3,
                     "padding": 20,
                     "every": 5,
+                    "courses": [[60, 0.04, 10], [30, 0.005, 50]],
+                },
+            ),
+            Contender(
+                "cdtools, tuned, two modes",
+                "cdtools",
+                {
+                    "focus_to_sample": 3.65e-3,
+                    "padding": 20,
+                    "every": 5,
+                    "modes": 2,
                     "courses": [[40, 0.02, 10], [20, 0.005, 20], [10, 0.002, 50]],
                 },
             ),
@@ -97,8 +108,15 @@ CASES = {
         Overrides(1.409e-10, 1.92, 75e-6, None, far_field=True, zero_in_corner=True),
         (
             Contender("ours", "ours", {"modes": 1, "epochs": [4, 6, 9, 14, 20]}),
-            Contender("pty-chi LSQML, batch 96", "ptychi", {"batch": 96, "epochs": 30, "every": 3, "positions": 0.1}),
-            Contender("pty-chi LSQML, tuned", "ptychi", {"batch": 24, "epochs": 20, "every": 2, "positions": 0.1}),
+            Contender(
+                "pty-chi LSQML, as its tests", "ptychi", {"batch": 96, "epochs": 24, "every": 2, "positions": 0.1}
+            ),
+            Contender("pty-chi LSQML, batch 24", "ptychi", {"batch": 24, "epochs": 14, "every": 2, "positions": 0.1}),
+            Contender(
+                "pty-chi LSQML, batch 24, momentum",
+                "ptychi",
+                {"batch": 24, "epochs": 14, "every": 2, "positions": 0.1, "momentum": 0.5},
+            ),
         ),
         "amplitude",
         70,
@@ -326,10 +344,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.run:
         name, out, options = arguments.run
-        moments = Moments()
+        moments = Moments(out)
         with contextlib.redirect_stdout(sys.stderr):
             run_ours(CASES[name], json.loads(options), moments)
-        moments.save(out)
         return 0
     rows: list[tuple[str, str, str]] = []
     with tempfile.TemporaryDirectory() as temporary:

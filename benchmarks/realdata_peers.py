@@ -33,9 +33,13 @@ def core_seconds() -> float:
 
 
 class Moments:
-    """Solutions with the processor time at which they were reached, without the time that keeping them took."""
+    """Solutions with the processor time at which they were reached, without the time that keeping them took.
 
-    def __init__(self) -> None:
+    They go into the file `path` as they come.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
         self.begin, self.seconds, self.arrays = core_seconds(), list[float](), dict[str, np.ndarray]()
 
     def keep(self, solution: Callable[[], dict[str, np.ndarray]]) -> None:
@@ -43,10 +47,8 @@ class Moments:
         number = len(self.seconds)
         self.seconds.append(now - self.begin)
         self.arrays |= {f"{name}_{number}": value for name, value in solution().items()}
+        np.savez(self.path, seconds=self.seconds, **self.arrays)
         self.begin += core_seconds() - now
-
-    def save(self, path: str) -> None:
-        np.savez(path, seconds=self.seconds, **self.arrays)
 
 
 def split(positions: np.ndarray, whole: np.ndarray) -> dict[str, np.ndarray]:
@@ -118,10 +120,10 @@ def run_ptychi(path: str, options: dict[str, Any], moments: Moments) -> None:
     from ptychi.utils import get_suggested_object_size
 
     torch.set_num_threads(1)
+    moments.begin = core_seconds()
     archive = np.load(io.BytesIO(bz2.decompress(Path(path).read_bytes())))
     frames, scan, probe = archive["data"][0], archive["scan"][0].astype(np.float64), archive["probe"][0, 0]
     positions = scan - scan.mean(0)
-    moments.begin = core_seconds()
     lsqml = api.LSQMLOptions()
     lsqml.data_options.data = frames
     lsqml.data_options.fft_shift = False
@@ -184,10 +186,9 @@ def main() -> int:
     parser.add_argument("out")
     parser.add_argument("options", type=json.loads)
     arguments = parser.parse_args()
-    moments = Moments()
+    moments = Moments(arguments.out)
     with contextlib.redirect_stdout(sys.stderr):
         {"cdtools": run_cdtools, "ptychi": run_ptychi}[arguments.peer](arguments.path, arguments.options, moments)
-    moments.save(arguments.out)
     return 0
 
 
