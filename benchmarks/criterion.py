@@ -74,7 +74,7 @@ def predicted(setup: Setup, solution: Solution) -> Iterator[NDArray[np.float64]]
     spectra = np.fft.fft2(solution.probe.astype(np.complex128))
     field = solution.object.astype(np.complex128)
     for (top, left), (dy, dx), weight in zip(solution.corner, solution.shift, solution.weight, strict=True):
-        ramp = np.exp(-2j * np.pi * (v * dy + u * dx))
+        ramp = np.exp(-2j * np.pi * v * dy) * np.exp(-2j * np.pi * u * dx)
         waves = np.fft.ifft2(spectra * ramp) * field[top : top + rows, left : left + columns]
         if setup.far:
             light = np.fft.fftshift(np.fft.fft2(waves, norm="ortho"), axes=(-2, -1))

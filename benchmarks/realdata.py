@@ -69,8 +69,8 @@ CASES = {
         "PETRA III P25, magnified near field: 200 frames of 100 x 100",
         Overrides(focus_to_sample_m=3.65e-3),
         (
-            Contender("ours, two modes", "ours", {"modes": 2, "epochs": [16, 24, 34, 48, 68]}),
-            Contender("ours, one mode", "ours", {"modes": 1, "epochs": [16, 34, 68]}),
+            Contender("ours, two modes", "ours", {"modes": 2, "epochs": [16, 30, 46, 66]}),
+            Contender("ours, one mode", "ours", {"modes": 1, "epochs": [24, 50]}),
             Contender(
                 "cdtools, its example",
                 "cdtools",
@@ -107,15 +107,15 @@ CASES = {
         # The file has neither; in the far field and with positions in pixels they only name the pitch.
         Overrides(1.409e-10, 1.92, 75e-6, None, far_field=True, zero_in_corner=True),
         (
-            Contender("ours", "ours", {"modes": 1, "epochs": [4, 6, 9, 14, 20]}),
+            Contender("ours", "ours", {"modes": 1, "epochs": [4, 6, 10, 16]}),
             Contender(
-                "pty-chi LSQML, as its tests", "ptychi", {"batch": 96, "epochs": 24, "every": 2, "positions": 0.1}
+                "pty-chi LSQML, as its tests", "ptychi", {"batch": 96, "epochs": 24, "every": 3, "positions": 0.1}
             ),
-            Contender("pty-chi LSQML, batch 24", "ptychi", {"batch": 24, "epochs": 14, "every": 2, "positions": 0.1}),
+            Contender("pty-chi LSQML, batch 24", "ptychi", {"batch": 24, "epochs": 12, "every": 2, "positions": 0.1}),
             Contender(
                 "pty-chi LSQML, batch 24, momentum",
                 "ptychi",
-                {"batch": 24, "epochs": 14, "every": 2, "positions": 0.1, "momentum": 0.5},
+                {"batch": 24, "epochs": 12, "every": 2, "positions": 0.1, "momentum": 0.5},
             ),
         ),
         "amplitude",
