@@ -4,7 +4,7 @@
 
 petra: a Siemens star in magnified near field, PETRA III P25 (doi 10.5281/zenodo.17899482), beside cdtools with the
 settings of its own example for this file and with tuned ones. siemens: tike's Siemens star in the far field, beside
-pty-chi's LSQML as its tests call it and tuned; both begin with the probe in the file. Ours is `ptychoscope calibrate`
+pty-chi's LSQML as its tests call it and tuned; both begin with the probe in the file, ours from a plain disc too. Ours is `ptychoscope calibrate`
 on the file as it is, at several `--epochs`, each from the start. All refine probe, object and positions.
 
 A solution is scored by `benchmarks.criterion`, which shares no code with any of them; its second error is what cdtools
@@ -108,6 +108,7 @@ CASES = {
         Overrides(1.409e-10, 1.92, 75e-6, None, far_field=True, zero_in_corner=True),
         (
             Contender("ours", "ours", {"modes": 1, "epochs": [4, 6, 10, 16]}),
+            Contender("ours, from a disc", "ours", {"modes": 1, "epochs": [16], "diameter_m": 1.4e-6}),
             Contender(
                 "pty-chi LSQML, as its tests", "ptychi", {"batch": 96, "epochs": 24, "every": 3, "positions": 0.1}
             ),
@@ -149,10 +150,11 @@ def run_ours(case: Case, options: dict[str, Any], moments: Moments) -> None:
     path = data_file(case.file)
     for epochs in options["epochs"]:
         moments.begin = core_seconds()
-        scan, settings, _ = bright_scan(path, None, 0, case.overrides, modes=options["modes"])
+        disc = options.get("diameter_m")
+        scan, settings, _ = bright_scan(path, disc, 0, case.overrides, modes=options["modes"])
         with scan:
             settings = with_epochs(scan, settings, min(scan.geometry.shape), epochs)
-            start = read_probe(path) if scan.geometry.far_field else None
+            start = read_probe(path) if scan.geometry.far_field and disc is None else None
             found = calibrate(scan.load(), settings, probe=start)
         places = found.illumination.positions_m / scan.geometry.object_pixel_m
         whole = np.round(places)
