@@ -4,8 +4,9 @@
 
 petra: a Siemens star in magnified near field, PETRA III P25 (doi 10.5281/zenodo.17899482), beside cdtools with the
 settings of its own example for this file and with tuned ones. siemens: tike's Siemens star in the far field, beside
-pty-chi's LSQML as its tests call it and tuned; both begin with the probe in the file, ours from a plain disc too. Ours is `ptychoscope calibrate`
-on the file as it is, at several `--epochs`, each from the start. All refine probe, object and positions.
+pty-chi's LSQML as its tests call it and tuned; both begin with the probe in the file, ours from a plain disc too. Ours
+is `ptychoscope calibrate` on the file as it is, at several `--epochs`, each from the start, without its question after
+the orientation and its standard deviations. All refine probe, object and positions.
 
 A solution is scored by `benchmarks.criterion`, which shares no code with any of them; its second error is what cdtools
 calls its loss. One thread each; time is user + system of the contender's process from reading the file on, imports
