@@ -208,9 +208,9 @@ def test_epochs_in_all_are_kept(scan, epochs):
 
 
 def test_stages_go_from_coarse_to_fine_as_far_as_the_light_allows():
-    def planned(side, pixel_m, crop, **changes):
+    def planned(side, pixel_m, crop, far_field=False, **changes):
         few = np.zeros((2, side, side), np.float32)
-        geometry = Geometry(561e-9, 65e-3, pixel_m, (side, side))
+        geometry = Geometry(561e-9, 65e-3, pixel_m, (side, side), far_field)
         data = Ptychogram(few, np.zeros((2, 2)), np.ones(2), geometry, few[0], few[0] == 0)
         settings = CalibrationSettings(**{"probe_diameter_m": 500e-6, **changes})
         return [(s.name, s.binning, s.side[0], s.window) for s in stages_of(data, settings, crop)]
@@ -254,6 +254,15 @@ def test_flux_and_background_are_found(scan):
     plain = calibrate(scan.data, SHORT)
     assert np.array_equal(plain.flux, np.ones(30))
     assert plain.background == 0
+
+
+def test_a_background_never_takes_light_away(scan):
+    """Less than no light has no likelihood; with steps as large as these the search would go there."""
+    few = replace(scan.data.select(np.arange(12)), empty=None, empty_exposure_s=None)
+    settings = replace(SETTINGS, background_prior=1.0, warm_epochs=1, joint_epochs=3, refine_epochs=0, full_epochs=0)
+    found = calibrate(few, settings)
+    assert found.background >= 0
+    assert np.isfinite(found.loss).all()
 
 
 def test_frames_without_light_are_an_error(scan):
