@@ -289,13 +289,13 @@ def draw(case: Case, curves: dict[str, Curve], pixel_m: float, path: Path) -> No
         last = solution.corner.max(0) + np.array(solution.probe.shape[-2:]) - case.view
         view = obj[first[0] : last[0], first[1] : last[1]]
         extent = (0.0, view.shape[1] * pixel_m * 1e6, view.shape[0] * pixel_m * 1e6, 0.0)
-        axes[row, 0].imshow(np.abs(view), cmap="gray", vmin=0.6, vmax=1.3, extent=extent)
+        axes[row, 0].imshow(np.abs(view), cmap="gray", vmin=0.7, vmax=1.2, extent=extent)
         axes[row, 0].set_ylabel(name, fontsize=12)
         reach = float(np.percentile(np.abs(np.angle(view)), 98))
         axes[row, 1].imshow(np.angle(view), cmap="gray", vmin=-reach, vmax=reach, extent=extent)
         axes[row, 2].imshow(complex_colours(solution.probe[0]))
         error = curves[name].scores[-1]
-        titles = ("object, amplitude (0.6 to 1.3)", f"object, phase (+-{reach:.2f} rad)", "probe, strongest mode")
+        titles = ("object, amplitude (0.7 to 1.2)", f"object, phase (+-{reach:.2f} rad)", "probe, strongest mode")
         for place, title in zip(axes[row, :3], titles, strict=True):
             place.set(xticks=[], yticks=[])
             place.set_title(title, fontsize=10)
@@ -312,7 +312,8 @@ def draw(case: Case, curves: dict[str, Curve], pixel_m: float, path: Path) -> No
             place.loglog(curve.seconds, curve.errors(kind), "o-", markersize=4, linewidth=width, label=name)
         place.set(xlabel="core-seconds (user + system, one thread)", ylabel=label)
         place.grid(visible=True, which="both", alpha=0.3)
-    axes[0, 3].legend(fontsize=9)
+    axes[0, 3].set_ylim(top=6 * axes[0, 3].get_ylim()[1])
+    axes[0, 3].legend(fontsize=9, loc="upper left", ncols=2)
     figure.suptitle(case.title, fontsize=12)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80)
