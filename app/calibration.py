@@ -272,7 +272,7 @@ def looks_mirrored(
     with course.interruptible():
         found = orient(
             data,
-            settings,
+            replace(settings, batch=None),
             ways=LIKELY,
             frames=CHECK_FRAMES,
             epochs=CHECK_EPOCHS,

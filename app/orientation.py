@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,7 +63,8 @@ def orient_file(
         with course.interruptible():
             verdict = orient(
                 data,
-                settings,
+                # A trial has few frames and takes few a step.
+                replace(settings, batch=None),
                 device=device,
                 report=lambda done, _, name: course.advance(done, name),
                 stop=course.stopped,

@@ -113,12 +113,7 @@ CASES = {
             Contender(
                 "pty-chi LSQML, as its tests", "ptychi", {"batch": 96, "epochs": 24, "every": 3, "positions": 0.1}
             ),
-            Contender("pty-chi LSQML, batch 24", "ptychi", {"batch": 24, "epochs": 12, "every": 2, "positions": 0.1}),
-            Contender(
-                "pty-chi LSQML, batch 24, momentum",
-                "ptychi",
-                {"batch": 24, "epochs": 12, "every": 2, "positions": 0.1, "momentum": 0.5},
-            ),
+            Contender("pty-chi LSQML, tuned", "ptychi", {"batch": 24, "epochs": 12, "every": 2, "positions": 0.1}),
         ),
         "amplitude",
         70,
@@ -276,6 +271,7 @@ def draw(case: Case, curves: dict[str, Curve], pixel_m: float, path: Path) -> No
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     from app.figures import complex_colours
 
@@ -312,8 +308,8 @@ def draw(case: Case, curves: dict[str, Curve], pixel_m: float, path: Path) -> No
             place.loglog(curve.seconds, curve.errors(kind), "o-", markersize=4, linewidth=width, label=name)
         place.set(xlabel="core-seconds (user + system, one thread)", ylabel=label)
         place.grid(visible=True, which="both", alpha=0.3)
-    axes[0, 3].set_ylim(top=6 * axes[0, 3].get_ylim()[1])
-    axes[0, 3].legend(fontsize=9, loc="upper left", ncols=2)
+        place.xaxis.set_minor_formatter(NullFormatter())
+    figure.legend(*axes[0, 3].get_legend_handles_labels(), loc="outside lower center", ncols=len(curves), fontsize=10)
     figure.suptitle(case.title, fontsize=12)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80)
@@ -344,6 +340,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="folder for solutions; those that are there are taken as they are")
     parser.add_argument("--figures", type=Path, help="folder for pictures")
     parser.add_argument("--write", action="store_true", help="append the result to RESULTS.md")
+    parser.add_argument("--note", default="", help="what else RESULTS.md is to say of the machine")
     parser.add_argument("--run", nargs=3, metavar=("CASE", "OUT", "OPTIONS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
@@ -363,7 +360,8 @@ def main() -> int:
     if arguments.write:
         from benchmarks.report import append_rows, machine
 
-        append_rows("python -m benchmarks.realdata", rows, machine("torch", "numpy", cores=1))
+        made_on = machine("torch", "numpy", cores=1) + arguments.note
+        append_rows("python -m benchmarks.realdata", rows, made_on)
     return 0
 
 

@@ -106,7 +106,10 @@ def run_cdtools(path: str, options: dict[str, Any], moments: Moments) -> None:
 
 
 def run_ptychi(path: str, options: dict[str, Any], moments: Moments) -> None:
-    """pty-chi's LSQML as its own tests call it, on tike's file. Options: batch, epochs, every, positions, momentum."""
+    """pty-chi's LSQML as its own tests call it, on tike's file. Options: batch, epochs, every, positions.
+
+    Smaller batches are its tuning: steps are solved for, and momentum changes nothing with random batches.
+    """
     import torch
 
     # A torchvision built for CUDA beside a torch for the CPU lacks its compiled operators and will not import without
@@ -147,7 +150,6 @@ def run_ptychi(path: str, options: dict[str, Any], moments: Moments) -> None:
     settings = lsqml.reconstructor_options
     settings.batch_size = options["batch"]
     settings.num_epochs = options["epochs"]
-    settings.momentum_acceleration_gain = options.get("momentum", 0.0)
     settings.noise_model = api.NoiseModels.GAUSSIAN
     settings.default_device = api.Devices.CPU
     settings.random_seed = 0

@@ -150,8 +150,6 @@ def orient(
         refine_epochs=0,
         full_epochs=0,
         refine_positions=False,
-        # Few frames take few a step.
-        batch=None,
     )
     trials: list[Trial] = []
     total = len(ways) * sum(epochs)

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from recon.calibrate import CalibrationSettings, calibrate, lit_window
-from recon.dataset import DatasetError, Ptychogram
-from recon.files.frames import Hdf5Frames, oriented
+from recon.dataset import DatasetError, Ptychogram, turned
+from recon.files.frames import Hdf5Frames
 from recon.files.imports import Overrides, open_any, read_any
 from recon.fit import order_of
 from recon.illumination import lit_points
@@ -219,7 +219,7 @@ def test_frames_of_hdf5_and_npz_stay_in_their_file(pair, tmp_path):
         file["frames"] = values
     for orientation in range(8):
         source = Hdf5Frames(h5py.File(tmp_path / "a.h5", "r")["frames"], orientation)
-        expected = oriented(values, orientation)
+        expected = turned(values, orientation)
         assert source.shape == expected.shape
         np.testing.assert_array_equal(source.raw(3), expected[3])
         source.close()
