@@ -31,6 +31,7 @@ from recon.levels import binned, finer
 from recon.model import object_size
 from recon.noise import MixedGaussian, SlopedLoss, StabilisedAmplitude
 from recon.propagators import FarField, NearField, Optics
+from recon.refocus import refocus
 from recon.stages import CalibrationSettings, Stage, stages_of, with_epochs
 from recon.streaming import Streamed, Sums, frame_budget
 from recon.team import ALONE, Team, share_of, team_sums
@@ -55,6 +56,8 @@ MARGIN = 16
 """Pixels around the outermost probe window on the object's grid: room for positions to move."""
 BATCH, STEPS = 4, 24
 """Frames per step, fewer where an epoch would have less than this many steps: progress is made by steps."""
+REFOCUSED = 8
+"""First epochs of the joint stage that begin with a look along the distance; at most half of the stage's."""
 WITH_LEVELS = 1.5
 """Memory of all frames and their binned levels over that of the frames."""
 
@@ -289,6 +292,9 @@ def calibrate(
             saved = None
         while course.stage_goes_on():
             fit.rates(_rates(settings, stage, course.speed(), pixel, len(data)))
+            distant = settings.refine_distance and not settings.far_field and stage.name == "joint"
+            if distant and course.epoch < min(REFOCUSED, stage.epochs // 2):
+                refocus(fit, data.geometry.wavelength_m)
             before = unknowns.positions_px()
             value = fit.epoch(course.epoch, stop if course.table.loss else lambda: False)
             if value is None:
