@@ -207,7 +207,8 @@ class Fit:
     def loss_of(self, frames: Tensor, probe: Tensor, obj: Tensor, offset_m: Tensor) -> float:
         """Loss of these frames of all processes for another probe, object and distance, without priors."""
         total = torch.zeros_like(self.total)
-        for part in frames[frames % self.team.size == self.team.rank].to(total.device).split(self.batch):
+        mine = frames[frames % self.team.size == self.team.rank].to(total.device)
+        for part in mine.split(self.batch) if len(mine) else ():
             batch = self.chosen(part)
             expected = self.model.intensities(probe, obj, batch, offset_m)
             total += self.model.loss.sloped(expected, batch.frames, batch.variance, batch.weight)[0]

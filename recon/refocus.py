@@ -48,7 +48,8 @@ def refocus(fit: Fit, wavelength_m: float) -> float:
     """
     u, pixel = fit.unknowns, fit.optics.object_pixel_m
     spacing = SPACING * pixel**2 / wavelength_m
-    frames = torch.arange(0, fit.count, max(1, fit.count // FRAMES))
+    # From all over the scan, and from every process of a team.
+    frames = torch.linspace(0, fit.count - 1, min(FRAMES, fit.count)).round().long()
 
     spectra = [Spectrum(field, pixel, wavelength_m) for field in (u.probe, u.object)]
 
