@@ -206,12 +206,13 @@ class Fit:
 
     def loss_of(self, frames: Tensor, probe: Tensor, obj: Tensor, offset_m: Tensor) -> float:
         """Loss of these frames of all processes for another probe, object and distance, without priors."""
-        total = torch.zeros_like(self.total)
-        mine = frames[frames % self.team.size == self.team.rank].to(total.device)
-        for part in mine.split(self.batch) if len(mine) else ():
-            batch = self.chosen(part)
-            expected = self.model.intensities(probe, obj, batch, offset_m)
-            total += self.model.loss.sloped(expected, batch.frames, batch.variance, batch.weight)[0]
+        total = torch.zeros((), dtype=torch.float64, device=self.total.device)
+        # Frame by frame: the sum is the same however many processes share them.
+        for frame in frames[frames % self.team.size == self.team.rank].to(total.device).split(1):
+            if len(frame):
+                batch = self.chosen(frame)
+                expected = self.model.intensities(probe, obj, batch, offset_m)
+                total += self.model.loss.sloped(expected, batch.frames, batch.variance, batch.weight)[0]
         self.team.add([total])
         return float(total)
 
