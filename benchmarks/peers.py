@@ -26,6 +26,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -37,7 +38,7 @@ from benchmarks.objecterror import peers_error
 
 DIAMETER_M = 2e-3
 DISTANCE_ERROR_M = 2e-3
-OUR_EPOCHS: tuple[int, ...] = (8, 16, 28, 46, 80)
+OUR_EPOCHS = (5, 8, 12, 20, 32, 46)
 ERRORS = (0.20, 0.15, 0.12, 0.10, 0.08, 0.07, 0.06, 0.05)
 SECONDS = (3, 5, 10, 20, 40, 80)
 CLAIM = 2.0
@@ -57,21 +58,39 @@ class Setting:
         return json.dumps(self.options, sort_keys=True)
 
 
-SETTINGS: tuple[Setting, ...] = (*(Setting("ours", {"epochs": n}) for n in OUR_EPOCHS),)
-GRID: tuple[Setting, ...] = (
+SETTINGS: tuple[Setting, ...] = (
+    *(Setting("ours", {"epochs": n}) for n in OUR_EPOCHS),
+    Setting("cdtools", {"rate": 0.06, "position_factor": 1.0, "anneal": True, "marks": [2, 4, 6, 8, 10, 12]}),
     Setting("cdtools", {"rate": 0.06, "position_factor": 1.0, "anneal": True, "marks": [*range(2, 25, 2)]}),
-    Setting("PtyLab", {"engine": "mPIE", "set": {"betaObject": 0.5, "betaProbe": 0.5}, "marks": [2, 4, 8, 12]}),
-    Setting("PtyLab", {"engine": "mPIE", "positions": False, "marks": [2, 4, 8, 12]}),
-    Setting("pty-chi", {"kind": "LSQML", "batch": 4, "position_rate": 0.1, "positions_from": 4, "marks": [4, 8, 14]}),
     Setting(
         "pty-chi",
-        {"kind": "AD", "rate": 0.05, "position_rate": 0.05, "positions_from": 0, "anneal": True, "marks": [4, 8, 16]},
+        {
+            "kind": "AD",
+            "rate": 0.06,
+            "position_rate": 0.05,
+            "positions_from": 0,
+            "anneal": True,
+            "marks": [2, 4, 6, 8, 10, 12, 14, 16],
+        },
     ),
-    Setting(
-        "PtyLab", {"engine": "mPIE", "finer": 2, "set": {"betaObject": 0.5, "betaProbe": 0.5}, "marks": [4, 8, 12]}
-    ),
-    Setting("cdtools", {"rate": 0.04, "position_factor": 0.5, "marks": [4, 8, 16]}),
-    Setting("pty-chi", {"kind": "LSQML", "batch": 24, "momentum": 0.5, "marks": [8, 16]}),
+    Setting("pty-chi", {"kind": "LSQML", "batch": 4, "marks": [2, 4, 8]}),
+    Setting("PtyLab", {"engine": "mPIE", "marks": [1, 2, 4, 8, 16]}),
+    Setting("PtyLab", {"engine": "mPIE", "finer": 2, "marks": [4, 8]}),
+)
+"""Those that the comparison runs: for each package the best of the grid, and what is best early or late."""
+STRONGER = {"betaObject": 0.5, "betaProbe": 0.5}
+GRID: tuple[Setting, ...] = (
+    *SETTINGS,
+    *(Setting("cdtools", {"rate": r, "position_factor": 1.0, "marks": [2, 4, 8]}) for r in (0.02, 0.04)),
+    Setting("pty-chi", {"kind": "AD", "rate": 0.02, "position_rate": 0.02, "positions_from": 0, "marks": [4, 8]}),
+    Setting("pty-chi", {"kind": "LSQML", "batch": 4, "positions_from": 99, "marks": [4, 10]}),
+    Setting("pty-chi", {"kind": "LSQML", "batch": 12, "marks": [4, 8]}),
+    Setting("pty-chi", {"kind": "rPIE", "batch": 1, "alpha": [0.1, 0.1], "marks": [2, 4]}),
+    Setting("PtyLab", {"engine": "mPIE", "positions": False, "marks": [2, 4, 8, 12]}),
+    Setting("PtyLab", {"engine": "mPIE", "set": STRONGER, "marks": [2, 4, 8, 12]}),
+    Setting("PtyLab", {"engine": "mPIE", "set": {"betaObject": 0.25, "betaProbe": 0.1}, "marks": [2, 4, 8, 12]}),
+    Setting("PtyLab", {"engine": "ePIE", "marks": [2, 4, 8, 16]}),
+    Setting("PtyLab", {"engine": "mqNewton", "marks": [2, 4]}),
     Setting("PtyLab", {"engine": "zPIE", "distance": "nominal_distance", "marks": [4, 8]}),
 )
 
@@ -262,9 +281,11 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=["ours", "pty-chi", "cdtools", "PtyLab"])
     parser.add_argument("--try", dest="grid", action="store_true", help="the grid of settings instead, on seed 0")
     parser.add_argument("--keep", type=Path, help="file of runs")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run later than that")
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--write", action="store_true", help="append the result to RESULTS.md")
     arguments = parser.parse_args()
+    begin = time.monotonic()
     runs = load(arguments.keep)
     done = {(run["seed"], run["package"], run["options"]) for run in runs}
     settings = [s for s in (GRID if arguments.grid else SETTINGS) if s.package in arguments.only]
@@ -277,6 +298,8 @@ def main() -> int:
             path = Path(temporary) / f"scan{seed}.npz"
             truth, radius = make_scan(seed, path)
             for setting in missing:
+                if time.monotonic() - begin > 60 * arguments.minutes:
+                    break
                 python = sys.executable if setting.package == "ours" else arguments.peers
                 if not python:
                     runs.append({"seed": seed, "package": setting.package, "failed": "not measured: no --peers"})
