@@ -73,7 +73,6 @@ SETTINGS: tuple[Setting, ...] = (
             "marks": [2, 4, 6, 8, 10, 12, 14, 16],
         },
     ),
-    Setting("pty-chi", {"kind": "LSQML", "batch": 4, "marks": [2, 4, 8]}),
     Setting("PtyLab", {"engine": "mPIE", "marks": [1, 2, 4, 8, 16]}),
     Setting("PtyLab", {"engine": "mPIE", "finer": 2, "marks": [4, 8]}),
 )
@@ -83,6 +82,7 @@ GRID: tuple[Setting, ...] = (
     *SETTINGS,
     *(Setting("cdtools", {"rate": r, "position_factor": 1.0, "marks": [2, 4, 8]}) for r in (0.02, 0.04)),
     Setting("pty-chi", {"kind": "AD", "rate": 0.02, "position_rate": 0.02, "positions_from": 0, "marks": [4, 8]}),
+    Setting("pty-chi", {"kind": "LSQML", "batch": 4, "marks": [2, 4, 8]}),
     Setting("pty-chi", {"kind": "LSQML", "batch": 4, "positions_from": 99, "marks": [4, 10]}),
     Setting("pty-chi", {"kind": "LSQML", "batch": 12, "marks": [4, 8]}),
     Setting("pty-chi", {"kind": "rPIE", "batch": 1, "alpha": [0.1, 0.1], "marks": [2, 4]}),

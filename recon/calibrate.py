@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recon.course import Course, CourseTable, fingerprint, load_checkpoint, save_checkpoint
+from recon.course import SETTLING, Course, CourseTable, fingerprint, load_checkpoint, save_checkpoint
 from recon.dataset import DatasetError, Geometry, Scan
 from recon.fit import Fit, Priors
 from recon.illumination import Illumination, illuminated, lit_points, lit_window, remove_ramp, soft_disc
@@ -57,7 +57,8 @@ MARGIN = 16
 BATCH, STEPS = 4, 24
 """Frames per step, fewer where an epoch would have less than this many steps: progress is made by steps."""
 REFOCUSED = 8
-"""First epochs of the joint stage that begin with a look along the distance; at most half of the stage's."""
+"""Epochs of the joint stage that begin with a look along the distance, once there is an object and while steps are
+large."""
 WITH_LEVELS = 1.5
 """Memory of all frames and their binned levels over that of the frames."""
 
@@ -293,7 +294,7 @@ def calibrate(
         while course.stage_goes_on():
             fit.rates(_rates(settings, stage, course.speed(), pixel, len(data)))
             distant = settings.refine_distance and not settings.far_field and stage.name == "joint"
-            if distant and course.epoch < min(REFOCUSED, stage.epochs // 2):
+            if distant and course.table.loss and course.epoch < REFOCUSED and course.share < SETTLING:
                 refocus(fit, data.geometry.wavelength_m)
             before = unknowns.positions_px()
             value = fit.epoch(course.epoch, stop if course.table.loss else lambda: False)

@@ -51,6 +51,8 @@ def refocus(fit: Fit, wavelength_m: float) -> float:
     # From all over the scan, and from every process of a team.
     frames = torch.linspace(0, fit.count - 1, min(FRAMES, fit.count)).round().long()
 
+    # A calibration that is resumed here settles too.
+    fit.settle()
     spectra = [Spectrum(field, pixel, wavelength_m) for field in (u.probe, u.object)]
 
     def loss_at(move_m: float) -> float:
