@@ -60,7 +60,6 @@ class Setting:
 
 SETTINGS: tuple[Setting, ...] = (
     *(Setting("ours", {"epochs": n}) for n in OUR_EPOCHS),
-    Setting("cdtools", {"rate": 0.06, "position_factor": 1.0, "anneal": True, "marks": [2, 4, 6, 8, 10, 12]}),
     Setting("cdtools", {"rate": 0.06, "position_factor": 1.0, "anneal": True, "marks": [*range(2, 25, 2)]}),
     Setting(
         "pty-chi",
@@ -74,6 +73,7 @@ SETTINGS: tuple[Setting, ...] = (
         },
     ),
     Setting("PtyLab", {"engine": "mPIE", "marks": [1, 2, 4, 8, 16]}),
+    Setting("cdtools", {"rate": 0.06, "position_factor": 1.0, "anneal": True, "marks": [2, 4, 6, 8, 10, 12]}),
     Setting("PtyLab", {"engine": "mPIE", "finer": 2, "marks": [4, 8]}),
 )
 """Those that the comparison runs: for each package the best of the grid, and what is best early or late."""
