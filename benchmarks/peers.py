@@ -38,7 +38,8 @@ from benchmarks.objecterror import peers_error
 
 DIAMETER_M = 2e-3
 DISTANCE_ERROR_M = 2e-3
-OUR_EPOCHS = (5, 8, 12, 20, 32, 46)
+OUR_JOINT, OUR_EPOCHS = (4, 8, 14, 24), (5, 8, 12, 20, 32, 46)
+AS_IT_COMES = "ours, default settings"
 ERRORS = (0.20, 0.15, 0.12, 0.10, 0.08, 0.07, 0.06, 0.05)
 SECONDS = (3, 5, 10, 20, 40, 80)
 CLAIM = 2.0
@@ -48,10 +49,15 @@ CENTRAL = 0.6
 
 @dataclass(frozen=True)
 class Setting:
-    """A package and how it runs: `options` are those of its runner in `benchmarks.contenders`."""
+    """A package and how it runs: `options` are those of its runner in `benchmarks.contenders`; `line` names its curve."""
 
     package: str
     options: dict[str, Any]
+    line: str = ""
+
+    @property
+    def curve(self) -> str:
+        return self.line or self.package
 
     @property
     def text(self) -> str:
@@ -59,7 +65,11 @@ class Setting:
 
 
 SETTINGS: tuple[Setting, ...] = (
-    *(Setting("ours", {"epochs": n}) for n in OUR_EPOCHS),
+    *(
+        Setting("ours", {"settings": {"warm_epochs": 2, "joint_epochs": n, "full_epochs": 0, "probe_rate": 0.06}})
+        for n in OUR_JOINT
+    ),
+    *(Setting("ours", {"epochs": n}, AS_IT_COMES) for n in OUR_EPOCHS),
     Setting("cdtools", {"rate": 0.06, "position_factor": 1.0, "anneal": True, "marks": [*range(2, 25, 2)]}),
     Setting(
         "pty-chi",
@@ -208,22 +218,24 @@ def rows_of(curves: dict[int, dict[str, Curve]]) -> list[tuple[str, str, str]]:
             shown = "/".join(_said(v, ".3f") for v in each)
             parts.append(f"{package} {_said(middle(each), '.3f')} ({shown})")
         rows.append((f"error at {seconds} core-seconds, median (seeds)", "; ".join(parts), "-"))
-    peers = [p for p in packages if p != "ours"]
-    if "ours" in packages and peers:
+    peers = [p for p in packages if p not in {"ours", AS_IT_COMES}]
+    for own_name in [p for p in packages if p not in peers] if peers else []:
         ratios = []
         for seed in seeds:
-            own = curves[seed].get("ours", [])
+            own = curves[seed].get(own_name, [])
             best = min(((e, t, p) for p in peers for t, e in curves[seed].get(p, [])), default=None)
-            if best is not None:
+            if own and best is not None:
                 ours = seconds_to(own, best[0])
                 ratios.append((best[1] / ours if ours else 0.0, best, ours))
+        if not ratios:
+            continue
         parts = [
             f"{_said(ours, '.1f')} against {t:.1f} ({p}, {e:.3f}): {ratio:.1f} times"
             for ratio, (e, t, p), ours in ratios
         ]
         rows.append(
             (
-                "core-seconds to the best error of any peer, ours against its own; median of the ratios",
+                f"core-seconds to the best error of any peer, {own_name} against its own; median of the ratios",
                 "; ".join(parts) + f"; median {median(r for r, _, _ in ratios):.1f} times",
                 f"at least {CLAIM:.0f} times",
             )
@@ -313,16 +325,17 @@ def main() -> int:
                         file.write(json.dumps(run) + "\n")
     if arguments.grid:
         return 0
-    wanted = {(s.package, s.text) for s in settings}
-    used = [r for r in runs if r["seed"] in seeds and (r["package"], r.get("options")) in wanted and "curve" in r]
-    curves = {
-        seed: {
-            package: envelope([r["curve"] for r in used if r["seed"] == seed and r["package"] == package])
-            for package in dict.fromkeys(s.package for s in settings)
-            if any(r["seed"] == seed and r["package"] == package for r in used)
-        }
-        for seed in seeds
-    }
+    named = {(s.package, s.text): s.curve for s in settings}
+    curves: dict[int, dict[str, Curve]] = {seed: {} for seed in seeds}
+    for seed in seeds:
+        for name in dict.fromkeys(named.values()):
+            each = [
+                r["curve"]
+                for r in runs
+                if r["seed"] == seed and named.get((r["package"], r.get("options"))) == name and "curve" in r
+            ]
+            if each:
+                curves[seed][name] = envelope(each)
     rows = [
         (f"{r['package']} {r.get('options', '')}, seed {r['seed']}", f"failed: {r['failed']}", "-")
         for r in runs
@@ -331,7 +344,7 @@ def main() -> int:
     rows += rows_of(curves)
     for row in rows:
         print(" | ".join(row))
-    if arguments.figure and used:
+    if arguments.figure and any(curves.values()):
         draw(curves, arguments.figure)
     if arguments.write:
         from benchmarks.report import append_rows, machine
