@@ -49,7 +49,7 @@ CENTRAL = 0.6
 
 @dataclass(frozen=True)
 class Setting:
-    """A package and how it runs: `options` are those of its runner in `benchmarks.contenders`; `line` names its curve."""
+    """A package and how it runs: `options` for its runner in `benchmarks.contenders`; `line` names its curve."""
 
     package: str
     options: dict[str, Any]
@@ -230,7 +230,8 @@ def rows_of(curves: dict[int, dict[str, Curve]]) -> list[tuple[str, str, str]]:
         if not ratios:
             continue
         parts = [
-            f"{_said(ours, '.1f')} against {t:.1f} ({p}, {e:.3f}): {ratio:.1f} times"
+            f"{_said(ours, '.1f')} against {t:.1f} ({p}, {e:.3f}): "
+            + (f"{ratio:.1f} times" if ratio else "never reached")
             for ratio, (e, t, p), ours in ratios
         ]
         rows.append(
@@ -278,6 +279,14 @@ def draw(curves: dict[int, dict[str, Curve]], path: Path) -> None:
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
+
+
+def versions(python: str) -> str:
+    """Of the peers, as their Python knows them."""
+    names = ("ptychi", "cdtools-py", "ptylab")
+    code = f"from importlib.metadata import version; print(', '.join(f'{{n}} {{version(n)}}' for n in {names}))"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def load(path: Path | None) -> list[dict[str, Any]]:
@@ -349,7 +358,10 @@ def main() -> int:
     if arguments.write:
         from benchmarks.report import append_rows, machine
 
-        append_rows("python -m benchmarks.peers", rows, machine("torch", "numpy", cores=1))
+        where = machine("torch", "numpy", cores=1)
+        if arguments.peers:
+            where += f", {versions(arguments.peers)}"
+        append_rows("python -m benchmarks.peers", rows, f"{where}; load {os.getloadavg()[2]:.1f}")
     return 0
 
 
