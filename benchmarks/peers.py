@@ -207,14 +207,14 @@ def rows_of(curves: dict[int, dict[str, Curve]]) -> list[tuple[str, str, str]]:
     for error in ERRORS:
         parts = []
         for package in packages:
-            each = [seconds_to(curves[s].get(package, []), error) for s in seeds]
+            each = [seconds_to(curves[s][package], error) for s in seeds if package in curves[s]]
             shown = "/".join(_said(v, ".1f") for v in each)
             parts.append(f"{package} {_said(middle(each), '.1f')} ({shown})")
         rows.append((f"core-seconds to an error of {error:.2f}, median (seeds)", "; ".join(parts), "-"))
     for seconds in SECONDS:
         parts = []
         for package in packages:
-            each = [error_at(curves[s].get(package, []), seconds) for s in seeds]
+            each = [error_at(curves[s][package], seconds) for s in seeds if package in curves[s]]
             shown = "/".join(_said(v, ".3f") for v in each)
             parts.append(f"{package} {_said(middle(each), '.3f')} ({shown})")
         rows.append((f"error at {seconds} core-seconds, median (seeds)", "; ".join(parts), "-"))
@@ -237,7 +237,8 @@ def rows_of(curves: dict[int, dict[str, Curve]]) -> list[tuple[str, str, str]]:
         rows.append(
             (
                 f"core-seconds to the best error of any peer, {own_name} against its own; median of the ratios",
-                "; ".join(parts) + f"; median {median(r for r, _, _ in ratios):.1f} times",
+                "; ".join(parts)
+                + (f"; median {median(r for r, _, _ in ratios):.1f} times" if all(r for r, _, _ in ratios) else ""),
                 f"at least {CLAIM:.0f} times",
             )
         )
@@ -256,7 +257,7 @@ def draw(curves: dict[int, dict[str, Curve]], path: Path) -> None:
     seeds, packages = sorted(curves), list(dict.fromkeys(p for by in curves.values() for p in by))
     for number, package in enumerate(packages):
         colour = f"C{number}"
-        each = [curves[s].get(package, []) for s in seeds]
+        each = [curves[s][package] for s in seeds if package in curves[s]]
         for curve in each:
             if curve:
                 axes.loglog(*zip(*curve, strict=True), color=colour, lw=0.7, alpha=0.5)
