@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recon.course import Course, CourseTable, fingerprint, load_checkpoint, save_checkpoint
+from recon.course import SETTLING, Course, CourseTable, fingerprint, load_checkpoint, save_checkpoint
 from recon.dataset import DatasetError, Geometry, Scan
 from recon.fit import Fit, Priors
 from recon.illumination import Illumination, illuminated, lit_points, lit_window, remove_ramp, soft_disc
@@ -31,6 +31,7 @@ from recon.levels import binned, finer
 from recon.model import object_size
 from recon.noise import MixedGaussian, SlopedLoss, StabilisedAmplitude
 from recon.propagators import FarField, NearField, Optics
+from recon.refocus import refocus
 from recon.stages import CalibrationSettings, Stage, stages_of, with_epochs
 from recon.streaming import Streamed, Sums, frame_budget
 from recon.team import ALONE, Team, share_of, team_sums
@@ -55,6 +56,9 @@ MARGIN = 16
 """Pixels around the outermost probe window on the object's grid: room for positions to move."""
 BATCH, STEPS = 4, 24
 """Frames per step, fewer where an epoch would have less than this many steps: progress is made by steps."""
+REFOCUSED = 8
+"""Epochs of the joint stage that begin with a look along the distance, once there is an object and while steps are
+large."""
 WITH_LEVELS = 1.5
 """Memory of all frames and their binned levels over that of the frames."""
 
@@ -308,6 +312,9 @@ def calibrate(
             saved = None
         while course.stage_goes_on():
             fit.rates(_rates(settings, stage, course.speed(), pixel, len(data)))
+            distant = settings.refine_distance and not data.geometry.far_field and stage.name == "joint"
+            if distant and course.table.loss and course.epoch < REFOCUSED and course.share < SETTLING:
+                refocus(fit, data.geometry.wavelength_m)
             before = unknowns.positions_px()
             value = fit.epoch(course.epoch, stop if course.table.loss else lambda: False)
             if value is None:

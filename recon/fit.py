@@ -204,6 +204,18 @@ class Fit:
             slot[1].copy_(saturated)
         return slot
 
+    def loss_of(self, frames: Tensor, probe: Tensor, obj: Tensor, offset_m: Tensor) -> float:
+        """Loss of these frames of all processes for another probe, object and distance, without priors."""
+        total = torch.zeros((), dtype=torch.float64, device=self.total.device)
+        # Frame by frame: the sum is the same however many processes share them.
+        for frame in frames[frames % self.team.size == self.team.rank].to(total.device).split(1):
+            if len(frame):
+                batch = self.chosen(frame)
+                expected = self.model.intensities(probe, obj, batch, offset_m)
+                total += self.model.loss.sloped(expected, batch.frames, batch.variance, batch.weight)[0]
+        self.team.add([total])
+        return float(total)
+
     def gradients(self, frames: Tensor, empty: bool) -> tuple[Tensor, list[Tensor]]:
         """Loss of a batch, its share of empty beam and priors, and the gradients in the order of `GROUPS`."""
         value, gradients = self._own(frames, empty, len(frames))

@@ -138,13 +138,10 @@ def stages_of(data: Scan, settings: CalibrationSettings, crop: int) -> list[Stag
 
 
 def with_epochs(data: Scan, settings: CalibrationSettings, crop: int, epochs: int) -> CalibrationSettings:
-    """The settings with so many epochs in all, at most: the joint stage takes what the others leave.
-
-    Where they would leave nothing, every stage is shortened in proportion.
-    """
+    """The settings with so many epochs in all, at most: the joint stage takes what is more, or all stages less."""
     stages = stages_of(data, settings, crop)
     others = sum(stage.epochs for stage in stages if stage.name != "joint")
-    if epochs > others:
+    if epochs >= others + settings.joint_epochs:
         return replace(settings, joint_epochs=epochs - others)
     share = epochs / (others + settings.joint_epochs)
     shorter = replace(

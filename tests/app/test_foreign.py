@@ -65,9 +65,7 @@ def test_far_field_frames_go_from_import_to_calibration(tmp_path):
     copy = tmp_path / "star.cxi"
     command("import", str(source), *kind, *geometry, "--out", str(copy))
     # The copy says that it is of the far field, and where zero frequency is.
-    values = command(
-        "calibrate", str(copy), "--probe", str(source), "--epochs", "4", "--out", str(tmp_path)
-    )
+    values = command("calibrate", str(copy), "--probe", str(source), "--epochs", "4", "--out", str(tmp_path))
     assert "far field" in values["propagation"][0]
     assert values["loss"] < 1.5
     with np.load(tmp_path / "calibration.npz") as found:
