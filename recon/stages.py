@@ -138,10 +138,14 @@ def stages_of(data: Scan, settings: CalibrationSettings, crop: int) -> list[Stag
 
 
 def with_epochs(data: Scan, settings: CalibrationSettings, crop: int, epochs: int) -> CalibrationSettings:
-    """The settings with so many epochs in all, at most: the joint stage takes what is more, or all stages less."""
+    """The settings with so many epochs in all, at most: the joint stage takes what is more, or all stages less.
+
+    A plan that ends with the joint stage keeps the warm one as it is, up to half of all epochs.
+    """
     stages = stages_of(data, settings, crop)
     others = sum(stage.epochs for stage in stages if stage.name != "joint")
-    if epochs >= others + settings.joint_epochs:
+    short = stages[-1].name == "joint" and epochs >= 2 * others
+    if short or epochs >= others + settings.joint_epochs:
         return replace(settings, joint_epochs=epochs - others)
     share = epochs / (others + settings.joint_epochs)
     shorter = replace(

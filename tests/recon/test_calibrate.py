@@ -207,6 +207,20 @@ def test_epochs_in_all_are_kept(scan, epochs):
     assert any(stage.name == "joint" for stage in stages)
 
 
+def test_few_epochs_shorten_all_stages_but_a_warm_one_that_has_only_the_joint_one_beside_it(scan):
+    def lengths(settings, epochs):
+        shorter = with_epochs(scan.data, settings, 96, epochs)
+        return [(stage.name, stage.epochs) for stage in stages_of(scan.data, shorter, 96)]
+
+    whole = replace(SETTINGS, warm_epochs=4, joint_epochs=32, full_epochs=10)
+    assert lengths(whole, 50) == [("warm", 4), ("joint", 36), ("full", 10)]
+    assert lengths(whole, 24) == [("warm", 2), ("joint", 17), ("full", 5)]
+    brief = replace(whole, warm_epochs=2, joint_epochs=48, full_epochs=0)
+    assert lengths(brief, 60) == [("warm", 2), ("joint", 58)]
+    assert lengths(brief, 4) == [("warm", 2), ("joint", 2)]
+    assert lengths(brief, 3) == [("joint", 3)]
+
+
 def test_stages_go_from_coarse_to_fine_as_far_as_the_light_allows():
     def planned(side, pixel_m, crop, far_field=False, **changes):
         few = np.zeros((2, side, side), np.float32)
