@@ -211,7 +211,8 @@ class Fit:
         for frame in frames[frames % self.team.size == self.team.rank].to(total.device).split(1):
             if len(frame):
                 batch = self.chosen(frame)
-                expected = self.model.intensities(probe, obj, batch, offset_m)
+                # In double precision: what is looked for are small differences of large sums.
+                expected = self.model.intensities(probe, obj, batch, offset_m).double()
                 total += self.model.loss.sloped(expected, batch.frames, batch.variance, batch.weight)[0]
         self.team.add([total])
         return float(total)

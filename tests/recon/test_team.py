@@ -61,8 +61,8 @@ def test_two_processes_find_what_one_finds(team, alone):
         np.testing.assert_array_equal(values, second[name], err_msg=name)
     np.testing.assert_allclose(first["loss"], alone.loss, rtol=1e-5)
     np.testing.assert_allclose(first["streamed"], alone.loss, rtol=1e-5)
-    # A parabola through losses that differ by rounding.
-    np.testing.assert_allclose(first["distance"], alone.distance_m, atol=1e-8)
+    # A parabola through losses that differ by rounding; a fiftieth of what counts as converged.
+    np.testing.assert_allclose(first["distance"], alone.distance_m, rtol=0, atol=2e-8)
     np.testing.assert_allclose(first["positions"], alone.illumination.positions_m, atol=2e-9)
     np.testing.assert_allclose(first["flux"], alone.flux, rtol=1e-5)
     for name, values in (("object", alone.object), ("probe", alone.illumination.probe)):
