@@ -1,0 +1,278 @@
+"""The latent estimator: from a few photons to a posterior over objects of a class.
+
+1. A bank of images from the prior is scored by likelihood, all at once.
+2. The best of them are refined together by damped Gauss-Newton steps on the log posterior; no learning rate.
+3. Each distinct mode gets its Laplace approximation; together they propose samples, weighted by the true posterior.
+4. Short Metropolis chains from those samples mend what the approximation missed.
+5. The decoder draws the survivors, weighed anew against its sketch.
+
+Everything is a function of the frames as a set and of a fixed seed: neither the order of the frames nor that of the
+starts changes the answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recon.observation import Observation
+from recon.scene import Scene
+
+CHUNK = 256
+"""Images whose light is computed at a time."""
+FREEDOM = 6.0
+"""Degrees of freedom of the proposals' Student distributions: heavier tails than the posterior's."""
+ALIKE = 0.5
+"""Refined starts closer than this in units of their own error bars, and in log posterior, are one mode."""
+
+
+@dataclass(frozen=True)
+class LatentSettings:
+    """How hard to search and how well to sample.
+
+    Attributes:
+        starts: best of the bank that are refined.
+        iterations: of Gauss-Newton, at most.
+        tolerance: step, in the posterior's standard deviations, at which a start has converged.
+        modes: distinct modes that are kept.
+        proposals: draws from the Laplace mixture.
+        chains: samples that go on as Metropolis chains, and that the result is made of.
+        moves: steps of each chain.
+        seed: of proposals and chains.
+    """
+
+    starts: int = 24
+    iterations: int = 24
+    tolerance: float = 0.02
+    modes: int = 8
+    proposals: int = 1024
+    chains: int = 192
+    moves: int = 12
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Draws from the prior, with their images.
+
+    Attributes:
+        theta: (n, size).
+        images: (n, s, s) float16, lit.
+    """
+
+    theta: Tensor
+    images: Tensor
+
+    @classmethod
+    def draw(cls, scene: Scene, count: int, seed: int = 0) -> Bank:
+        """`count` draws; the nominal pose and flux first for the better half of them where they are free."""
+        theta = scene.sample(count, seed)
+        return cls(theta, torch.cat([scene.images(part).half() for part in theta.split(CHUNK)]))
+
+    def scores(self, observation: Observation) -> Tensor:
+        """(n,) log-likelihood of each."""
+        return torch.cat([observation.value(part.float()) for part in self.images.split(CHUNK)])
+
+
+@dataclass(frozen=True)
+class Modes:
+    """Maxima of the posterior, the highest first.
+
+    Attributes:
+        theta: (m, size).
+        log_posterior: (m,) log-likelihood plus log prior.
+        factors: (m, size, size) Cholesky factors of the covariance of their Laplace approximations.
+        log_evidence: (m,) of each mode, Laplace.
+        converged: (m,) whether the last step was below the tolerance.
+        iterations: Gauss-Newton steps taken.
+    """
+
+    theta: Tensor
+    log_posterior: Tensor
+    factors: Tensor
+    log_evidence: Tensor
+    converged: Tensor
+    iterations: int
+
+
+def search(observation: Observation, scene: Scene, bank: Bank, settings: LatentSettings) -> Modes:
+    """The modes of the posterior."""
+    scores = bank.scores(observation)
+    best = scores.topk(min(settings.starts, len(scores))).indices
+    return refine(observation, scene, bank.theta[best], settings)
+
+
+def refine(observation: Observation, scene: Scene, theta: Tensor, settings: LatentSettings) -> Modes:
+    """Damped Gauss-Newton (Levenberg-Marquardt) of all starts (n, size) at once, and the modes they end in."""
+
+    def looked(at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        images, jacobian = scene.drawn(at)
+        seen = observation.terms(images, jacobian)
+        value, gradient, precision = scene.prior_terms(at)
+        return seen.value + value, seen.gradient + gradient, seen.information + precision
+
+    value, gradient, precision = looked(theta)
+    damping = torch.full_like(value, 0.1)
+    converged = torch.zeros_like(value, dtype=torch.bool)
+    taken = 0
+    for taken in range(1, settings.iterations + 1):
+        open_ = (~converged).nonzero()[:, 0]
+        diagonal = precision[open_].diagonal(dim1=1, dim2=2)
+        damped = precision[open_] + torch.diag_embed(damping[open_, None] * diagonal)
+        factor = torch.linalg.cholesky(damped)
+        step = torch.cholesky_solve(gradient[open_, :, None], factor)[:, :, 0]
+        tried = theta[open_] + step
+        new_value, new_gradient, new_precision = looked(tried)
+        better = new_value >= value[open_]
+        # The step in error bars: what is left to gain is half its square.
+        size = (step[:, None] @ precision[open_] @ step[:, :, None])[:, 0, 0].clamp_min(0).sqrt()
+        converged[open_] = (size < settings.tolerance * math.sqrt(theta.shape[1])) & better
+        damping[open_] = torch.where(better, damping[open_] * 0.2, damping[open_] * 5).clamp(1e-6, 1e6)
+        kept = open_[better]
+        theta[kept], value[kept] = tried[better], new_value[better]
+        gradient[kept], precision[kept] = new_gradient[better], new_precision[better]
+        # A start far below the best is given up once it has had its chance.
+        if taken >= 6:
+            converged |= (value < value.max() - 40) & (damping < 1)
+        if bool(converged.all()):
+            break
+    return _distinct(theta, value, precision, converged, taken, settings.modes)
+
+
+def _distinct(theta: Tensor, value: Tensor, precision: Tensor, converged: Tensor, taken: int, most: int) -> Modes:
+    order = value.argsort(descending=True)
+    chosen: list[int] = []
+    for k in order.tolist():
+        if len(chosen) == most:
+            break
+        near = False
+        for other in chosen:
+            apart = theta[k] - theta[other]
+            near |= float(apart @ precision[other] @ apart) < ALIKE * theta.shape[1]
+        if not near:
+            chosen.append(k)
+    index = torch.tensor(chosen, device=theta.device)
+    upper = torch.linalg.cholesky(precision[index])
+    covariance = torch.cholesky_inverse(upper)
+    size = theta.shape[1]
+    evidence = value[index] + 0.5 * size * math.log(2 * math.pi) - upper.diagonal(dim1=1, dim2=2).log().sum(1)
+    return Modes(theta[index], value[index], torch.linalg.cholesky(covariance), evidence, converged[index], taken)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Weighted draws from the posterior.
+
+    Attributes:
+        theta: (n, size).
+        log_posterior: (n,) unnormalised.
+        weights: (n,) sum one.
+        log_evidence: of the data, by importance sampling.
+        efficiency: effective share of the proposals: near one where the Laplace mixture is the posterior.
+        accepted: share of the chains' moves that were accepted.
+    """
+
+    theta: Tensor
+    log_posterior: Tensor
+    weights: Tensor
+    log_evidence: float
+    efficiency: float
+    accepted: float
+
+
+def log_posterior(observation: Observation, scene: Scene, theta: Tensor) -> Tensor:
+    """(n,) log-likelihood plus log prior, drawn by the sketch."""
+    parts = [observation.value(scene.images(part)) + scene.log_prior(part) for part in theta.split(CHUNK)]
+    return torch.cat(parts)
+
+
+def sample(observation: Observation, scene: Scene, modes: Modes, settings: LatentSettings) -> Sample:
+    """Draws from the posterior around its modes."""
+    device = modes.theta.device
+    generator = torch.Generator().manual_seed(settings.seed + 5)
+    size = modes.theta.shape[1]
+    share = (modes.log_evidence - modes.log_evidence.max()).softmax(0)
+    # No mode is left without draws: its evidence is an approximation.
+    share = 0.9 * share + 0.1 / len(share)
+    which = _systematic(share, settings.proposals, generator)
+    normal = torch.randn(settings.proposals, size, generator=generator).to(device)
+    stretch = torch.distributions.Chi2(torch.tensor(FREEDOM))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed + 6)
+        stretched = (FREEDOM / stretch.sample((settings.proposals,))).sqrt().to(device)
+    theta = modes.theta[which] + stretched[:, None] * (modes.factors[which] @ normal[:, :, None])[:, :, 0]
+    target = log_posterior(observation, scene, theta)
+    logits = target - _student_mixture(theta, modes, share)
+    weights = logits.softmax(0)
+    log_evidence = float(torch.logsumexp(logits, 0)) - math.log(settings.proposals)
+    efficiency = float(1 / weights.square().sum()) / settings.proposals
+    # Truncated weights for the chains' starts: one lucky draw must not be all of them (Ionides 2008).
+    clipped = logits.clamp_max(float(torch.logsumexp(logits, 0)) - 0.5 * math.log(settings.proposals))
+    start = _systematic(clipped.softmax(0), settings.chains, generator)
+    theta, target, accepted = _chains(
+        observation, scene, modes, theta[start], target[start], which[start], settings, generator
+    )
+    even = torch.full((len(theta),), 1 / len(theta), device=device)
+    return Sample(theta, target, even, log_evidence, efficiency, accepted)
+
+
+def _systematic(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """(count,) indices, each as often as its weight says but for less than one."""
+    offset = torch.rand(1, generator=generator, dtype=torch.float64)
+    points = (torch.arange(count, dtype=torch.float64) + offset) / count
+    edges = weights.double().cpu().cumsum(0)
+    return torch.searchsorted(edges / edges[-1], points).clamp_max(len(weights) - 1).to(weights.device)
+
+
+def _student_mixture(theta: Tensor, modes: Modes, share: Tensor) -> Tensor:
+    """(n,) log density of the proposals."""
+    size = theta.shape[1]
+    apart = (theta[None] - modes.theta[:, None]).transpose(1, 2)
+    whitened = torch.linalg.solve_triangular(modes.factors, apart, upper=False)
+    square = whitened.square().sum(1)
+    constant = math.lgamma((FREEDOM + size) / 2) - math.lgamma(FREEDOM / 2) - 0.5 * size * math.log(FREEDOM * math.pi)
+    scale = modes.factors.diagonal(dim1=1, dim2=2).log().sum(1)
+    each = constant - scale[:, None] - 0.5 * (FREEDOM + size) * torch.log1p(square / FREEDOM)
+    return torch.logsumexp(each + share.log()[:, None], 0)
+
+
+def _chains(
+    observation: Observation,
+    scene: Scene,
+    modes: Modes,
+    theta: Tensor,
+    target: Tensor,
+    which: Tensor,
+    settings: LatentSettings,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, float]:
+    """Preconditioned random walks: each chain keeps the covariance of the mode it came from, so that it is reversible.
+
+    Moves are those of Crank and Nicolson about nothing: a step of 2.38/sqrt(size) standard deviations in all
+    directions, shortened or lengthened for all chains alike until a third is accepted, then held.
+    """
+    size = theta.shape[1]
+    step, accepted, tried = 2.38 / math.sqrt(size), 0.0, 0
+    for move in range(settings.moves):
+        normal = torch.randn(len(theta), size, generator=generator).to(theta.device)
+        proposal = theta + step * (modes.factors[which] @ normal[:, :, None])[:, :, 0]
+        value = log_posterior(observation, scene, proposal)
+        uniform = torch.rand(len(theta), generator=generator).to(theta.device)
+        better = uniform.log() < value - target
+        theta = torch.where(better[:, None], proposal, theta)
+        target = torch.where(better, value, target)
+        share = float(better.float().mean())
+        if move < settings.moves // 3:
+            step *= math.exp(share - 0.3)
+        else:
+            accepted += share
+            tried += 1
+    return theta, target, accepted / max(1, tried)
+
+
+Draw = Callable[[Tensor], Tensor]
+"""From whitened latents (n, d) to the decoder's images (n, s, s)."""
