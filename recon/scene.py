@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recon.decoders.mixture import Mixture
-from recon.decoders.sketch import Sketch
+from recon.decoders.sketch import Drawing
 
 NUDGE = 1e-2
 """Step of the central differences by which an image is differentiated in the pose, in standard deviations."""
@@ -58,7 +58,7 @@ class Scene:
         field_m: side of the decoder's square on the object.
     """
 
-    sketch: Sketch
+    sketch: Drawing
     prior: Mixture
     nuisances: Nuisances = field(default_factory=Nuisances)
     field_m: float = 1.0
