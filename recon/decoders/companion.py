@@ -14,7 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -30,7 +32,7 @@ FORMAT = "ptychoscope-prior-1"
 COMPONENTS = 8
 """Components of the mixture for each class: twice as many gain 0.4 nats on unseen digits and twice the size."""
 MISFIT_IMAGES = 10_000
-"""Training images whose misfit is measured, at most."""
+"""Images whose misfit is measured, at most."""
 ENCODED_AT_ONCE = 1000
 
 Report = Callable[[str, int, int, str], None]
@@ -90,7 +92,8 @@ class Unseen:
     Attributes:
         nats: mean log density of their whitened latents.
         accuracy: share of them whose class is the prior's most probable one.
-        misfit_z: root mean square of image minus drawn image, over the misfit's standard deviation: ideally one.
+        misfit_z: root mean square of image minus drawn image, over the misfit's standard deviation, of the first
+            tenth of them: ideally one.
     """
 
     nats: float
@@ -100,12 +103,12 @@ class Unseen:
 
 def make_companion(
     package: DecoderPackage,
-    images: Tensor,
-    labels: Tensor,
+    images: Tensor | NDArray[np.float32],
+    labels: Tensor | NDArray[np.int64],
     source: str,
     *,
     settings: CompanionSettings | None = None,
-    unseen: tuple[Tensor, Tensor] | None = None,
+    unseen: tuple[Tensor | NDArray[np.float32], Tensor | NDArray[np.int64]] | None = None,
     report: Report = lambda *_: None,
 ) -> Companion:
     """The companion of a package, on the CPU, made where the package is.
@@ -114,12 +117,17 @@ def make_companion(
         images: (n, s, s), the training images of the decoder, on any device.
         labels: (n,) their classes.
         source: where they come from, for the record.
-        unseen: images and labels that are measured for the record.
+        unseen: images and labels that are none of those. On all but the first tenth of them the misfit is measured,
+            since a decoder draws what it was trained on too well; without them, on the training images. The record
+            tells what all of them say about the prior, and that tenth about the misfit.
 
     Raises:
         DecoderError: there are too few images, or they have another size than the decoder's.
     """
+    images, labels = torch.as_tensor(images), torch.as_tensor(labels)
     side = package.architecture.image_size
+    if unseen is not None and len(unseen[0]) < 2:
+        raise DecoderError(f"prior of {package.name!r}: {len(unseen[0])} unseen images are too few, needed are 2")
     if len(images) < 2 or tuple(images.shape[1:]) != (side, side) or len(labels) != len(images):
         raise DecoderError(
             f"prior of {package.name!r}: {len(labels)} labels and images {tuple(images.shape)}, "
@@ -132,10 +140,10 @@ def make_companion(
     prior = fit_mixture(
         zeta, labels.to(device), settings.components, report=lambda done, total: report("prior", done, total, "")
     )
-    part = images[:MISFIT_IMAGES].to(device)
     direct = DirectDrawing(package, whitening)
-    with torch.no_grad():
-        misfit = Misfit.measured(part, direct.images(zeta[: len(part)]))
+    seen = None if unseen is None else (torch.as_tensor(unseen[0]), torch.as_tensor(unseen[1]))
+    measured = images if seen is None else seen[0][_checked(len(seen[0])) :]
+    misfit = _measured_misfit(direct, measured[:MISFIT_IMAGES])
 
     def trained(done: int, total: int, fidelity_db: float) -> None:
         if math.isnan(fidelity_db):
@@ -156,9 +164,9 @@ def make_companion(
     }
     stored = replace(prior, factors=prior.factors.half().float())
     companion = Companion(package.sha256, stored, sketch, misfit, made)
-    if unseen is not None:
-        seen = measured_unseen(package, companion, *unseen)
-        made |= {"unseen_nats": seen.nats, "unseen_accuracy": seen.accuracy, "unseen_misfit_z": seen.misfit_z}
+    if seen is not None:
+        found = measured_unseen(package, companion, *seen)
+        made |= {"unseen_nats": found.nats, "unseen_accuracy": found.accuracy, "unseen_misfit_z": found.misfit_z}
     return companion.to("cpu")
 
 
@@ -178,14 +186,26 @@ def whitened_latents(
     return torch.cat(parts)
 
 
+def _checked(count: int) -> int:
+    """How many of the unseen images do not measure the misfit, but check it."""
+    return math.ceil(count / 10)
+
+
+@torch.no_grad()
+def _measured_misfit(direct: DirectDrawing, images: Tensor) -> Misfit:
+    images = images.to(direct.whitening.mean.device)
+    return Misfit.measured(images, direct.images(whitened_latents(direct.package, images)))
+
+
 @torch.no_grad()
 def measured_unseen(package: DecoderPackage, companion: Companion, images: Tensor, labels: Tensor) -> Unseen:
     """How well a companion, on the package's device, foretells images (n, s, s) of classes (n,)."""
     zeta = whitened_latents(package, images)
     direct = DirectDrawing.of(package)
+    checked = images[: _checked(len(images))]
     square = 0.0
-    for part, latents in zip(images.split(ENCODED_AT_ONCE), zeta.split(ENCODED_AT_ONCE), strict=True):
-        drawn = direct.images(latents)
+    for part in checked.split(ENCODED_AT_ONCE):
+        drawn = direct.images(whitened_latents(package, part))
         square += float(((part.to(zeta.device) - drawn).square() / companion.misfit.of(drawn)).sum())
     prior = companion.prior
     names = torch.tensor(prior.classes, device=zeta.device)
@@ -193,7 +213,7 @@ def measured_unseen(package: DecoderPackage, companion: Companion, images: Tenso
     return Unseen(
         nats=float(prior.log_density(zeta).mean()),
         accuracy=float(right.float().mean()),
-        misfit_z=math.sqrt(square / images.numel()),
+        misfit_z=math.sqrt(square / checked.numel()),
     )
 
 
