@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from click.core import ParameterSource
 
 from app.priors import PriorResult, command_for, make_prior, prior_file, prior_of
 from app.training_images import TrainCommandError, training_images
@@ -269,7 +268,8 @@ def train(
     After Ctrl-C the same command goes on where it was.
     """
     if prior is not None:
-        given = [key for key in DECODER_ONLY if context.get_parameter_source(key) == ParameterSource.COMMANDLINE]
+        sources = {key: context.get_parameter_source(key) for key in DECODER_ONLY}
+        given = [key for key, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
         if given:
             option = "--" + given[0].replace("_", "-")
             raise TrainCommandError(f"{option} is for training a decoder; --prior {prior} leaves its decoder as it is")

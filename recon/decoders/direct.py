@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -61,10 +62,15 @@ class DirectDrawing:
         images, jacobians = [], []
         for part in zeta.split(AT_ONCE):
             latents = self.whitening.latents(part)
-            columns = []
-            for axis in self.whitening.axes.T:
-                result = jvp(self.package.decode, (latents,), (axis.expand_as(latents).contiguous(),))
-                columns.append(result[1].flatten(1))
+            columns = [_along(self.package, latents, axis).flatten(1) for axis in self.whitening.axes.T]
             images.append(self.package.decode(latents))
             jacobians.append(torch.stack(columns, 2))
         return torch.cat(images), torch.cat(jacobians)
+
+
+def _along(package: DecoderPackage, latents: Tensor, axis: Tensor) -> Tensor:
+    """(n, s, s) derivative of the decoder's images of latents (n, l) along one direction (l,)."""
+    with warnings.catch_warnings():
+        # At its first use torch loads its rules of forward mode, some through a compiler that it has deprecated.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return jvp(package.decode, (latents,), (axis.expand_as(latents).contiguous(),))[1]

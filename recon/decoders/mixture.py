@@ -116,7 +116,7 @@ class Mixture:
         """(count, d) draws, the same for the same seed on every device."""
         generator = torch.Generator().manual_seed(seed)
         which = torch.multinomial(self.weights.cpu(), count, True, generator=generator)
-        normal = torch.randn(count, self.size, generator=generator)
+        normal = torch.randn(count, self.size, generator=generator).to(self.factors.dtype)
         means, factors = self.means.cpu()[which], self.factors.cpu()[which]
         return (means + (factors @ normal[:, :, None])[:, :, 0]).to(self.means.device)
 
