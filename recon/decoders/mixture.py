@@ -117,8 +117,11 @@ class Mixture:
         generator = torch.Generator().manual_seed(seed)
         which = torch.multinomial(self.weights.cpu(), count, True, generator=generator)
         normal = torch.randn(count, self.size, generator=generator).to(self.factors.dtype)
-        means, factors = self.means.cpu()[which], self.factors.cpu()[which]
-        return (means + (factors @ normal[:, :, None])[:, :, 0]).to(self.means.device)
+        draws, factors = self.means.cpu()[which], self.factors.cpu()
+        for k in which.unique().tolist():  # a factor for each draw would take d^2 numbers for each
+            rows = which == k
+            draws[rows] += normal[rows] @ factors[k].T
+        return draws.to(self.means.device)
 
     def of_class(self, label: int) -> Mixture:
         """The components of one class, weights renormalised; raises `ValueError` when there are none."""

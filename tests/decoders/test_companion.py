@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,15 @@ from recon.decoders.companion import (
     whitened_latents,
     write_companion,
 )
-from recon.decoders.package import DecoderError, DecoderPackage, installed_packages
+from recon.decoders.direct import DirectDrawing
+from recon.decoders.package import (
+    COMPANION_SUFFIX,
+    DecoderError,
+    DecoderPackage,
+    find_package,
+    installed_packages,
+    load_package,
+)
 from recon.decoders.sketch import Sketch, SketchSettings
 from recon.decoders.whitening import Whitening
 from recon.scene import Scene
@@ -224,6 +234,30 @@ def test_a_companion_is_no_decoder(tmp_path, monkeypatch):
     monkeypatch.setattr(package_module, "PRETRAINED", tmp_path)
     assert installed_packages() == ["a", "b"]
     assert companion_path(tmp_path / "a.safetensors") == tmp_path / "a.prior.safetensors"
+
+
+def test_what_ships_with_the_program_includes_priors():
+    settings = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    patterns = settings["tool"]["setuptools"]["package-data"]["recon.decoders"]
+    assert any(fnmatch("pretrained/mnist" + COMPANION_SUFFIX, pattern) for pattern in patterns)
+
+
+@pytest.mark.parametrize(("name", "classes"), [("mnist", 10), ("mnist-3", 1), ("mnist-4", 1), ("mnist-64", 10)])
+def test_a_shipped_prior_belongs_to_its_decoder(name, classes):
+    path = companion_path(find_package(name))
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not made yet: python -m benchmarks.make_priors")
+    package = load_package(name)
+    companion = load_companion(path, package)
+    assert len(companion.prior.classes) == classes
+    assert companion.made["source"] == package.training["source"]
+    assert companion.made["unseen_accuracy"] > 0.95
+    assert 0.5 < companion.made["unseen_misfit_z"] < 1.5
+    zeta = companion.prior.sample(200, 77)
+    with torch.no_grad():
+        error = (companion.sketch.images(zeta) - DirectDrawing.of(package).images(zeta)).square().mean()
+    # Draws of the prior itself lie nearer than the wider ones that the fidelity was measured with.
+    assert -10 * math.log10(float(error)) > companion.sketch.fidelity_db - 1
 
 
 def test_larger_images_take_a_larger_sketch():
