@@ -37,7 +37,7 @@ class PriorResult:
         seconds: wall time.
         sketch_db: fidelity of the sketch to the decoder.
         unseen_nats: mean log density of whitened latents of the validation images.
-        unseen_accuracy: share of them that the prior puts into their class.
+        unseen_accuracy: share of them that the prior puts into their class; not finite where there is one class only.
         misfit_z: their rms distance from what the decoder draws, in units of the foretold one.
         interrupted: stopped by Ctrl-C; nothing was written.
     """
@@ -66,9 +66,10 @@ class PriorResult:
         }
 
     def __str__(self) -> str:
+        classes = f", {self.unseen_accuracy:.1%} of them in their class" if math.isfinite(self.unseen_accuracy) else ""
         return (
-            f"{self.file}: {self.unseen_nats:.1f} nats and {self.unseen_accuracy:.1%} of the classes right on unseen "
-            f"images, sketch {self.sketch_db:.1f} dB, {self.seconds:.0f} s"
+            f"{self.file}: {self.unseen_nats:.1f} nats on unseen images{classes}; sketch {self.sketch_db:.1f} dB, "
+            f"{self.seconds:.0f} s"
         )
 
 
@@ -145,7 +146,7 @@ def make_prior(
         seconds=time.monotonic() - started,
         sketch_db=made["sketch_db"],
         unseen_nats=made["unseen_nats"],
-        unseen_accuracy=made["unseen_accuracy"],
+        unseen_accuracy=math.nan if made["unseen_accuracy"] is None else made["unseen_accuracy"],
         misfit_z=made["unseen_misfit_z"],
     )
 

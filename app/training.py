@@ -135,6 +135,11 @@ def train_decoder(
         if image_size < 16 or image_size % 16:
             raise ValueError(f"image_size must be a positive multiple of 16, got {image_size}")
         train_set, test_set = training_images(images, labels, only, image_size, validation, dark_ink, seed, binary)
+        if min(len(train_set.images), len(test_set.images)) < 2:
+            raise ValueError(
+                f"{len(train_set.images)} images to train and {len(test_set.images)} to validate are too few; "
+                "both need at least two"
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
 
         from recon.decoders.network import Architecture

@@ -91,13 +91,13 @@ class Unseen:
 
     Attributes:
         nats: mean log density of their whitened latents.
-        accuracy: share of them whose class is the prior's most probable one.
+        accuracy: share of them whose class is the prior's most probable one; None where there is nothing to tell apart.
         misfit_z: root mean square of image minus drawn image, over the misfit's standard deviation, of the first
             tenth of them: ideally one.
     """
 
     nats: float
-    accuracy: float
+    accuracy: float | None
     misfit_z: float
 
 
@@ -208,11 +208,15 @@ def measured_unseen(package: DecoderPackage, companion: Companion, images: Tenso
         drawn = direct.images(whitened_latents(package, part))
         square += float(((part.to(zeta.device) - drawn).square() / companion.misfit.of(drawn)).sum())
     prior = companion.prior
-    names = torch.tensor(prior.classes, device=zeta.device)
-    right = names[prior.classified(zeta).argmax(1)] == labels.to(zeta.device)
+    accuracy: float | None = None
+    # A source without labels has the one label 0.
+    if len(prior.classes) > 1 and len(labels.unique()) > 1:
+        names = torch.tensor(prior.classes, device=zeta.device)
+        right = names[prior.classified(zeta).argmax(1)] == labels.to(zeta.device)
+        accuracy = float(right.float().mean())
     return Unseen(
         nats=float(prior.log_density(zeta).mean()),
-        accuracy=float(right.float().mean()),
+        accuracy=accuracy,
         misfit_z=math.sqrt(square / checked.numel()),
     )
 

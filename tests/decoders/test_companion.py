@@ -20,6 +20,7 @@ from recon.decoders.companion import (
     companion_path,
     load_companion,
     make_companion,
+    measured_unseen,
     plain_companion,
     whitened_latents,
     write_companion,
@@ -110,6 +111,14 @@ def test_the_record_says_what_unseen_images_say(companion, toy):
     drawn = toy.decode(Whitening.of(toy).latents(zeta[:6]))
     z = ((images[:6] - drawn).square() / companion.misfit.of(drawn)).mean().sqrt()
     assert made["unseen_misfit_z"] == pytest.approx(float(z), rel=1e-4)
+
+
+def test_where_there_is_one_class_none_is_told_apart(companion, toy):
+    images, labels = _images(60, 4)
+    assert measured_unseen(toy, companion, images, torch.zeros_like(labels)).accuracy is None
+    made = make_companion(toy, images, torch.zeros_like(labels), "discs", settings=SMALL, unseen=(images, labels)).made
+    assert made["unseen_accuracy"] is None
+    assert math.isfinite(made["unseen_nats"])
 
 
 def test_what_is_stored_comes_back(companion, stored, toy):
@@ -251,7 +260,8 @@ def test_a_shipped_prior_belongs_to_its_decoder(name, classes):
     companion = load_companion(path, package)
     assert len(companion.prior.classes) == classes
     assert companion.made["source"] == package.training["source"]
-    assert companion.made["unseen_accuracy"] > 0.95
+    accuracy = companion.made["unseen_accuracy"]
+    assert accuracy is None if classes == 1 else accuracy > 0.95
     assert 0.5 < companion.made["unseen_misfit_z"] < 1.5
     zeta = companion.prior.sample(200, 77)
     with torch.no_grad():

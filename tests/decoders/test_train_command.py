@@ -157,6 +157,7 @@ def test_an_interruption_before_the_first_epoch_leaves_nothing(letters, tmp_path
         ({"images": None, "labels": Path("x")}, "need --images"),
         ({"images": Path(), "labels": Path("x")}, "leave --labels out"),
         ({"epochs": 0}, "must be at least 1"),
+        ({"validation": "0.02"}, "39 images to train and 1 to validate are too few"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(letters, tmp_path, monkeypatch, options, message):
