@@ -83,10 +83,15 @@ def _table(first: int, last: int) -> FisherTable:
 @lru_cache(maxsize=512)
 def _column(number: int) -> Tensor:
     sigma = math.exp(number * _COLUMN)
+    return fisher_column(lambda intensity: exact_information(intensity, sigma), sigma**2)
+
+
+def fisher_column(information: Callable[[float], float], variance: float) -> Tensor:
+    """(T,) ln(F (I + s^2)) on the table's grid of ln I, F(I) taken at a few intensities a decade."""
     decades = math.log10(MOST_I / LEAST_I)
     nodes = np.linspace(math.log(LEAST_I), math.log(MOST_I), round(decades * _COARSE_PER_DECADE) + 1)
-    scaled = [math.log(exact_information(math.exp(node), sigma) * (math.exp(node) + sigma**2)) for node in nodes]
-    fine = math.log(LEAST_I) + _FINE * np.arange(math.floor((nodes[-1] - nodes[0]) / _FINE) + 1)
+    scaled = [math.log(information(math.exp(node)) * (math.exp(node) + variance)) for node in nodes]
+    fine = nodes[0] + _FINE * np.arange(math.floor((nodes[-1] - nodes[0]) / _FINE) + 1)
     return torch.from_numpy(CubicSpline(nodes, scaled)(fine))
 
 

@@ -222,37 +222,41 @@ class TruePoisson(Elementwise):
 
 
 class ShiftedPoisson(Elementwise):
-    """X + s^2 taken for Poisson(I + s^2), which has the right mean and variance; nothing below -s^2 is told apart.
+    """X + s^2 taken for Poisson(I + s^2), which has the right mean and variance.
 
-    `value` is complete, for a continuous X.
+    Readings below -s^2, of which a Poisson has none, keep their place in the score, 1 - (X + s^2)/(I + s^2): clipped,
+    they would pull dark pixels up. `value` is complete for a continuous X >= -s^2.
     """
 
     name = "shifted-poisson"
 
     def value(self, expected: Tensor, measured: Tensor, variance: Tensor) -> Tensor:
-        return _poisson_nats((expected + variance).clamp_min(LEAST_E), (measured + variance).clamp_min(0))
+        return _poisson_nats((expected + variance).clamp_min(LEAST_E), measured + variance)
 
     def score(self, expected: Tensor, measured: Tensor, variance: Tensor) -> Tensor:
-        total = (expected + variance).clamp_min(LEAST_E)
-        return (total - (measured + variance).clamp_min(0)) / total
+        return (expected - measured) / (expected + variance).clamp_min(LEAST_E)
 
     def fisher(self, expected: Tensor, variance: Tensor) -> Tensor:
         return (expected + variance).clamp_min(LEAST_E).reciprocal()
 
+    def sandwich(self, expected: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """(E[d score/dI], Var[score]) where the exact model is the truth; both 1/(I + s^2), so no better than Eq. 1."""
+        unit = self.fisher(expected, variance)
+        return unit, unit
+
 
 def _poisson_nats(light: Tensor, counts: Tensor) -> Tensor:
-    """I - X ln I + ln Gamma(X + 1), the large terms of bright pixels taken together."""
+    """I - X ln I + ln Gamma(max(X, 0) + 1), the large terms of bright pixels taken together."""
     bright = counts > 20
     x = torch.where(bright, counts, 20.0)
     # X ln(X/I) - X + I + ln sqrt(2 pi X) + 1/(12 X) - ..., by the relative difference where the two are close.
-    u = (x - light) / light
-    deviance = torch.where(
-        u > -0.9, light * ((1 + u) * torch.log1p(u.clamp_min(-0.9)) - u), x * (x / light).log() + light - x
-    )
+    u = ((x - light) / light).clamp_min(-0.9)
+    close = light * ((1 + u) * torch.log1p(u) - u)
+    deviance = torch.where(u > -0.9, close, x * (x / light).log() + light - x)
     unit = x.reciprocal()
-    stirling = unit * (1 / 12 - unit * unit / 360)
-    near = light - counts * light.log() + torch.lgamma(counts + 1)
-    return torch.where(bright, deviance + 0.5 * (2 * math.pi * x).log() + stirling, near)
+    stirling = 0.5 * (2 * math.pi * x).log() + unit * (1 / 12 - unit * unit / 360)
+    dim = light - counts * light.log() + torch.lgamma(counts.clamp_min(0) + 1)
+    return torch.where(bright, deviance + stirling, dim)
 
 
 LOSSES: dict[str, type[Loss]] = {
