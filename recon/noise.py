@@ -126,14 +126,19 @@ class MixedGaussian(Elementwise):
     def sloped(
         self, expected: Tensor, measured: Tensor, variance: Tensor, weight: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        total = expected + variance
-        # r = (X - I)/total: the term is ln(total) + r^2 total, its slope (1 - 2 r total - r^2 total)/total.
-        ratio = (measured - expected).div_(total)
-        slope = (ratio + 2.0).mul_(ratio).neg_().add_(total.reciprocal())
-        value = ratio.square_().mul_(total).add_(total.log_())
+        value, slope = gaussian_terms(expected, measured, variance)
         if weight is not None:
             value, slope = value.mul_(weight), slope.mul_(weight)
         return value.sum(), slope
+
+
+def gaussian_terms(expected: Tensor, measured: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """ln(I + s^2) + (X - I)^2/(I + s^2) of each pixel and its slope in I."""
+    total = expected + variance
+    # r = (X - I)/total: the term is ln(total) + r^2 total, its slope (1 - 2 r total - r^2 total)/total.
+    ratio = (measured - expected).div_(total)
+    slope = (ratio + 2.0).mul_(ratio).neg_().add_(total.reciprocal())
+    return ratio.square_().mul_(total).add_(total.log_()), slope
 
 
 class PaperPoisson(Elementwise):

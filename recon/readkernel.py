@@ -1,9 +1,9 @@
 """The read noise as it is: the probability of each code around an electron's place, Gaussian or measured from darks.
 
 A code is a rounded number, so what a pixel without light shows is H(r) = integral of the noise's density over one
-digital number around r, r = code - the pixel's dark mean. Residuals of darks are samples of H, at the fractions that the
-dark means happen to have; a photon shifts r by 1/gain, to fractions that no dark has shown. So the density beneath is
-fitted as a mixture of normal components of many widths and places, which H at any r follows from.
+digital number around r, r = code - the pixel's dark mean. Residuals of darks are samples of H, at the fractions that
+the dark means happen to have; a photon shifts r by 1/gain, to fractions that no dark has shown. So the density beneath
+is fitted as a mixture of normal components of many widths and places, which H at any r follows from.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def measured_kernel(histogram: NDArray, edges_adu: NDArray, electrons_per_adu: f
     """Of a histogram (B,) of residuals of darks with its edges (B + 1,), by expectation maximisation.
 
     Whatever fractions the dark means have, the probabilities of a residual's codes sum to one, so the histogram's own
-    filling by fraction does not matter. Histograms of files pool all pixels, hot ones too, whose tails look like photons
-    to a sensor of 0.3 e-: `good_residuals` leaves them out.
+    filling by fraction does not matter. Histograms of files pool all pixels, hot ones too, whose tails look like
+    photons to a sensor of 0.3 e-: `good_residuals` leaves them out.
 
     Raises:
         ValueError: fewer than 1000 residuals.
