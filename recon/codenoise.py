@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recon.exactnoise import LEAST_E, poisson_log
+from recon.exactnoise import LEAST_E, in_pieces, poisson_log
 from recon.information import FisherTable, fisher_column
 from recon.readkernel import ReadKernel
 
@@ -41,7 +41,9 @@ class CodeMixed:
 
     def evaluate(self, expected: Tensor, measured: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`value`, `score` and `curvature` at the price of one."""
-        light, x, _ = torch.broadcast_tensors(expected.clamp_min(LEAST_E), measured, variance)
+        return in_pieces(lambda light, x, _: self._piece(light.clamp_min(LEAST_E), x), expected, measured, variance)
+
+    def _piece(self, light: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         lowest = (x - self.reach_e).ceil().clamp_min(0)
         log_light = light.log()
         log = torch.zeros_like(light)

@@ -10,6 +10,7 @@ does not cancel.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from recon.information import fisher_table
 
 REACH = 5.5
 """Standard deviations of read noise on either side of the largest term that the sum takes in."""
+PIECE = 2**15
+"""Pixels that a CPU takes at a time."""
 LEAST_E = 1e-9
 """Electrons: expectations below count as this, so that logarithms and scores at I = 0 stay finite."""
 
@@ -139,9 +142,30 @@ def poisson_log(n: Tensor, expected: Tensor) -> Tensor:
     return deviance + torch.where(n < 0.5, 0.0, full)
 
 
+def in_pieces(
+    of: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]], *arguments: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Three tensors of an elementwise function of three that broadcast; on a CPU in pieces that stay in its cache."""
+    together = torch.broadcast_tensors(*arguments)
+    like = together[0]
+    if like.device.type != "cpu" or like.numel() <= PIECE:
+        return of(*together)
+    out = [torch.empty(like.shape, dtype=torch.result_type(arguments[0], arguments[1])) for _ in range(3)]
+    places = [part.view(-1).split(PIECE) for part in out]
+    rows = [part.reshape(-1).split(PIECE) for part in together]
+    for number, piece in enumerate(zip(*rows, strict=True)):
+        for place, found in zip(places, of(*piece), strict=True):
+            place[number].copy_(found)
+    return out[0], out[1], out[2]
+
+
 def _window(expected: Tensor, measured: Tensor, variance: Tensor, reach: int) -> tuple[Tensor, Tensor, Tensor]:
     """-ln p with its first and second derivatives in I."""
-    light, x, v = torch.broadcast_tensors(expected.clamp_min(LEAST_E), measured, variance)
+    return in_pieces(lambda i, x, v: _window_piece(i, x, v, reach), expected, measured, variance)
+
+
+def _window_piece(expected: Tensor, x: Tensor, v: Tensor, reach: int) -> tuple[Tensor, Tensor, Tensor]:
+    light = expected.clamp_min(LEAST_E)
     m = mode(light, x, v)
     per = v.reciprocal()
     # Terms relative to the largest: t_k+1/t_k = I/(m + k + 1) exp((X - m - k - 1/2)/s^2).
@@ -152,20 +176,20 @@ def _window(expected: Tensor, measured: Tensor, variance: Tensor, reach: int) ->
     rise = light * ((x - m - 0.5) * per).clamp(-80.0, 80.0).exp()
     term = torch.ones_like(light)
     for k in range(1, reach + 1):
-        term = term * rise / (m + k)
+        term = (term * rise).div_(m + k)
         zeroth += term
         first.add_(term, alpha=k)
         second.add_(term, alpha=k * (k - 1))
-        rise = rise * narrow
+        rise.mul_(narrow)
     fall = (-(x - m + 0.5) * per).clamp(-80.0, 80.0).exp() / light
     term = torch.ones_like(light)
     for k in range(1, reach + 1):
         # m - k + 1 is zero at the last electron, and the terms end there.
-        term = term * fall * (m - (k - 1)).clamp_min(0.0)
+        term = (term * fall).mul_((m - (k - 1)).clamp_min_(0.0))
         zeroth += term
         first.sub_(term, alpha=k)
         second.add_(term, alpha=k * (k + 1))
-        fall = fall * narrow
+        fall.mul_(narrow)
     mean = first / zeroth
     residual = x - m
     value = poisson_log(m, light) + 0.5 * (residual * residual * per + (2 * math.pi * v).log()) - zeroth.log()

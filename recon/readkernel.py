@@ -17,7 +17,7 @@ from scipy.special import ndtr
 
 FLOOR = 1e-15
 """Least probability of a code: a reading that nothing explains says nothing."""
-ITERATIONS = 400
+ITERATIONS = 2000
 LEAST_WIDTH_ADU = 0.05
 """Narrower noise rounds to the same code anyway."""
 _PLACES = (0.75, 1.5, 2.5, 4.0, 6.0)
@@ -103,21 +103,18 @@ def measured_kernel(histogram: NDArray, edges_adu: NDArray, electrons_per_adu: f
     counts = histogram[filled].astype(np.float64)
     left, right = edges_adu[filled], edges_adu[filled + 1]
     middle = 0.5 * (left + right)
-    mean = float((counts * middle).sum() / total)
-    width = math.sqrt(max(float((counts * (middle - mean) ** 2).sum() / total) - 1 / 12, LEAST_WIDTH_ADU**2))
-    # The tails must not set the scale of the dictionary: the middle two thirds of the residuals do.
-    order = np.cumsum(counts) / total
-    quantiles = np.interp((0.1587, 0.8413), order, right)
-    core = math.sqrt(max((0.5 * float(quantiles[1] - quantiles[0])) ** 2 - 1 / 12, LEAST_WIDTH_ADU**2))
-    shapes = {(0.0, max(w * s, LEAST_WIDTH_ADU)) for w in _WIDTHS for s in (core, width)}
-    shapes |= {
-        (sign * c * core, max(w * core, LEAST_WIDTH_ADU)) for c in _PLACES for w in (0.75, 1.0) for sign in (-1, 1)
-    }
-    centres, widths = (np.array(part) for part in zip(*sorted(shapes), strict=True))
+    middle = middle - float((counts * middle).sum() / total)
+    core = _core(middle, counts)
+    shapes = [(0.0, w * core) for w in _WIDTHS]
+    shapes += [(sign * place * core, w * core) for place in _PLACES for w in (0.75, 1.0) for sign in (-1, 1)]
+    centres, widths = (np.array(part) for part in zip(*shapes, strict=True))
+    widths = np.maximum(widths, LEAST_WIDTH_ADU)
     # The mean of H over a bin, by three points.
-    inside = [_boxes((middle + part * (right - left) - mean)[:, None] - centres, widths) for part in (-1 / 3, 0, 1 / 3)]
+    inside = [_boxes((middle + part * (right - left))[:, None] - centres, widths) for part in (-1 / 3, 0, 1 / 3)]
     likelihood = sum(inside) / 3 + 1e-300
-    weights = np.full(len(centres), 1 / len(centres))
+    # From one normal, which stays where the residuals cannot tell.
+    weights = np.full(len(centres), 0.01 / len(centres))
+    weights[_WIDTHS.index(1.0)] += 0.99
     for _ in range(ITERATIONS):
         joint = likelihood * weights
         weights = (counts[:, None] * joint / joint.sum(1, keepdims=True)).sum(0) / total
@@ -125,6 +122,17 @@ def measured_kernel(histogram: NDArray, edges_adu: NDArray, electrons_per_adu: f
     weights = weights[keep] / weights[keep].sum()
     centres, widths = centres[keep], widths[keep]
     return ReadKernel(electrons_per_adu, weights, centres - float((weights * centres).sum()), widths)
+
+
+def _core(middle: NDArray[np.float64], counts: NDArray[np.float64]) -> float:
+    """Width before rounding that explains residuals best as normal with a few percent of tails, digital numbers."""
+    widths = LEAST_WIDTH_ADU * 1.03 ** np.arange(300)
+
+    def fit(width: float) -> float:
+        both = 0.98 * _boxes(middle, np.array(width)) + 0.02 * _boxes(middle, np.array(4 * width))
+        return float(counts @ np.log(both + 1e-12))
+
+    return max((float(width) for width in widths), key=fit)
 
 
 def good_residuals(raw: NDArray, mean_adu: NDArray, good: NDArray, edges_adu: NDArray) -> NDArray[np.int64]:

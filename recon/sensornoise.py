@@ -266,9 +266,9 @@ class _Histogram:
 def noisy_pixels(variance: NDArray, count: int) -> NDArray[np.bool_]:
     """(H, W) pixels whose dark variance `count` darks cannot explain: random telegraph noise, mostly.
 
-    Sample variances scatter by sqrt(2/(count - 1)), 8 % at 300, or by more where the noise has tails; the larger of that
-    and of their own robust spread is taken. `recon.files.read` leaves out hot and dead pixels and those sixteen times
-    as noisy as the rest; these are the ones between.
+    Sample variances scatter by sqrt(2/(count - 1)), 8 % at 300, or by more where the noise has tails; the larger of
+    that and of their own robust spread is taken. `recon.files.read` leaves out hot and dead pixels and those sixteen
+    times as noisy as the rest; these are the ones between.
     """
     middle = float(np.median(variance))
     own = 1.4826 * float(np.median(np.abs(variance - middle)))
