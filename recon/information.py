@@ -15,15 +15,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
-from scipy.stats import poisson
+from scipy.special import gammaln
 from torch import Tensor
 
-LEAST_I, MOST_I = 1e-8, 1e3
-"""Electrons: below, the table's end holds (no sensor has such noise that it would matter); above, 1/(I + s^2)."""
+LEAST_I, MOST_I = 1e-8, 200.0
+"""Electrons between which F (I + s^2) is tabulated; beyond, its value at the end holds, one to 2e-4 where bright."""
 LEAST_SIGMA, MOST_SIGMA = 0.1, 20.0
 """Read noise, electrons rms, for which there is a table."""
 _COLUMN = 0.02
-"""Spacing of the table in ln s."""
+"""Spacing of the table in ln s as it is looked up, by linear interpolation."""
+_NODE = 4
+"""Every so many columns are computed, the others come from a cubic spline."""
 _FINE = 0.02
 """Spacing of the table in ln I as it is looked up."""
 _COARSE_PER_DECADE = 8
@@ -42,7 +44,7 @@ class FisherTable:
     values: Tensor
 
     def look_up(self, expected: Tensor, variance: Tensor) -> Tensor:
-        """Fisher information of each pixel, by bilinear interpolation; 1/(I + s^2) beyond the table."""
+        """Fisher information of each pixel, by bilinear interpolation."""
         columns, rows = self.values.shape
         table = self.values.to(expected).flatten()
         along = (expected.clamp(LEAST_I, MOST_I).log() - math.log(LEAST_I)) / _FINE
@@ -77,13 +79,17 @@ def fisher_table(least_sigma: float, most_sigma: float) -> FisherTable:
 
 @lru_cache(maxsize=8)
 def _table(first: int, last: int) -> FisherTable:
-    return FisherTable(first * _COLUMN, torch.stack([_column(j) for j in range(first, last + 1)]))
+    # Two more nodes on either side: a spline's ends are not its best.
+    nodes = np.arange(first // _NODE - 1, -(-last // _NODE) + 2)
+    values = np.stack([_column(int(node) * _NODE) for node in nodes])
+    wanted = CubicSpline(nodes * _NODE, values)(np.arange(first, last + 1))
+    return FisherTable(first * _COLUMN, torch.from_numpy(wanted))
 
 
 @lru_cache(maxsize=512)
-def _column(number: int) -> Tensor:
+def _column(number: int) -> NDArray[np.float64]:
     sigma = math.exp(number * _COLUMN)
-    return fisher_column(lambda intensity: exact_information(intensity, sigma), sigma**2)
+    return fisher_column(lambda intensity: exact_information(intensity, sigma), sigma**2).numpy()
 
 
 def fisher_column(information: Callable[[float], float], variance: float) -> Tensor:
@@ -109,8 +115,8 @@ def grid(intensity: float, sigma: float) -> tuple[NDArray[np.float64], NDArray[n
     # Only the electrons within a few s of a reading count: a band instead of a full matrix.
     reach = math.ceil(9 * sigma) + 1
     near = np.rint(x)[:, None] + np.arange(-reach, reach + 1)
-    log = poisson.logpmf(near, intensity) - 0.5 * ((x[:, None] - near) / sigma) ** 2
-    terms = np.where(near >= 0, np.exp(log), 0.0)
+    log = np.where(near >= 0, near * math.log(intensity) - intensity - gammaln(np.maximum(near, 0) + 1), -np.inf)
+    terms = np.exp(log - 0.5 * ((x[:, None] - near) / sigma) ** 2)
     density = terms.sum(1)
     mean = (terms * near).sum(1) / np.maximum(density, 1e-300)
     return x, density * step / (sigma * math.sqrt(2 * math.pi)), mean
