@@ -36,7 +36,7 @@ class ExactMixed:
     Args:
         most_electrons: terms that the summed form may take.
         read_noise_e: (least, most) read noise of any pixel, electrons rms. Given, no call waits for the device; None
-            reads it off `variance` at each call.
+            reads it off `variance` at each call, pixels that do not count included.
     """
 
     name = "exact"
