@@ -143,10 +143,14 @@ def poisson_log(n: Tensor, expected: Tensor) -> Tensor:
     return deviance + torch.where(n < 0.5, 0.0, full)
 
 
+@torch.no_grad()
 def in_pieces(
     of: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]], *arguments: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Three tensors of an elementwise function of three that broadcast; on a CPU in pieces that stay in its cache."""
+    """Three tensors of an elementwise function of three that broadcast; on a CPU in pieces that stay in its cache.
+
+    They carry no gradients: slopes are among them.
+    """
     together = torch.broadcast_tensors(*arguments)
     like = together[0]
     if like.device.type != "cpu" or like.numel() <= PIECE:

@@ -135,6 +135,16 @@ def test_all_agree_with_a_poisson_where_there_is_much_light(name):
     assert likelihood.fisher(expected, variance).numpy() == pytest.approx(1 / intensity, rel=1e-3)
 
 
+@pytest.mark.parametrize("likelihood", [ExactMixed(), CodeMixed(gaussian_kernel(0.3, 0.1))], ids=["exact", "codes"])
+def test_numbers_come_without_a_graph_even_from_what_carries_gradients(likelihood):
+    expected = torch.rand(40, generator=torch.Generator().manual_seed(3), requires_grad=True)
+    reading, variance = torch.linspace(-1, 3, 40), torch.full((40,), 0.09)
+    plain = likelihood.evaluate(expected.detach(), reading, variance)
+    for one, other in zip(likelihood.evaluate(expected, reading, variance), plain, strict=True):
+        assert not one.requires_grad
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("name", [*NAMES, "codes"])
 def test_nothing_waits_for_the_device(name):
     """A tensor without values raises where a program would read one."""
