@@ -36,7 +36,7 @@ class ExactMixed:
     Args:
         most_electrons: terms that the summed form may take.
         read_noise_e: (least, most) read noise of any pixel, electrons rms. Given, no call waits for the device; None
-            reads it off `variance` at each call.
+            reads it off `variance` at each call, pixels that do not count included.
     """
 
     name = "exact"
@@ -129,8 +129,9 @@ def poisson_log(n: Tensor, expected: Tensor) -> Tensor:
     small = torch.where(near, u, 0.0)
     # (1 + u) ln(1 + u) - u; its series, as far as single precision goes, where the difference would cancel.
     power = small * small * (0.5 + small * (-1 / 6 + small * (1 / 12 + small * (-1 / 20 + small / 30))))
-    # n = 0 is I; n ln(n/I) is safe for n > 0.
-    far = n * (n.clamp_min(1.0) / expected).log() - (n - expected)
+    # n = 0 is I; a quotient near one has lost the digits that log1p of the difference still has.
+    log = torch.where(u > -0.5, torch.log1p(u.clamp_min(-0.5)), (n.clamp_min(1.0) / expected).log())
+    far = n * log - (n - expected)
     deviance = torch.where(near, expected * power, far)
     clamped = n.clamp_min(1.0)
     unit = clamped.reciprocal()
@@ -142,10 +143,14 @@ def poisson_log(n: Tensor, expected: Tensor) -> Tensor:
     return deviance + torch.where(n < 0.5, 0.0, full)
 
 
+@torch.no_grad()
 def in_pieces(
     of: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]], *arguments: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Three tensors of an elementwise function of three that broadcast; on a CPU in pieces that stay in its cache."""
+    """Three tensors of an elementwise function of three that broadcast; on a CPU in pieces that stay in its cache.
+
+    They carry no gradients: slopes are among them.
+    """
     together = torch.broadcast_tensors(*arguments)
     like = together[0]
     if like.device.type != "cpu" or like.numel() <= PIECE:

@@ -31,7 +31,7 @@ _FINE = 0.02
 _COARSE_PER_DECADE = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FisherTable:
     """ln(F (I + s^2)) on a grid of ln I and ln s.
 
@@ -46,7 +46,7 @@ class FisherTable:
     def look_up(self, expected: Tensor, variance: Tensor) -> Tensor:
         """Fisher information of each pixel, by bilinear interpolation."""
         columns, rows = self.values.shape
-        table = self.values.to(expected).flatten()
+        table = _placed(self, expected.device, expected.dtype)
         along = (expected.clamp(LEAST_I, MOST_I).log() - math.log(LEAST_I)) / _FINE
         along = along.clamp(0, rows - 1)
         row = along.floor().clamp_max(rows - 2)
@@ -58,6 +58,12 @@ class FisherTable:
         low = table[index] * (1 - a) + table[index + 1] * a
         high = table[index + rows] * (1 - a) + table[index + rows + 1] * a
         return (low * (1 - b) + high * b).exp() / (expected.clamp_min(LEAST_I) + variance)
+
+
+@lru_cache(maxsize=16)
+def _placed(table: FisherTable, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A table's values in one line on a device, where they stay: no look-up copies, or waits."""
+    return table.values.to(device, dtype).flatten()
 
 
 def fisher_table(least_sigma: float, most_sigma: float) -> FisherTable:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from recon.codenoise import CodeMixed
 from recon.exactnoise import ExactMixed
 from recon.noise import (
@@ -49,7 +51,11 @@ class Choice:
 
 
 def choose(
-    read_noise_e: float, electrons_per_adu: float, brightest_e: float, kernel: ReadKernel | None = None
+    read_noise_e: float,
+    electrons_per_adu: float,
+    brightest_e: float,
+    kernel: ReadKernel | None = None,
+    device: torch.device | str = "cpu",
 ) -> Choice:
     """The likelihood for a camera.
 
@@ -58,6 +64,7 @@ def choose(
         electrons_per_adu: conversion gain; nan where it is not known, and rounding is then taken for fine.
         brightest_e: electrons that the brightest pixel is expected to hold.
         kernel: measured from darks, where there is one; taken where the noise resolves photons or codes are coarse.
+        device: where tables lie.
 
     Raises:
         ValueError: numbers that no camera has.
@@ -74,7 +81,7 @@ def choose(
     if rounding_e > 0 and electrons_per_adu > COARSE_STEP * max(normal_e, PURE_E):
         step = f"a digital number is {electrons_per_adu:.3g} e- and the read noise before rounding {normal_e:.3g} e-"
         own = kernel if kernel is not None else gaussian_kernel(max(read_noise_e, 1.01 * rounding_e), electrons_per_adu)
-        return Choice(CodeMixed(own), f"codes: {step}, so rounding is no normal noise")
+        return Choice(CodeMixed(own, device), f"codes: {step}, so rounding is no normal noise")
     if read_noise_e < PURE_E:
         return Choice(TruePoisson(), f"true-poisson: {noise} is below {PURE_E:g} e-, readings are whole electrons")
     if read_noise_e > RESOLVING_E:
@@ -82,7 +89,7 @@ def choose(
         return Choice(MixedGaussian(), reason)
     gain = f"{noise} leaves photons apart"
     if kernel is not None:
-        return Choice(CodeMixed(kernel), f"codes: {gain}, and darks say what the noise is like")
+        return Choice(CodeMixed(kernel, device), f"codes: {gain}, and darks say what the noise is like")
     # A scan has dark places whatever its brightest pixel holds, so brightness alone never speaks for Eq. 1.
     seen = f"the brightest pixel holds {brightest_e:.3g} e-"
     return Choice(ExactMixed(), f"exact: {gain}, {seen}; Eq. 1 would lose information wherever there are few electrons")

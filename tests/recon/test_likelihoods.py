@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.optimize import brentq
 
+from recon.codenoise import CodeMixed
 from recon.counting import Counting
 from recon.exactnoise import ExactMixed
 from recon.information import exact_information, sandwich
@@ -132,6 +133,28 @@ def test_all_agree_with_a_poisson_where_there_is_much_light(name):
     score = likelihood.score(expected, measured, variance).numpy()
     assert score * math.sqrt(intensity) == pytest.approx((1 - reading / intensity) * math.sqrt(intensity), abs=0.02)
     assert likelihood.fisher(expected, variance).numpy() == pytest.approx(1 / intensity, rel=1e-3)
+
+
+@pytest.mark.parametrize("likelihood", [ExactMixed(), CodeMixed(gaussian_kernel(0.3, 0.1))], ids=["exact", "codes"])
+def test_numbers_come_without_a_graph_even_from_what_carries_gradients(likelihood):
+    expected = torch.rand(40, generator=torch.Generator().manual_seed(3), requires_grad=True)
+    reading, variance = torch.linspace(-1, 3, 40), torch.full((40,), 0.09)
+    plain = likelihood.evaluate(expected.detach(), reading, variance)
+    for one, other in zip(likelihood.evaluate(expected, reading, variance), plain, strict=True):
+        assert not one.requires_grad
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "codes"])
+def test_nothing_waits_for_the_device(name):
+    """A tensor without values raises where a program would read one."""
+    given = {"exact": ExactMixed(read_noise_e=(0.28, 0.32)), "codes": CodeMixed(gaussian_kernel(0.3, 0.1), "meta")}
+    likelihood = given[name] if name in given else likelihood_named(name)
+    expected, variance = torch.ones(2, 3, 4, device="meta"), torch.ones(3, 4, device="meta")
+    for part in likelihood.evaluate(expected, expected, variance):
+        assert part.shape == expected.shape
+    if name != "codes":  # whose information is tabulated at the first call, with the values
+        assert likelihood.fisher(expected, variance).shape == expected.shape
 
 
 def test_a_poisson_is_a_poisson_at_every_brightness():
