@@ -53,16 +53,20 @@ def digits(folder: Path, part: str, package: DecoderPackage, device: str) -> tup
         keep = labels == int(label[1])
         grey, labels = grey[keep.numpy()], labels[keep]
     images = torch.from_numpy(grey / np.float32(255)).to(device)
-    margin = (GREY_SIDE - images.shape[-1]) // 2
-    images = functional.pad(images, (margin,) * 4)
     side = package.architecture.image_size
-    if "redrawn in binary" in package.training["source"]:
-        axis = torch.from_numpy(spline_matrix(GREY_SIDE, side * OVERSAMPLING)).to(device)
-        parts = []
+    binary = "redrawn in binary" in package.training["source"]
+    padded = min(side, GREY_SIDE) if binary else side
+    margin = (padded - images.shape[-1]) // 2
+    if margin < 0:
+        raise ValueError(f"{package.name}: draws {side} pixels a side, MNIST's digits have {images.shape[-1]}")
+    images = functional.pad(images, (margin,) * 4)
+    if binary:
+        axis = torch.from_numpy(spline_matrix(padded, side * OVERSAMPLING)).to(device)
+        strokes = []
         for some in images.split(STROKES_AT_ONCE):
             inked = (axis @ some @ axis.T > 0.5).float()
-            parts.append(functional.avg_pool2d(inked[:, None], OVERSAMPLING)[:, 0])
-        images = torch.cat(parts)
+            strokes.append(functional.avg_pool2d(inked[:, None], OVERSAMPLING)[:, 0])
+        images = torch.cat(strokes)
     return images, labels.to(device)
 
 
@@ -94,11 +98,17 @@ def make(name: str, options: argparse.Namespace, device: str) -> dict[str, objec
             print(f"{name}: sketch {done}/{total} {note}, {time.monotonic() - started:.0f} s", file=sys.stderr)
 
     companion = make_companion(package, images, labels, source, settings=settings, unseen=unseen, report=report)
-    target = companion_path(options.out / f"{name}.safetensors")
+    target = companion_path(options.out / f"{package.name}.safetensors")
     target.parent.mkdir(parents=True, exist_ok=True)
     write_companion(target, companion)
     seconds = round(time.monotonic() - started, 1)
-    return {"decoder": name, "file": target.name, "bytes": target.stat().st_size, "seconds": seconds, **companion.made}
+    return {
+        "decoder": package.name,
+        "file": target.name,
+        "bytes": target.stat().st_size,
+        "seconds": seconds,
+        **companion.made,
+    }
 
 
 @torch.no_grad()
@@ -129,8 +139,8 @@ def study(name: str, options: argparse.Namespace, device: str) -> dict[str, obje
     return result
 
 
-def main() -> int:
-    """Run the command line; the exit status."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line (or `arguments`); the exit status."""
     parser = argparse.ArgumentParser(description="Priors of the shipped decoders from MNIST.")
     parser.add_argument("mnist", type=Path, help="folder of MNIST's IDX files")
     parser.add_argument("out", type=Path, help="folder for the priors")
@@ -139,7 +149,7 @@ def main() -> int:
     for option in ("pairs", "epochs", "width", "depth"):
         parser.add_argument(f"--{option}", type=int, help="of the sketch; default by the decoder's size")
     parser.add_argument("--study", action="store_true", help="measure mixtures and axes, write nothing")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
         device = pick_device(options.device)
         for name in options.names or installed_packages():
