@@ -1,12 +1,13 @@
 """The priors of the shipped decoders, from MNIST, on a GPU; needs `recon`, torch, numpy and safetensors only.
 
     python -m benchmarks.make_priors MNIST_FOLDER OUT_FOLDER [NAME ...] [--device cuda] [--pairs N] [--epochs N]
-        [--width N] [--depth N] [--study]
+        [--width N] [--depth N] [--batch N] [--study]
 
 What each decoder was trained on (all digits or one; grey or redrawn in binary, for which scipy is needed too) is read
 from its record. MNIST_FOLDER holds the four IDX files under their published names. OUT_FOLDER gets
 NAME.prior.safetensors, to be put beside the packages, and stdout a line of JSON for each. `ptychoscope train --prior
-NAME` does the same for one decoder with progress. `--study` measures what docs/decoders.md tells instead, and writes
+NAME` does the same for one decoder with progress. On a GPU a large batch costs no more time than a small one and a
+wider sketch hardly any; on a CPU, where the search runs, its time grows with the width's square. `--study` measures what docs/decoders.md tells instead, and writes
 nothing.
 """
 
@@ -80,7 +81,8 @@ def settings_of(package: DecoderPackage, options: argparse.Namespace) -> Compani
     """The defaults for the package's size, with what the command line says."""
     settings = CompanionSettings.of_size(package.architecture.image_size, options.pairs, options.epochs)
     sketch = settings.sketch
-    sketch = replace(sketch, width=options.width or sketch.width, depth=options.depth or sketch.depth)
+    given = {key: getattr(options, key) for key in ("width", "depth", "batch")}
+    sketch = replace(sketch, **{key: value for key, value in given.items() if value is not None})
     return replace(settings, sketch=sketch)
 
 
@@ -146,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="folder for the priors")
     parser.add_argument("names", nargs="*", help="shipped decoders; all without")
     parser.add_argument("--device", default="auto")
-    for option in ("pairs", "epochs", "width", "depth"):
+    for option in ("pairs", "epochs", "width", "depth", "batch"):
         parser.add_argument(f"--{option}", type=int, help="of the sketch; default by the decoder's size")
     parser.add_argument("--study", action="store_true", help="measure mixtures and axes, write nothing")
     options = parser.parse_args(arguments)

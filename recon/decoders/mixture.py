@@ -102,7 +102,7 @@ class Mixture:
         whitened = self.whitened(zeta)
         joint = self._constants - 0.5 * whitened.square().sum(2)
         total = torch.logsumexp(joint, 1)
-        share = (joint - total[:, None]).exp()
+        share = _shares(joint - total[:, None])
         gradient = -(share[:, :, None] * whitened).flatten(1) @ self.inverses.flatten(0, 1)
         return total, gradient, (share @ self.precisions.flatten(1)).view(-1, self.size, self.size)
 
@@ -130,6 +130,11 @@ class Mixture:
             raise ValueError(f"class {label} is not in this prior; it has {', '.join(map(str, self.classes))}")
         weights = self.weights[chosen]
         return Mixture(weights / weights.sum(), self.means[chosen], self.factors[chosen], self.labels[chosen])
+
+
+def _shares(logarithms: Tensor) -> Tensor:
+    """Exponentials; nothing instead of numbers so small that processors multiply them a hundred times slower."""
+    return torch.where(logarithms > -60, logarithms.exp(), 0)
 
 
 def fit_mixture(
@@ -208,7 +213,7 @@ def _expected(mixture: Mixture, members: Tensor) -> tuple[Tensor, Tensor, Tensor
         whitened = mixture.whitened(part).transpose(0, 1).contiguous()
         joint = mixture._constants[:, None] - 0.5 * whitened.square().sum(2)
         total = torch.logsumexp(joint, 0)
-        share = (joint - total).exp()
+        share = _shares(joint - total)
         shared = share[:, :, None] * whitened
         held += share.sum(1)
         drift += shared.sum(1)

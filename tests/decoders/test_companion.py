@@ -146,6 +146,19 @@ def test_progress_names_each_piece_and_ends_each(toy):
         assert done == total
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_makes_the_same_prior(toy, companion):
+    made = make_companion(toy.to("cuda"), *_images(400, 2), "discs", settings=SMALL, unseen=_images(60, 4))
+    assert made.prior.means.device.type == "cpu"
+    assert torch.allclose(made.prior.means, companion.prior.means, atol=0.05)
+    assert torch.allclose(made.misfit.variance, companion.misfit.variance, rtol=1e-2)
+    assert made.sketch.fidelity_db == pytest.approx(companion.sketch.fidelity_db, abs=0.5)
+    zeta = made.prior.sample(3, 0)
+    images, jacobian = plain_companion(toy).to("cuda").sketch.drawn(zeta.to("cuda"))
+    assert torch.allclose(images.cpu(), plain_companion(toy).sketch.images(zeta), atol=1e-4)
+    assert jacobian.device.type == "cuda"
+
+
 def test_images_that_do_not_fit_are_refused(toy):
     images, labels = _images(10, 2)
     for wrong in ((images[:, :8], labels), (images, labels[:5]), (images[:1], labels[:1])):
