@@ -7,8 +7,8 @@ What each decoder was trained on (all digits or one; grey or redrawn in binary, 
 from its record. MNIST_FOLDER holds the four IDX files under their published names. OUT_FOLDER gets
 NAME.prior.safetensors, to be put beside the packages, and stdout a line of JSON for each. `ptychoscope train --prior
 NAME` does the same for one decoder with progress. On a GPU a large batch costs no more time than a small one and a
-wider sketch hardly any; on a CPU, where the search runs, its time grows with the width's square. `--study` measures what docs/decoders.md tells instead, and writes
-nothing.
+wider sketch hardly any; on a CPU, where the search runs, its time grows with the width's square. `--study` measures
+what docs/decoders.md tells instead, and writes nothing.
 """
 
 from __future__ import annotations
