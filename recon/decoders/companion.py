@@ -24,7 +24,7 @@ from torch import Tensor
 from recon.decoders.direct import DirectDrawing
 from recon.decoders.misfit import CONTRASTS, LEVELS, Misfit
 from recon.decoders.mixture import Mixture, fit_mixture
-from recon.decoders.package import COMPANION_SUFFIX, DecoderError, DecoderPackage
+from recon.decoders.package import COMPANION_SUFFIX, PRETRAINED, DecoderError, DecoderPackage
 from recon.decoders.sketch import Drawing, Sketch, SketchSettings, train_sketch
 from recon.decoders.whitening import Whitening
 
@@ -280,8 +280,10 @@ def load_companion(path: Path, package: DecoderPackage) -> Companion:
         DecoderError: one line: missing, foreign, incomplete, or another decoder's.
     """
     if not path.is_file():
+        decoder = path.with_name(path.name.removesuffix(COMPANION_SUFFIX) + ".safetensors")
+        named = package.name if decoder.parent == PRETRAINED else decoder
         raise DecoderError(
-            f"{path}: decoder {package.name!r} has no prior; make it with `ptychoscope train --prior {package.name}`"
+            f"{path}: decoder {package.name!r} has no prior; make it with `ptychoscope train --prior {named}`"
         )
     try:
         with safe_open(path, framework="pt") as handle:

@@ -169,7 +169,12 @@ def test_images_that_do_not_fit_are_refused(toy):
 
 
 def test_a_missing_companion_names_the_remedy(toy, tmp_path):
-    assert "has no prior; make it with `ptychoscope train --prior toy`" in _refused(tmp_path / "absent", toy)
+    absent = tmp_path / "toy.prior.safetensors"
+    assert f"has no prior; make it with `ptychoscope train --prior {tmp_path / 'toy.safetensors'}`" in _refused(
+        absent, toy
+    )
+    shipped = companion_path(find_package("mnist")).with_name("mnist-9.prior.safetensors")
+    assert "`ptychoscope train --prior toy`" in _refused(shipped, toy)
 
 
 def test_another_decoders_companion_is_refused(stored, tmp_path):
