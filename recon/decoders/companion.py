@@ -30,7 +30,7 @@ from recon.decoders.whitening import Whitening
 
 FORMAT = "ptychoscope-prior-1"
 COMPONENTS = 8
-"""Components of the mixture for each class: twice as many gain 0.4 nats on unseen digits and twice the size."""
+"""Components of the mixture for each class: twice as many gain 0.4 nats on unseen digits at twice the size."""
 MISFIT_IMAGES = 10_000
 """Images whose misfit is measured, at most."""
 ENCODED_AT_ONCE = 1000
