@@ -171,3 +171,19 @@ class Plain:
     def drawn(self, zeta: Tensor) -> tuple[Tensor, Tensor]:
         size = zeta.shape[1]
         return self.images(zeta), self.slope * torch.eye(size).expand(len(zeta), size, size)
+
+
+def brute_force(intensity: Tensor, reading: Tensor, read_noise: float, threshold: Tensor | None = None) -> Tensor:
+    """ln p of each pixel in double precision, by the sum over up to 20 electrons; below its threshold, that it is so.
+
+    Intensities and readings (..., H, W) broadcast, and thresholds with them; infinite ones leave a pixel out.
+    """
+    light, x = intensity.double(), reading.double()
+    n = torch.arange(20.0, dtype=torch.float64).view(-1, *[1] * light.dim())
+    poisson = torch.special.xlogy(n, light) - light - torch.lgamma(n + 1)
+    density = torch.logsumexp(poisson - 0.5 * ((x - n) / read_noise) ** 2, 0)
+    if threshold is None:
+        return density
+    t = threshold.double()
+    below = (poisson.exp() * 0.5 * torch.erfc((n - t) / read_noise / math.sqrt(2))).sum(0).log()
+    return torch.where(t.isfinite(), torch.where(x > t, density, below), 0.0)
