@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from recon.anchored import Exact
 from recon.dataset import Geometry, Ptychogram
 from recon.decoders.mixture import Mixture
 from recon.decoders.network import Architecture, Encoder
@@ -47,6 +46,22 @@ def bar(zeta: Tensor) -> Tensor:
     return torch.sigmoid(3.0 - 4.0 * ((along / length) ** 2 + (beside / width) ** 2))
 
 
+@dataclass(frozen=True)
+class BarDrawer:
+    """`bar`, with Jacobians by central differences in double precision."""
+
+    def images(self, zeta: Tensor) -> Tensor:
+        return bar(zeta)
+
+    def drawn(self, zeta: Tensor) -> tuple[Tensor, Tensor]:
+        at, step = zeta.double(), 1e-4
+        columns = [
+            (bar(at + shift) - bar(at - shift)).flatten(1) / (2 * step)
+            for shift in step * torch.eye(zeta.shape[1], dtype=torch.float64)
+        ]
+        return bar(zeta), torch.stack(columns, 2).to(zeta.dtype)
+
+
 class Bars(nn.Module):
     """`bar` as a decoder's network: latents (n, 5) to images (n, 1, s, s)."""
 
@@ -75,7 +90,7 @@ def package() -> DecoderPackage:
 
 def scene(latents: int = LATENTS, nuisances: Nuisances | None = None) -> Scene:
     """Bars under a unit normal prior; latents beyond the first few stay at zero."""
-    return Scene(Exact(bar), Mixture.normal(latents), nuisances or Nuisances(), FIELD)
+    return Scene(BarDrawer(), Mixture.normal(latents), nuisances or Nuisances(), FIELD)
 
 
 def light(
@@ -174,12 +189,12 @@ class Plain:
 
 
 def brute_force(intensity: Tensor, reading: Tensor, read_noise: float, threshold: Tensor | None = None) -> Tensor:
-    """ln p of each pixel in double precision, by the sum over up to 20 electrons; below its threshold, that it is so.
+    """ln p of each pixel in double precision, by the sum over up to 13 electrons; below its threshold, that it is so.
 
     Intensities and readings (..., H, W) broadcast, and thresholds with them; infinite ones leave a pixel out.
     """
     light, x = intensity.double(), reading.double()
-    n = torch.arange(20.0, dtype=torch.float64).view(-1, *[1] * light.dim())
+    n = torch.arange(14.0, dtype=torch.float64).view(-1, *[1] * light.dim())
     poisson = torch.special.xlogy(n, light) - light - torch.lgamma(n + 1)
     density = torch.logsumexp(poisson - 0.5 * ((x - n) / read_noise) ** 2, 0)
     if threshold is None:
