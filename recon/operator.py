@@ -55,7 +55,8 @@ def thinned(field: NDArray[np.complex64], factor: int) -> NDArray[np.complex64]:
     """Every `factor`-th sample of a centred field (K, K) after the band that those carry; index n//2 stays the axis."""
     size = len(field)
     extra = -size % (2 * factor)
-    padded = np.pad(field, ((extra // 2, extra - extra // 2),) * 2)
+    before = (size + extra) // 2 - size // 2
+    padded = np.pad(field, ((before, extra - before),) * 2)
     count = len(padded) // factor
     spectrum = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(padded)))
     first = len(padded) // 2 - count // 2
