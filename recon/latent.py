@@ -26,8 +26,10 @@ CHUNK = 256
 """Images whose light is computed at a time."""
 FREEDOM = 6.0
 """Degrees of freedom of the proposals' Student distributions: heavier tails than the posterior's."""
-ALIKE = 0.5
-"""Refined starts closer than this in units of their own error bars, and in log posterior, are one mode."""
+ALIKE = 0.3
+"""Starts whose mean square distance per dimension is below this, in variances of the better one, are one mode."""
+LAG = 10.0
+"""Nats behind the best at which a start is given up, late in the search; nine times that at its beginning."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class LatentSettings:
     Attributes:
         starts: best of the bank that are refined.
         iterations: of Gauss-Newton, at most.
-        tolerance: step, in the posterior's standard deviations, at which a start has converged.
+        tolerance: nats that are left to gain, by the quadratic model, when a start has converged.
         modes: distinct modes that are kept.
         proposals: draws from the Laplace mixture.
         chains: samples that go on as Metropolis chains, and that the result is made of.
@@ -46,7 +48,7 @@ class LatentSettings:
     """
 
     starts: int = 24
-    iterations: int = 24
+    iterations: int = 30
     tolerance: float = 0.02
     modes: int = 8
     proposals: int = 1024
@@ -101,7 +103,7 @@ class Modes:
 
 def search(observation: Observation, scene: Scene, bank: Bank, settings: LatentSettings) -> Modes:
     """The modes of the posterior."""
-    scores = bank.scores(observation)
+    scores = bank.scores(observation.quick())
     best = scores.topk(min(settings.starts, len(scores))).indices
     return refine(observation, scene, bank.theta[best], settings)
 
@@ -115,32 +117,46 @@ def refine(observation: Observation, scene: Scene, theta: Tensor, settings: Late
         value, gradient, precision = scene.prior_terms(at)
         return seen.value + value, seen.gradient + gradient, seen.information + precision
 
+    theta = theta.clone()
     value, gradient, precision = looked(theta)
     damping = torch.full_like(value, 0.1)
     converged = torch.zeros_like(value, dtype=torch.bool)
+    dropped = torch.zeros_like(converged)
     taken = 0
     for taken in range(1, settings.iterations + 1):
-        open_ = (~converged).nonzero()[:, 0]
-        diagonal = precision[open_].diagonal(dim1=1, dim2=2)
-        damped = precision[open_] + torch.diag_embed(damping[open_, None] * diagonal)
-        factor = torch.linalg.cholesky(damped)
-        step = torch.cholesky_solve(gradient[open_, :, None], factor)[:, :, 0]
-        tried = theta[open_] + step
+        going = (~(converged | dropped)).nonzero()[:, 0]
+        diagonal = precision[going].diagonal(dim1=1, dim2=2)
+        factor = torch.linalg.cholesky(precision[going] + torch.diag_embed(damping[going, None] * diagonal))
+        step = torch.cholesky_solve(gradient[going, :, None], factor)[:, :, 0]
+        tried = theta[going] + step
         new_value, new_gradient, new_precision = looked(tried)
-        better = new_value >= value[open_]
-        # The step in error bars: what is left to gain is half its square.
-        size = (step[:, None] @ precision[open_] @ step[:, :, None])[:, 0, 0].clamp_min(0).sqrt()
-        converged[open_] = (size < settings.tolerance * math.sqrt(theta.shape[1])) & better
-        damping[open_] = torch.where(better, damping[open_] * 0.2, damping[open_] * 5).clamp(1e-6, 1e6)
-        kept = open_[better]
+        better = new_value >= value[going]
+        # What the quadratic model promises: nothing left to gain is what convergence means.
+        promised = 0.5 * (step * gradient[going]).sum(1)
+        converged[going] = promised < settings.tolerance
+        damping[going] = torch.where(better, damping[going] * 0.2, damping[going] * 5).clamp(1e-6, 1e6)
+        kept = going[better]
         theta[kept], value[kept] = tried[better], new_value[better]
         gradient[kept], precision[kept] = new_gradient[better], new_precision[better]
-        # A start far below the best is given up once it has had its chance.
-        if taken >= 6:
-            converged |= (value < value.max() - 40) & (damping < 1)
-        if bool(converged.all()):
+        if taken >= 3:
+            dropped |= _hopeless(theta, value, precision, converged | dropped, taken)
+        if bool((converged | dropped).all()):
             break
-    return _distinct(theta, value, precision, converged, taken, settings.modes)
+    left = ~dropped
+    return _distinct(theta[left], value[left], precision[left], converged[left], taken, settings.modes)
+
+
+def _hopeless(theta: Tensor, value: Tensor, precision: Tensor, settled: Tensor, taken: int) -> Tensor:
+    """(n,) which starts lag too far behind the best, or run to where a better one is already."""
+    lag = value < value.max() - LAG * (1 + 8 / taken)
+    order = value.argsort(descending=True)
+    whitened = torch.linalg.cholesky(precision).transpose(1, 2)
+    apart = (whitened[:, None] @ (theta[None] - theta[:, None])[..., None])[..., 0].square().sum(2)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=order.device)
+    ahead = rank[:, None] < rank[None, :]
+    same = ((apart < ALIKE * theta.shape[1]) & ahead).any(0)
+    return (lag | same) & ~settled
 
 
 def _distinct(theta: Tensor, value: Tensor, precision: Tensor, converged: Tensor, taken: int, most: int) -> Modes:
