@@ -6,9 +6,12 @@ least squares in amplitudes, for which Gauss-Newton is made. The sketch finds th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recon.decoders.companion import Companion, Whitening
@@ -17,8 +20,10 @@ from recon.paper import LitBlocks
 
 STARTS, KEPT = 64, 3
 COARSE_STEPS, FINE_STEPS = 10, 15
+MEAN_OF = 2048
+"""Draws of the prior whose mean is its mean image."""
 SPARSER = 3
-"""Every so manieth block is enough for a first search."""
+"""Every so many-th block is enough for a first search."""
 FREE_AXES = 1e-6
 """Axes whose variance exceeds this share of the largest: all that the decoder uses, the prior holds the weak ones."""
 
@@ -75,7 +80,13 @@ def decoded(package: DecoderPackage, whitening: Whitening, zeta: Tensor) -> tupl
         return package.decode(latents), along(latents).permute(1, 2, 3, 0).flatten(1, 2)
 
 
-def _descended(lit, target, draw, zeta: Tensor, steps: int) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+Draw = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From whitened latents (S, d) to images (S, s, s) and Jacobians (S, s^2, d)."""
+
+
+def _descended(
+    lit: LitBlocks, target: list[Tensor], draw: Draw, zeta: Tensor, steps: int
+) -> tuple[Tensor, Tensor]:
     """Levenberg-Marquardt of all starts (S, d) under a unit-normal prior; where they end, and their values."""
 
     def looked(at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,17 +110,20 @@ def _descended(lit, target, draw, zeta: Tensor, steps: int) -> tuple[Tensor, Ten
 
 
 def noise_free_fit(
-    lit: LitBlocks, per_second: Tensor, package: DecoderPackage, companion: Companion, encoded: Tensor, seed: int = 0
-) -> Tensor:
+    lit: LitBlocks,
+    per_second: Tensor,
+    package: DecoderPackage,
+    companion: Companion,
+    truth: NDArray[np.float32],
+    seed: int = 0,
+) -> NDArray[np.float32]:
     """(s, s) the decoder's image that explains noise-free intensities (N, H, W) best.
 
-    From the encoder's latent `encoded` (l,) and 64 draws of the prior; `lit` holds the exposure, such as 1e8 photons.
+    From the encoder's latent of the `truth` (s, s) and 64 draws of the prior; `lit` holds the exposure, 1e8 photons.
     """
-    seconds = lit.operator.seconds
-    target = [
-        (lit.blocks(frame)[index].mean(1) * seconds[j]).clamp_min(0).sqrt()
-        for j, (frame, index) in enumerate(zip(per_second, lit.chosen, strict=True))
-    ]
+    encoded = package.encode(torch.from_numpy(truth).to(package.latent_mean.device)[None])[0]
+    seconds = float(lit.operator.seconds[0])
+    target = [(values * seconds).clamp_min(0).sqrt() for values in lit.smoothed(per_second)]
     free = Whitening.of(package)
     starts = torch.cat((free.whitened(encoded[None]), companion.prior.sample(STARTS, seed + 3)))
     sparse, thin = lit.every(SPARSER), [t[::SPARSER] for t in target]
@@ -121,4 +135,13 @@ def noise_free_fit(
     zeta = torch.cat((zeta, whole.whitened(encoded[None])))
     zeta, value = _descended(lit, target, lambda z: decoded(package, whole, z), zeta, FINE_STEPS)
     with torch.no_grad():
-        return package.decode(whole.latents(zeta[value.argmin()][None]))[0]
+        best: NDArray[np.float32] = package.decode(whole.latents(zeta[value.argmin()][None]))[0].cpu().numpy()
+    return best
+
+
+def prior_mean(companion: Companion, package: DecoderPackage) -> NDArray[np.float32]:
+    """(s, s) the mean of what the decoder draws of its prior: the best image before any light has come."""
+    latents = Whitening.of(package).latents(companion.prior.sample(MEAN_OF, 1))
+    with torch.no_grad():
+        mean: NDArray[np.float32] = torch.cat([package.decode(p) for p in latents.split(256)]).mean(0).cpu().numpy()
+    return mean

@@ -1,8 +1,12 @@
 """The paper's estimator on the camera operator: Eq. 1, Adam, one pattern a step, many runs at once.
 
-Eq. 1 needs of a pixel only how many there are, their mean and their spread where the expected intensity is the same:
-the diffraction of what a decoder draws does not change over a few camera pixels, so blocks of them stand for their
-pixels with nothing lost. A step is then two small matrix products and the decoder, for all runs of all objects.
+The diffraction of what a decoder draws is smooth over some camera pixels, and with it, for any one reading X, the loss
+l(X, I) as a function of position. So the sum over pixels is one over the nodes b of a coarser grid,
+
+    sum_p l(X_p, I_p) = sum_p sum_b w_b(p) l(X_p, I_b),
+
+w the weights of cubic interpolation, and Eq. 1 needs of the readings around a node only their weighted number, mean and
+spread. A step is then two small matrix products and the decoder, for all runs of all objects.
 """
 
 from __future__ import annotations
@@ -18,26 +22,28 @@ from torch import Tensor
 from recon.adam import Adam
 from recon.dataset import Ptychogram
 from recon.decoders.package import DecoderPackage
-from recon.operator import CameraOperator
+from recon.illumination import Illumination
+from recon.observation import BLOCK_M
+from recon.operator import CameraOperator, Drawing
 from recon.reconstruct import DECAY, random_latent
 from recon.scene import moved
 
 ENERGY = 0.995
-"""Share of the light, expected from the decoder's images, on the blocks that are looked at."""
-BLOCK_M = 11e-6
-"""Side of a block, about: 3 camera pixels of 3.45 um."""
+"""Share of the light, expected from the decoder's images, that is looked at."""
+MAPPED = 64
+"""Images from the latents' Gaussian that say where light is expected."""
 BETAS, TINY = (0.9, 0.999), 1e-8
 """Adam's, as published and as torch has them."""
 
 
 @dataclass(frozen=True)
 class Summed:
-    """Frames as Eq. 1 sees them: per frame j, the m_j lit blocks of some objects O.
+    """Frames as Eq. 1 sees them: per frame j, the m_j lit nodes of some objects O.
 
     Attributes:
-        count: [(m_j, O)] good pixels in each block.
+        count: [(m_j, O)] good pixels, weighted.
         mean: [(m_j, O)] electrons, over those.
-        spread: [(m_j, O)] their summed squares about the mean.
+        spread: [(m_j, O)] their weighted squares about the mean, summed.
         variance: [(m_j, O)] dark variance.
     """
 
@@ -58,15 +64,15 @@ class Summed:
 
 @dataclass(frozen=True)
 class LitBlocks:
-    """The camera operator on blocks of pixels that light reaches.
+    """The camera operator at the nodes of a coarser grid, where light reaches.
 
     Attributes:
         operator: from images to the camera; its exposures are those of the frames.
-        side: camera pixels of a block each way, odd.
-        corner: (row, column) of the first pixel of the first block.
-        grid: blocks each way.
-        chosen: [(m_j,)] indices of the lit blocks of each frame, in the grid flattened.
-        rows: [(2 m_j, L)] real, then imaginary part of the field at their centres, per pixel of the local image.
+        side: camera pixels from node to node, odd; 1 takes every pixel for itself.
+        corner: (row, column) of the first pixel of the first node's block.
+        grid: nodes each way.
+        chosen: [(m_j,)] indices of the lit nodes of each frame, in the grid flattened.
+        rows: [(2 m_j, L)] real, then imaginary part of the field there, per pixel of the local image.
     """
 
     operator: CameraOperator
@@ -86,7 +92,7 @@ class LitBlocks:
         side: int | None = None,
         energy: float = ENERGY,
     ) -> LitBlocks:
-        """Blocks with that share of the light that images (S, s, s) of the prior send, of all frames together."""
+        """Nodes with that share of the light that images (S, s, s) of the prior send, of all frames together."""
         side = side or 2 * round((BLOCK_M / pixel_m - 1) / 2) + 1
         shape = (operator.kernel_y.shape[0], operator.kernel_x.shape[0])
         grid = (shape[0] // side, shape[1] // side)
@@ -110,17 +116,30 @@ class LitBlocks:
             rows.append(torch.cat((field.real, field.imag)).contiguous())
         return cls(operator, side, corner, grid, chosen, rows)
 
-    def with_seconds(self, seconds: Tensor) -> LitBlocks:
-        """The same frames exposed for `seconds` (N,)."""
+    @classmethod
+    def of_decoder(
+        cls, package: DecoderPackage, light: Illumination, positions_m: NDArray[np.float64], field_m: float
+    ) -> LitBlocks:
+        """Where a decoder's drawings send light, one second of exposure a frame, on the decoder's device."""
+        device = str(package.latent_mean.device)
+        drawing = Drawing(package.architecture.image_size, field_m)
+        shape = light.geometry.shape
+        operator = CameraOperator.build(light, positions_m, np.ones(len(positions_m)), shape, drawing, device)
+        with torch.no_grad():
+            images = package.decode(torch.stack([random_latent(package, seed) for seed in range(MAPPED)]))
+        return cls.build(operator, images, light.geometry.pixel_size_m)
+
+    def with_seconds(self, exposure_s: float) -> LitBlocks:
+        """The same frames exposed for so long."""
         o = self.operator
+        seconds = torch.full_like(o.seconds, exposure_s)
         operator = CameraOperator(o.drawing, o.probe, o.kernel_y, o.kernel_x, o.rows, o.columns, o.corners, seconds)
         roots = (seconds / o.seconds).sqrt()
-        return LitBlocks(
-            operator, self.side, self.corner, self.grid, self.chosen, [r * k for r, k in zip(self.rows, roots, strict=True)]
-        )
+        rows = [part * root for part, root in zip(self.rows, roots, strict=True)]
+        return LitBlocks(operator, self.side, self.corner, self.grid, self.chosen, rows)
 
     def every(self, step: int) -> LitBlocks:
-        """Every `step`-th of the blocks: for a first search."""
+        """Every `step`-th of the nodes: for a first search."""
         halves = [torch.stack(rows.chunk(2))[:, ::step].flatten(0, 1) for rows in self.rows]
         return LitBlocks(self.operator, self.side, self.corner, self.grid, [c[::step] for c in self.chosen], halves)
 
@@ -129,29 +148,41 @@ class LitBlocks:
         """Camera pixels that are looked at, over all frames."""
         return sum(len(c) for c in self.chosen) * self.side**2
 
-    def blocks(self, frame: Tensor) -> Tensor:
-        """(g_y g_x, side^2) the pixels of a frame (H, W), block by block."""
-        side, (top, left), (high, wide) = self.side, self.corner, self.grid
-        part = frame[top : top + high * side, left : left + wide * side]
-        return part.reshape(high, side, wide, side).transpose(1, 2).reshape(high * wide, side * side)
+    def weights(self, axis: int) -> Tensor:
+        """(g, H) or (g, W) weights of the pixels of one axis around each node: Catmull-Rom, which sum to one."""
+        length = (self.operator.kernel_y, self.operator.kernel_x)[axis].shape[0]
+        device = self.operator.probe.device
+        nodes = torch.arange(self.grid[axis], device=device) * self.side + self.corner[axis] + self.side // 2
+        apart = (torch.arange(length, device=device) - nodes[:, None]).abs() / self.side
+        inner = 1.5 * apart**3 - 2.5 * apart**2 + 1
+        outer = -0.5 * apart**3 + 2.5 * apart**2 - 4 * apart + 2
+        return torch.where(apart < 1, inner, torch.where(apart < 2, outer, 0.0))
 
     def summed(self, data: Ptychogram) -> Summed:
         """The frames of one object; masked and clipped pixels do not count."""
         device = self.operator.probe.device
         variance = torch.from_numpy(data.dark_variance).to(device)
         good = torch.from_numpy(data.mask).to(device)
+        down, across = self.weights(0), self.weights(1).T
         columns: list[list[Tensor]] = [[], [], [], []]
         for j, index in enumerate(self.chosen):
             seen = good if data.saturated is None else good & ~torch.from_numpy(data.saturated[j]).to(device)
-            weight = self.blocks(seen)[index].float()
-            reading = self.blocks(torch.from_numpy(data.frames[j]).to(device))[index]
-            count = weight.sum(1)
-            mean = (weight * reading).sum(1) / count.clamp_min(1)
-            spread = (weight * (reading - mean[:, None]).square()).sum(1)
-            dark = (weight * self.blocks(variance)[index]).sum(1) / count.clamp_min(1)
-            for column, values in zip(columns, (count, mean, spread, dark.clamp_min(1e-6)), strict=True):
+            reading = torch.where(seen, torch.from_numpy(data.frames[j]).to(device), 0.0)
+            terms = torch.stack((seen.float(), reading, reading.square(), torch.where(seen, variance, 0.0)))
+            count, first, second, dark = (down @ terms @ across).flatten(1)[:, index]
+            # Where hardly a pixel is good there is nothing to divide by, and nothing to say.
+            count = torch.where(count > 0.05 * self.side**2, count, 0.0)
+            share = torch.where(count > 0, 1 / count, 0.0)
+            mean = first * share
+            spread = torch.where(count > 0, second - mean * first, 0.0)
+            for column, values in zip(columns, (count, mean, spread, (dark * share).clamp_min(1e-6)), strict=True):
                 column.append(values[:, None])
         return Summed(*columns)
+
+    def smoothed(self, frames: Tensor) -> list[Tensor]:
+        """[(m_j,)] frames (N, H, W) at the nodes: weighted means of the pixels around them."""
+        down, across = self.weights(0), self.weights(1).T / self.side**2
+        return [(down @ frame @ across).flatten()[index] for frame, index in zip(frames, self.chosen, strict=True)]
 
     def fields(self, frame: int, images: Tensor) -> tuple[Tensor, Tensor]:
         """(2 m, S) fields of images (S, s, s) and (m, S) intensities in one frame."""
@@ -229,6 +260,11 @@ class Placed:
 
     pose: Tensor
     flux: Tensor
+
+    @classmethod
+    def build(cls, pose: NDArray[np.float64], flux: NDArray[np.float64], device: str) -> Placed:
+        """From arrays."""
+        return cls(*(torch.from_numpy(values).float().to(device) for values in (pose, flux)))
 
     def __call__(self, images: Tensor, field_m: float) -> Tensor:
         runs = len(images) // len(self.pose)
