@@ -228,7 +228,9 @@ def run_dose_study(
     done = len(cases) - len(missing(cases, outcomes))
     values = _report(study, cases, outcomes, objects, references, out)
     if done < len(cases):
-        raise Interrupted(f"study: {done} of {len(cases)} cases are kept in {out}; the same command goes on with the rest")
+        raise Interrupted(
+            f"study: {done} of {len(cases)} cases are kept in {out}; the same command goes on with the rest"
+        )
     return values | {"cases": len(cases), "seconds": time.monotonic() - begin}
 
 
@@ -309,4 +311,3 @@ def _report(
         "out": str(out),
         "figure": str(figure),
     }
-

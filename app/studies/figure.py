@@ -16,9 +16,7 @@ COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:red", "tab:
 STYLES = ("-", "--", ":", "-.")
 
 
-def dose_study_figure(
-    curves: Sequence[Curve], baselines: tuple[float, float] | None, heading: str, path: Path
-) -> Path:
+def dose_study_figure(curves: Sequence[Curve], baselines: tuple[float, float] | None, heading: str, path: Path) -> Path:
     """Draws and writes it; returns the path.
 
     Args:
