@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recon.dataset import Ptychogram
 from recon.noise import Likelihood
-from recon.observation import LightMap, Terms, information
+from recon.observation import FLUX_TOLERANCE, LightMap, Terms, information
 from recon.operator import CameraOperator
 
 BIN_M = 10.5e-6
@@ -135,6 +135,16 @@ class Bins:
         weighted = 2 * fields * torch.cat((worth, worth), 1)
         found = information(self.operator, self.rows, weighted, jacobians, self.counts)
         return Terms(self._black() - cost.sum((0, 1)), (gradient[:, None] @ jacobians)[:, 0], found)
+
+    def frame_scores(self, image: Tensor) -> Tensor:
+        """(N,) light of each frame less that expected of an image (s, s), in standard deviations."""
+        _, intensity = self._light(image[None])
+        used = torch.arange(self.measured.shape[1], device=self.measured.device) < torch.tensor(
+            self.counts, device=self.measured.device
+        ).unsqueeze(1)
+        expected = intensity[:, :, 0].sum(1)
+        noise = torch.where(used, self.variance, 0.0).sum(1)
+        return (self.measured.sum(1) - expected) / (expected + noise + (FLUX_TOLERANCE * expected).square()).sqrt()
 
 
 def _fewest(values: Tensor, share: float) -> Tensor:

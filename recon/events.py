@@ -8,13 +8,13 @@ the frames come. What is left of a frame is a list of some hundred bright pixels
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from recon.dataset import Ptychogram
-from recon.observation import LightMap, Terms, information
+from recon.observation import FLUX_TOLERANCE, LightMap, Terms, information
 from recon.operator import CameraOperator
 
 MISSED_SIGMA = 2.0
@@ -25,6 +25,8 @@ FARTHEST_SIGMA = 2.0
 """A pixel so dark that its threshold lies this many read noises above one electron is not looked at."""
 RESOLVING_E = 0.45
 """Read noise up to which electrons are counted one by one."""
+QUICK = 3
+"""The bank is scored by one in so many events, the likeliest."""
 MOST_TERMS = 12
 """Electrons in one pixel up to which events are counted."""
 
@@ -74,29 +76,39 @@ class Watch:
         device = operator.probe.device
         highest = max(float(frame[data.mask].max()) for frame in data.frames)
         terms = min(MOST_TERMS, max(2, math.ceil(highest + 4 * float(self.sigma.median())) + 1))
-        lists, ratios, quadratic, electrons = [], [], self.quadratic, 0.0
+        lists, ratios, quadratic = [], [], self.quadratic
+        seen, noise = [], []
+        covered = light.pixels(self.sigma.square())
         for j in range(len(data)):
             frame = torch.from_numpy(data.frames[j]).to(device)
             reading, threshold = light.pixels(frame), self.thresholds[j]
-            electrons += float(torch.where(threshold.isfinite(), reading, 0.0).sum())
+            looked = threshold.isfinite()
             hit = reading > threshold
             if data.saturated is not None and data.saturated[j].any():
-                clipped = light.pixels(torch.from_numpy(data.saturated[j]).to(device)) & threshold.isfinite()
+                clipped = light.pixels(torch.from_numpy(data.saturated[j]).to(device)) & looked
+                looked = looked & ~clipped
                 field = operator.at_pixels(j, *self._places(clipped))
                 lost = torch.cat((field.real, field.imag))
                 quadratic = quadratic.clone() if quadratic is self.quadratic else quadratic
                 quadratic[j] -= lost.T @ lost
                 hit &= ~clipped
+            seen.append(torch.where(looked, reading, 0.0).sum())
+            noise.append(torch.where(looked, covered, 0.0).sum())
             row, column = self._places(hit)
-            lists.append(operator.at_pixels(j, row, column))
-            ratios.append(_ratios(frame[row, column], self.sigma[row, column], terms))
+            ratio = _ratios(frame[row, column], self.sigma[row, column], terms)
+            mean = light.mean[j, (row - light.corner[0]) // light.side, (column - light.corner[1]) // light.side]
+            likely = (ratio[:, 0] * mean).argsort(descending=True, stable=True)
+            lists.append(operator.at_pixels(j, row[likely], column[likely]))
+            ratios.append(ratio[likely])
         most = max(1, max(len(part) for part in lists))
         rows = torch.zeros(len(data), 2 * most, lists[0].shape[1], device=device)
         padded = torch.zeros(len(data), most, terms, device=device)
         for j, (part, ratio) in enumerate(zip(lists, ratios, strict=True)):
             rows[j, : len(part)], rows[j, most : most + len(part)] = part.real, part.imag
             padded[j, : len(part)] = ratio
-        return Events(operator, rows, [len(part) for part in lists], padded, quadratic, electrons)
+        counts = [len(part) for part in lists]
+        total = torch.stack(seen)
+        return Events(operator, rows, counts, padded, quadratic, float(total.sum()), total, torch.stack(noise))
 
     def _places(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Rows and columns (m,) of the camera's pixels that are true in (g, side, g, side)."""
@@ -118,6 +130,8 @@ class Events:
         ratios: (N, m, T) r_1 .. r_T.
         quadratic: (N, L, L) Q of each frame.
         electrons: counted.
+        seen: (N,) electrons in the pixels of each frame that are looked at.
+        noise: (N,) variance of their read noise.
     """
 
     operator: CameraOperator
@@ -126,6 +140,8 @@ class Events:
     ratios: Tensor
     quadratic: Tensor
     electrons: float
+    seen: Tensor
+    noise: Tensor
 
     def _light(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Local images (N, L, S), fields (N, 2 m, S), intensities (N, m, S) and quadratic forms (N, S)."""
@@ -136,14 +152,17 @@ class Events:
         return local, fields, intensity, ((self.quadratic @ local) * local).sum(1)
 
     def quick(self) -> Events:
-        """All of it: it is short."""
-        return self
+        """The likeliest photons of each frame; the events are in that order."""
+        half = self.rows.shape[1] // 2
+        most = max(1, half // QUICK)
+        rows = torch.cat((self.rows[:, :most], self.rows[:, half : half + most]), 1)
+        counts = [min(count, most) for count in self.counts]
+        return replace(self, rows=rows, counts=counts, ratios=self.ratios[:, :most, :2].contiguous())
 
     def value(self, images: Tensor) -> Tensor:
         """(S,) log-likelihood of images (S, s, s)."""
         _, _, intensity, quadratic = self._light(images)
-        odds, _ = _polynomial(self.ratios, intensity)
-        return torch.log1p(odds).sum((0, 1)) - quadratic.sum(0)
+        return _odds(self.ratios, intensity).log1p_().sum((0, 1)) - quadratic.sum(0)
 
     def terms(self, images: Tensor, jacobians: Tensor) -> Terms:
         """Along the `jacobians` (S, s^2, d) of images (S, s, s)."""
@@ -159,6 +178,13 @@ class Events:
         found = information(self.operator, self.rows, weighted, jacobians, self.counts)
         return Terms(value, (gradient[:, None] @ jacobians)[:, 0], found)
 
+    def frame_scores(self, image: Tensor) -> Tensor:
+        """(N,) light of each frame less that expected of an image (s, s), in standard deviations."""
+        _, _, _, quadratic = self._light(image[None])
+        # What stays below the thresholds, 2 % of the light, is not in the quadratic form.
+        expected = quadratic[:, 0] / (1 - float(_normal(torch.tensor(-MISSED_SIGMA))))
+        return (self.seen - expected) / (expected + self.noise + (FLUX_TOLERANCE * expected).square()).sqrt()
+
 
 def _normal(z: Tensor) -> Tensor:
     return 0.5 * torch.erfc(-z / math.sqrt(2.0))
@@ -171,11 +197,20 @@ def _ratios(reading: Tensor, sigma: Tensor, terms: int) -> Tensor:
     return exponent.clamp_max(80.0).exp()
 
 
+def _odds(ratios: Tensor, intensity: Tensor) -> Tensor:
+    """sum_n r_n I^n for ratios (N, m, T) and intensities (N, m, S)."""
+    total = intensity * ratios[:, :, -1:]
+    for k in range(ratios.shape[2] - 2, -1, -1):
+        total.add_(ratios[:, :, k : k + 1]).mul_(intensity)
+    return total
+
+
 def _polynomial(ratios: Tensor, intensity: Tensor) -> tuple[Tensor, Tensor]:
     """sum_n r_n I^n and its slope in I, for ratios (N, m, T) and intensities (N, m, S)."""
     highest = ratios[:, :, -1:]
-    value, slope = highest * intensity, highest.expand_as(intensity)
+    value, slope = highest * intensity, highest.expand_as(intensity).clone()
     for k in range(ratios.shape[2] - 2, -1, -1):
-        slope = slope * intensity + value + ratios[:, :, k : k + 1]
-        value = (value + ratios[:, :, k : k + 1]) * intensity
+        value.add_(ratios[:, :, k : k + 1])
+        slope.mul_(intensity).add_(value)
+        value.mul_(intensity)
     return value, slope

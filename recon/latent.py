@@ -2,9 +2,11 @@
 
 1. A bank of images from the prior is scored by likelihood, all at once.
 2. The best of them are refined together by damped Gauss-Newton steps on the log posterior; no learning rate.
-3. Each distinct mode gets its Laplace approximation; together they propose samples, weighted by the true posterior.
+3. Each distinct mode gets its Laplace approximation; together they propose samples, weighted by the posterior.
 4. Short Metropolis chains from those samples mend what the approximation missed.
-5. The decoder draws the survivors, weighed anew against its sketch.
+
+All of this draws with a sketch of the decoder; the decoder itself refines the best modes once more and decides which
+moves of the chains are accepted, so that what comes out is its posterior and not the sketch's.
 
 Everything is a function of the frames as a set and of a fixed seed: neither the order of the frames nor that of the
 starts changes the answer.
@@ -13,7 +15,7 @@ starts changes the answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,9 +24,9 @@ from torch import Tensor
 from recon.observation import Observation
 from recon.scene import Scene
 
-CHUNK = 256
+CHUNK = 128
 """Images whose light is computed at a time."""
-FREEDOM = 6.0
+FREEDOM = 6
 """Degrees of freedom of the proposals' Student distributions: heavier tails than the posterior's."""
 ALIKE = 0.3
 """Starts whose mean square distance per dimension is below this, in variances of the better one, are one mode."""
@@ -41,19 +43,25 @@ class LatentSettings:
         iterations: of Gauss-Newton, at most.
         tolerance: nats that are left to gain, by the quadratic model, when a start has converged.
         modes: distinct modes that are kept.
+        exact_modes: best modes that the decoder itself refines at the end.
         proposals: draws from the Laplace mixture.
         chains: samples that go on as Metropolis chains, and that the result is made of.
-        moves: steps of each chain.
+        settling: first moves of each chain, which find their length.
+        decisions: how often the decoder accepts or refuses what a chain has come to.
+        moves: of the stand-in between two decisions.
         seed: of proposals and chains.
     """
 
     starts: int = 24
     iterations: int = 30
-    tolerance: float = 0.02
+    tolerance: float = 0.05
     modes: int = 8
-    proposals: int = 1024
-    chains: int = 192
-    moves: int = 12
+    exact_modes: int = 4
+    proposals: int = 768
+    chains: int = 128
+    settling: int = 4
+    decisions: int = 4
+    moves: int = 2
     seed: int = 0
 
 
@@ -101,11 +109,13 @@ class Modes:
     iterations: int
 
 
-def search(observation: Observation, scene: Scene, bank: Bank, settings: LatentSettings) -> Modes:
-    """The modes of the posterior."""
+def search(
+    observation: Observation, scene: Scene, bank: Bank, settings: LatentSettings, starts: Sequence[Tensor] = ()
+) -> Modes:
+    """The modes of the posterior; `starts` (n, size) are refined beside the bank's best."""
     scores = bank.scores(observation.quick())
     best = scores.topk(min(settings.starts, len(scores))).indices
-    return refine(observation, scene, bank.theta[best], settings)
+    return refine(observation, scene, torch.cat((*starts, bank.theta[best])), settings)
 
 
 def refine(observation: Observation, scene: Scene, theta: Tensor, settings: LatentSettings) -> Modes:
@@ -181,33 +191,38 @@ def _distinct(theta: Tensor, value: Tensor, precision: Tensor, converged: Tensor
 
 @dataclass(frozen=True)
 class Sample:
-    """Weighted draws from the posterior.
+    """Draws from the posterior, equally weighted.
 
     Attributes:
         theta: (n, size).
-        log_posterior: (n,) unnormalised.
-        weights: (n,) sum one.
-        log_evidence: of the data, by importance sampling.
+        log_posterior: (n,) unnormalised, drawn by the decoder itself.
+        mode: (n,) the mode that each began at.
+        log_evidence: of the data under the stand-in, by importance sampling.
         efficiency: effective share of the proposals: near one where the Laplace mixture is the posterior.
-        accepted: share of the chains' moves that were accepted.
+        accepted: share of the decoder's own decisions that accepted; low where the stand-in is poor.
     """
 
     theta: Tensor
     log_posterior: Tensor
-    weights: Tensor
+    mode: Tensor
     log_evidence: float
     efficiency: float
     accepted: float
 
 
 def log_posterior(observation: Observation, scene: Scene, theta: Tensor) -> Tensor:
-    """(n,) log-likelihood plus log prior, drawn by the sketch."""
+    """(n,) log-likelihood plus log prior, as the scene draws it."""
     parts = [observation.value(scene.images(part)) + scene.log_prior(part) for part in theta.split(CHUNK)]
     return torch.cat(parts)
 
 
-def sample(observation: Observation, scene: Scene, modes: Modes, settings: LatentSettings) -> Sample:
-    """Draws from the posterior around its modes."""
+def sample(observation: Observation, scene: Scene, exact: Scene, modes: Modes, settings: LatentSettings) -> Sample:
+    """Draws from the posterior around its modes.
+
+    Args:
+        scene: draws by a stand-in that is quick and about right near the modes.
+        exact: draws by the decoder itself.
+    """
     device = modes.theta.device
     generator = torch.Generator().manual_seed(settings.seed + 5)
     size = modes.theta.shape[1]
@@ -216,24 +231,74 @@ def sample(observation: Observation, scene: Scene, modes: Modes, settings: Laten
     share = 0.9 * share + 0.1 / len(share)
     which = _systematic(share, settings.proposals, generator)
     normal = torch.randn(settings.proposals, size, generator=generator).to(device)
-    stretch = torch.distributions.Chi2(torch.tensor(FREEDOM))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed + 6)
-        stretched = (FREEDOM / stretch.sample((settings.proposals,))).sqrt().to(device)
-    theta = modes.theta[which] + stretched[:, None] * (modes.factors[which] @ normal[:, :, None])[:, :, 0]
+    # Chi-square with an even number of degrees of freedom is a sum of exponentials.
+    uniform = torch.rand(settings.proposals, int(FREEDOM) // 2, generator=generator).clamp_min(1e-12)
+    stretch = (FREEDOM / (-2 * uniform.log().sum(1))).sqrt().to(device)
+    theta = modes.theta[which] + stretch[:, None] * (modes.factors[which] @ normal[:, :, None])[:, :, 0]
     target = log_posterior(observation, scene, theta)
     logits = target - _student_mixture(theta, modes, share)
-    weights = logits.softmax(0)
     log_evidence = float(torch.logsumexp(logits, 0)) - math.log(settings.proposals)
-    efficiency = float(1 / weights.square().sum()) / settings.proposals
+    efficiency = float(1 / logits.softmax(0).square().sum()) / settings.proposals
     # Truncated weights for the chains' starts: one lucky draw must not be all of them (Ionides 2008).
     clipped = logits.clamp_max(float(torch.logsumexp(logits, 0)) - 0.5 * math.log(settings.proposals))
     start = _systematic(clipped.softmax(0), settings.chains, generator)
-    theta, target, accepted = _chains(
-        observation, scene, modes, theta[start], target[start], which[start], settings, generator
-    )
-    even = torch.full((len(theta),), 1 / len(theta), device=device)
-    return Sample(theta, target, even, log_evidence, efficiency, accepted)
+    walk = _Walk(observation, scene, exact, modes, which[start], generator)
+    return walk.run(theta[start], target[start], settings, log_evidence, efficiency)
+
+
+@dataclass
+class _Walk:
+    """Metropolis chains with delayed acceptance (Christen & Fox 2005): the stand-in walks, the decoder decides.
+
+    Each chain keeps the covariance of the mode it came from, so that its moves are reversible; the length of a step
+    is settled on the way, for all chains alike, before the moves that count.
+    """
+
+    observation: Observation
+    scene: Scene
+    exact: Scene
+    modes: Modes
+    mode: Tensor
+    generator: torch.Generator
+
+    def run(
+        self, theta: Tensor, target: Tensor, settings: LatentSettings, log_evidence: float, efficiency: float
+    ) -> Sample:
+        step = 2.38 / math.sqrt(theta.shape[1])
+        for _ in range(settings.settling):
+            theta, target, share = self._move(theta, target, step)
+            step *= math.exp(share - 0.3)
+        true = log_posterior(self.observation, self.exact, theta)
+        # From the stand-in's posterior to the decoder's, truncated as before.
+        logits = true - target
+        clipped = logits.clamp_max(float(torch.logsumexp(logits, 0)) - 0.5 * math.log(len(logits)))
+        again = _systematic(clipped.softmax(0), len(theta), self.generator)
+        theta, target, true, self.mode = theta[again], target[again], true[again], self.mode[again]
+        accepted = 0.0
+        for _ in range(settings.decisions):
+            moved, value = theta, target
+            for _ in range(settings.moves):
+                moved, value, _ = self._move(moved, value, step)
+            said = log_posterior(self.observation, self.exact, moved)
+            better = self._uniform(len(theta), theta.device).log() < (said - true) - (value - target)
+            theta = torch.where(better[:, None], moved, theta)
+            target, true = torch.where(better, value, target), torch.where(better, said, true)
+            accepted += float(better.float().mean()) / settings.decisions
+        return Sample(theta, true, self.mode, log_evidence, efficiency, accepted)
+
+    def _uniform(self, count: int, device: torch.device) -> Tensor:
+        return torch.rand(count, generator=self.generator).to(device)
+
+    def _move(self, theta: Tensor, target: Tensor, step: float) -> tuple[Tensor, Tensor, float]:
+        normal = torch.randn(*theta.shape, generator=self.generator).to(theta.device)
+        proposal = theta + step * (self.modes.factors[self.mode] @ normal[:, :, None])[:, :, 0]
+        value = log_posterior(self.observation, self.scene, proposal)
+        better = self._uniform(len(theta), theta.device).log() < value - target
+        return (
+            torch.where(better[:, None], proposal, theta),
+            torch.where(better, value, target),
+            float(better.float().mean()),
+        )
 
 
 def _systematic(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -254,41 +319,3 @@ def _student_mixture(theta: Tensor, modes: Modes, share: Tensor) -> Tensor:
     scale = modes.factors.diagonal(dim1=1, dim2=2).log().sum(1)
     each = constant - scale[:, None] - 0.5 * (FREEDOM + size) * torch.log1p(square / FREEDOM)
     return torch.logsumexp(each + share.log()[:, None], 0)
-
-
-def _chains(
-    observation: Observation,
-    scene: Scene,
-    modes: Modes,
-    theta: Tensor,
-    target: Tensor,
-    which: Tensor,
-    settings: LatentSettings,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor, float]:
-    """Preconditioned random walks: each chain keeps the covariance of the mode it came from, so that it is reversible.
-
-    Moves are those of Crank and Nicolson about nothing: a step of 2.38/sqrt(size) standard deviations in all
-    directions, shortened or lengthened for all chains alike until a third is accepted, then held.
-    """
-    size = theta.shape[1]
-    step, accepted, tried = 2.38 / math.sqrt(size), 0.0, 0
-    for move in range(settings.moves):
-        normal = torch.randn(len(theta), size, generator=generator).to(theta.device)
-        proposal = theta + step * (modes.factors[which] @ normal[:, :, None])[:, :, 0]
-        value = log_posterior(observation, scene, proposal)
-        uniform = torch.rand(len(theta), generator=generator).to(theta.device)
-        better = uniform.log() < value - target
-        theta = torch.where(better[:, None], proposal, theta)
-        target = torch.where(better, value, target)
-        share = float(better.float().mean())
-        if move < settings.moves // 3:
-            step *= math.exp(share - 0.3)
-        else:
-            accepted += share
-            tried += 1
-    return theta, target, accepted / max(1, tried)
-
-
-Draw = Callable[[Tensor], Tensor]
-"""From whitened latents (n, d) to the decoder's images (n, s, s)."""

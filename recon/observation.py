@@ -15,6 +15,8 @@ from torch import Tensor
 
 from recon.operator import CameraOperator
 
+FLUX_TOLERANCE = 0.03
+"""Relative error that the light of a single frame may have: drift of the laser, and what the decoder cannot draw."""
 BLOCK_M = 18e-6
 """Side of the blocks in which light and thresholds are counted: the diffraction of what a decoder draws is smooth."""
 
@@ -52,6 +54,10 @@ class Observation(Protocol):
 
     def terms(self, images: Tensor, jacobians: Tensor) -> Terms:
         """Along the `jacobians` (S, s^2, d) of images (S, s, s)."""
+        ...
+
+    def frame_scores(self, image: Tensor) -> Tensor:
+        """(N,) light of each frame less that expected of an image (s, s), in standard deviations."""
         ...
 
 

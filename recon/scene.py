@@ -9,16 +9,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from recon.decoders.mixture import Mixture
-from recon.decoders.sketch import Sketch
 
 NUDGE = 1e-2
 """Step of the central differences by which an image is differentiated in the pose, in standard deviations."""
+
+
+class Drawer(Protocol):
+    """A decoder as a function of whitened latents: itself, its sketch, or something between."""
+
+    def images(self, zeta: Tensor) -> Tensor:
+        """(n, s, s) images of (n, d)."""
+        ...
+
+    def drawn(self, zeta: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (n, s, s) and their Jacobians (n, s^2, d)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,13 +64,13 @@ class Scene:
     """Images as a function of theta, and theta's prior.
 
     Attributes:
-        sketch: draws the latent.
+        drawer: draws the latent.
         prior: of zeta.
         nuisances: priors of the rest.
         field_m: side of the decoder's square on the object.
     """
 
-    sketch: Sketch
+    drawer: Drawer
     prior: Mixture
     nuisances: Nuisances = field(default_factory=Nuisances)
     field_m: float = 1.0
@@ -100,12 +112,12 @@ class Scene:
         return self.transmitted(images, theta) * self.flux(theta).sqrt()[:, None, None]
 
     def images(self, theta: Tensor) -> Tensor:
-        """(n, s, s) as `lit`, drawn by the sketch."""
-        return self.lit(self.sketch.images(self.zeta(theta)), theta)
+        """(n, s, s) as `lit`, drawn by the drawer."""
+        return self.lit(self.drawer.images(self.zeta(theta)), theta)
 
     def drawn(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Images (n, s, s) as `images`, and their Jacobians (n, s^2, size)."""
-        images, jacobian = self.sketch.drawn(self.zeta(theta))
+        images, jacobian = self.drawer.drawn(self.zeta(theta))
         count, size = len(theta), images.shape[-1]
         columns = []
         if self.nuisances.poses:

@@ -1,0 +1,94 @@
+"""The sketch made exact at chosen latents: what a search ends with, so that the decoder itself has the last word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vmap
+
+from recon.decoders.sketch import Sketch
+
+Draw = Callable[[Tensor], Tensor]
+"""From whitened latents (n, d) to the decoder's images (n, s, s)."""
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The decoder itself, with Jacobians by forward mode: d + 1 images each.
+
+    Attributes:
+        draw: the decoder.
+    """
+
+    draw: Draw
+
+    def images(self, zeta: Tensor) -> Tensor:
+        """(n, s, s) images of whitened latents (n, d)."""
+        with torch.no_grad():
+            return self.draw(zeta)
+
+    def drawn(self, zeta: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (n, s, s) and their Jacobians (n, s^2, d)."""
+        directions = torch.eye(zeta.shape[1], device=zeta.device)
+        images, columns = [], []
+        for one in zeta:
+
+            def along(direction: Tensor, at: Tensor = one) -> tuple[Tensor, Tensor]:
+                return jvp(lambda z: self.draw(z[None])[0], (at,), (direction,))
+
+            image, tangents = vmap(along, out_dims=(None, 0))(directions)
+            images.append(image.detach())
+            columns.append(tangents.detach().flatten(1).T)
+        return torch.stack(images), torch.stack(columns)
+
+
+@dataclass(frozen=True)
+class Anchored:
+    """The sketch plus, near each anchor, what it misses there, to first order in the distance.
+
+    Attributes:
+        sketch: quick, about right everywhere.
+        anchors: (m, d) latents.
+        precision: (m, d, d) by which distance to an anchor is measured.
+        missing: (m, s^2) the decoder's image less the sketch's.
+        slope: (m, s^2, d) its Jacobian less the sketch's.
+    """
+
+    sketch: Sketch
+    anchors: Tensor
+    precision: Tensor
+    missing: Tensor
+    slope: Tensor
+
+    @classmethod
+    def at(cls, sketch: Sketch, exact: Exact, anchors: Tensor, precision: Tensor) -> Anchored:
+        """Exact at `anchors` (m, d)."""
+        near, near_slope = sketch.drawn(anchors)
+        true, true_slope = exact.drawn(anchors)
+        return cls(sketch, anchors, precision, (true - near).flatten(1), true_slope - near_slope)
+
+    def _offsets(self, zeta: Tensor) -> tuple[Tensor, Tensor]:
+        """(n,) nearest anchor and (n, d) from it to each latent."""
+        apart = zeta[:, None] - self.anchors
+        distance = torch.einsum("nmi,mij,nmj->nm", apart, self.precision, apart)
+        nearest = distance.argmin(1)
+        return nearest, apart[torch.arange(len(zeta), device=zeta.device), nearest]
+
+    def images(self, zeta: Tensor) -> Tensor:
+        """(n, s, s) images of whitened latents (n, d)."""
+        nearest, offset = self._offsets(zeta)
+        images = self.sketch.images(zeta)
+        mended = self.missing[nearest]
+        for k in range(len(self.anchors)):
+            chosen = nearest == k
+            mended[chosen] += offset[chosen] @ self.slope[k].T
+        return images + mended.view_as(images)
+
+    def drawn(self, zeta: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (n, s, s) and their Jacobians (n, s^2, d)."""
+        nearest, _ = self._offsets(zeta)
+        _, jacobian = self.sketch.drawn(zeta)
+        return self.images(zeta), jacobian + self.slope[nearest]
