@@ -29,7 +29,7 @@ NODE_M = 31e-6
 """Distance of the points at which amplitudes are compared: what a decoder draws has no finer diffraction."""
 MEAN_OF = 2048
 """Draws of the prior whose mean is its mean image."""
-SPARSER = 5
+SPARSER = 8
 """Every so many-th point is enough for a first search."""
 
 
@@ -75,7 +75,7 @@ def decoded(package: DecoderPackage, whitening: Whitening, zeta: Tensor) -> tupl
 
     def along(latents: Tensor) -> Tensor:
         def one(axis: Tensor) -> Tensor:
-            _, tangent = torch.func.jvp(package.decode, (latents,), (axis.expand_as(latents),))
+            tangent: Tensor = torch.func.jvp(package.decode, (latents,), (axis.expand_as(latents),))[1]
             return tangent
 
         return torch.func.vmap(one, chunk_size=32)(axes)

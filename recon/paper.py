@@ -342,8 +342,8 @@ def paper_fits(
         loss = loss.nan_to_num(nan=torch.inf).view(objects, -1)
         best = loss.argmin(1)
         kept = latent.view(objects, loss.shape[1], -1)[torch.arange(objects, device=device), best]
-        images = package.decode(kept).cpu().numpy()
+        drawings = package.decode(kept).cpu().numpy()
     runs = [(rate, start) for start in s.starts for rate in s.rates]
     return [
-        PaperFit(images[k], kept[k].cpu().numpy(), float(loss[k, b]), *runs[b]) for k, b in enumerate(best.tolist())
+        PaperFit(drawings[k], kept[k].cpu().numpy(), float(loss[k, b]), *runs[b]) for k, b in enumerate(best.tolist())
     ]

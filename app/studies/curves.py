@@ -116,13 +116,17 @@ def logistic_fit(decades: NDArray, weight: NDArray, successes: NDArray) -> tuple
 
 
 def dose_at(photons: NDArray, weight: NDArray, successes: NDArray, share: float) -> float:
-    """Photons at which the fitted success is `share`; infinite where the grid ends before, the darkest at least."""
+    """Photons at which the fitted success is `share`; the darkest exposure at least.
+
+    Infinite where the grid ends before, or where no exposure's own success is that high: a logistic curve would reach
+    any share, a method that levels off does not.
+    """
     decades = np.log10(photons)
     tried = weight > 0
+    if (successes[tried] / weight[tried]).max() < share:
+        return np.inf
     if successes.sum() >= weight.sum():
         return float(photons[tried].min())
-    if successes.sum() == 0:
-        return np.inf
     middle, slope = logistic_fit(decades[tried], weight[tried], successes[tried])
     if slope <= 0:
         return np.inf

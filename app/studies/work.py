@@ -90,6 +90,7 @@ class Workshop:
         self._kept: OrderedDict[tuple[str, str, str, int], tuple[Truth, Any]] = OrderedDict()
         self._packages: dict[str, DecoderPackage] = {}
         self._companions: dict[str, Companion] = {}
+        self._means: dict[str, NDArray[np.float32]] = {}
         self._lit: dict[tuple[str, float], LitBlocks] = {}
         self._estimators: dict[tuple[str, str], LatentEstimator] = {}
         self._window: int | None = None
@@ -208,7 +209,9 @@ class Workshop:
         package = self.package(decoder)
         companion = self.companion(decoder)
         lit = self.lit(decoder, NODE_M).with_seconds(REFERENCE_PHOTONS)
-        images = (prior_mean(companion, package), noise_free_fit(lit, per_photon, package, companion, wanted.small))
+        if decoder not in self._means:
+            self._means[decoder] = prior_mean(companion, package)
+        images = (self._means[decoder], noise_free_fit(lit, per_photon, package, companion, wanted.small))
         mean, best = (self._scored(image, wanted) for image in images)
         return Reference(mean.psnr_db, best.psnr_db, mean.psnr32_db, best.psnr32_db)
 
