@@ -18,14 +18,19 @@ from recon.decoders.companion import Companion, Whitening
 from recon.decoders.package import DecoderPackage
 from recon.paper import LitBlocks
 
-STARTS, KEPT = 64, 3
-COARSE_STEPS, FINE_STEPS = 10, 15
+STARTS = 64
+COARSE = ((5, 64), (6, 12))
+"""Steps on the sketch, and how many of the best starts go on after them, twice."""
+KEPT, FINE_STEPS = 2, 14
+"""Valleys that the decoder itself descends, beside the encoder's, and its steps."""
+SETTLED = 1e-5
+"""Relative gain of a step below which the best start has arrived."""
+NODE_M = 31e-6
+"""Distance of the points at which amplitudes are compared: what a decoder draws has no finer diffraction."""
 MEAN_OF = 2048
 """Draws of the prior whose mean is its mean image."""
-SPARSER = 3
-"""Every so many-th block is enough for a first search."""
-FREE_AXES = 1e-6
-"""Axes whose variance exceeds this share of the largest: all that the decoder uses, the prior holds the weak ones."""
+SPARSER = 8
+"""Every so many-th point is enough for a first search."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ def decoded(package: DecoderPackage, whitening: Whitening, zeta: Tensor) -> tupl
 
     def along(latents: Tensor) -> Tensor:
         def one(axis: Tensor) -> Tensor:
-            _, tangent = torch.func.jvp(package.decode, (latents,), (axis.expand_as(latents),))
+            tangent: Tensor = torch.func.jvp(package.decode, (latents,), (axis.expand_as(latents),))[1]
             return tangent
 
         return torch.func.vmap(one, chunk_size=32)(axes)
@@ -84,9 +89,7 @@ Draw = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From whitened latents (S, d) to images (S, s, s) and Jacobians (S, s^2, d)."""
 
 
-def _descended(
-    lit: LitBlocks, target: list[Tensor], draw: Draw, zeta: Tensor, steps: int
-) -> tuple[Tensor, Tensor]:
+def _descended(lit: LitBlocks, target: list[Tensor], draw: Draw, zeta: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Levenberg-Marquardt of all starts (S, d) under a unit-normal prior; where they end, and their values."""
 
     def looked(at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -97,6 +100,7 @@ def _descended(
     value, gradient, precision = looked(zeta)
     damping = torch.full_like(value, 0.1)
     for _ in range(steps):
+        before = value.min()
         damped = precision + torch.diag_embed(damping[:, None] * precision.diagonal(dim1=1, dim2=2))
         tried = zeta + torch.linalg.solve(damped, gradient[:, :, None])[:, :, 0]
         new_value, new_gradient, new_precision = looked(tried)
@@ -106,6 +110,9 @@ def _descended(
         value = torch.where(better, new_value, value)
         gradient = torch.where(better[:, None], new_gradient, gradient)
         precision = torch.where(better[:, None, None], new_precision, precision)
+        arrived = better[value.argmin()] & (before - value.min() < SETTLED * value.min())
+        if bool(arrived):
+            break
     return zeta, value
 
 
@@ -119,23 +126,25 @@ def noise_free_fit(
 ) -> NDArray[np.float32]:
     """(s, s) the decoder's image that explains noise-free intensities (N, H, W) best.
 
-    From the encoder's latent of the `truth` (s, s) and 64 draws of the prior; `lit` holds the exposure, 1e8 photons.
+    Along the free axes, as estimators search, from the encoder's latent of the `truth` (s, s) and 64 prior draws; `lit` holds the exposure, 1e8 photons.
     """
     encoded = package.encode(torch.from_numpy(truth).to(package.latent_mean.device)[None])[0]
     seconds = float(lit.operator.seconds[0])
-    target = [(values * seconds).clamp_min(0).sqrt() for values in lit.smoothed(per_second)]
+    target = [(values * seconds).clamp_min(0).sqrt() for values in lit.at_nodes(per_second)]
     free = Whitening.of(package)
     starts = torch.cat((free.whitened(encoded[None]), companion.prior.sample(STARTS, seed + 3)))
     sparse, thin = lit.every(SPARSER), [t[::SPARSER] for t in target]
-    found, value = _descended(sparse, thin, companion.sketch.drawn, starts, COARSE_STEPS)
-    found = torch.cat((found[:1], found[value.argsort()[:KEPT]]))
-    whole = Whitening.of(package, FREE_AXES)
-    zeta = whole.whitened(free.latents(found))
-    # The encoder's own latent too, weak axes and all.
-    zeta = torch.cat((zeta, whole.whitened(encoded[None])))
-    zeta, value = _descended(lit, target, lambda z: decoded(package, whole, z), zeta, FINE_STEPS)
+    found = starts
+    for steps, kept in COARSE:
+        found, value = _descended(sparse, thin, companion.sketch.drawn, found, steps)
+        found = found[value.argsort()[:kept]]
+    found = found[:KEPT]
+    # The encoder's own latent joins, wherever it went in the first search.
+    zeta, value = _descended(
+        lit, target, lambda z: decoded(package, free, z), torch.cat((found, starts[:1])), FINE_STEPS
+    )
     with torch.no_grad():
-        best: NDArray[np.float32] = package.decode(whole.latents(zeta[value.argmin()][None]))[0].cpu().numpy()
+        best: NDArray[np.float32] = package.decode(free.latents(zeta[value.argmin()][None]))[0].cpu().numpy()
     return best
 
 

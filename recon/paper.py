@@ -87,13 +87,11 @@ class LitBlocks:
         cls,
         operator: CameraOperator,
         images: Tensor,
-        pixel_m: float,
         *,
-        side: int | None = None,
+        side: int,
         energy: float = ENERGY,
     ) -> LitBlocks:
         """Nodes with that share of the light that images (S, s, s) of the prior send, of all frames together."""
-        side = side or 2 * round((BLOCK_M / pixel_m - 1) / 2) + 1
         shape = (operator.kernel_y.shape[0], operator.kernel_x.shape[0])
         grid = (shape[0] // side, shape[1] // side)
         corner = (shape[0] // 2 - grid[0] * side // 2, shape[1] // 2 - grid[1] * side // 2)
@@ -118,7 +116,12 @@ class LitBlocks:
 
     @classmethod
     def of_decoder(
-        cls, package: DecoderPackage, light: Illumination, positions_m: NDArray[np.float64], field_m: float
+        cls,
+        package: DecoderPackage,
+        light: Illumination,
+        positions_m: NDArray[np.float64],
+        field_m: float,
+        node_m: float = BLOCK_M,
     ) -> LitBlocks:
         """Where a decoder's drawings send light, one second of exposure a frame, on the decoder's device."""
         device = str(package.latent_mean.device)
@@ -127,7 +130,8 @@ class LitBlocks:
         operator = CameraOperator.build(light, positions_m, np.ones(len(positions_m)), shape, drawing, device)
         with torch.no_grad():
             images = package.decode(torch.stack([random_latent(package, seed) for seed in range(MAPPED)]))
-        return cls.build(operator, images, light.geometry.pixel_size_m)
+        pixel = light.geometry.pixel_size_m
+        return cls.build(operator, images, side=2 * round((node_m / pixel - 1) / 2) + 1)
 
     def with_seconds(self, exposure_s: float) -> LitBlocks:
         """The same frames exposed for so long."""
@@ -179,10 +183,12 @@ class LitBlocks:
                 column.append(values[:, None])
         return Summed(*columns)
 
-    def smoothed(self, frames: Tensor) -> list[Tensor]:
-        """[(m_j,)] frames (N, H, W) at the nodes: weighted means of the pixels around them."""
-        down, across = self.weights(0), self.weights(1).T / self.side**2
-        return [(down @ frame @ across).flatten()[index] for frame, index in zip(frames, self.chosen, strict=True)]
+    def at_nodes(self, frames: Tensor) -> list[Tensor]:
+        """[(m_j,)] the pixels of frames (N, H, W) at the nodes themselves."""
+        first = [corner + self.side // 2 for corner in self.corner]
+        last = [f + self.side * (n - 1) + 1 for f, n in zip(first, self.grid, strict=True)]
+        nodes = frames[:, first[0] : last[0] : self.side, first[1] : last[1] : self.side].flatten(1)
+        return [values[index] for values, index in zip(nodes, self.chosen, strict=True)]
 
     def fields(self, frame: int, images: Tensor) -> tuple[Tensor, Tensor]:
         """(2 m, S) fields of images (S, s, s) and (m, S) intensities in one frame."""
@@ -336,8 +342,8 @@ def paper_fits(
         loss = loss.nan_to_num(nan=torch.inf).view(objects, -1)
         best = loss.argmin(1)
         kept = latent.view(objects, loss.shape[1], -1)[torch.arange(objects, device=device), best]
-        images = package.decode(kept).cpu().numpy()
+        drawings = package.decode(kept).cpu().numpy()
     runs = [(rate, start) for start in s.starts for rate in s.rates]
     return [
-        PaperFit(images[k], kept[k].cpu().numpy(), float(loss[k, b]), *runs[b]) for k, b in enumerate(best.tolist())
+        PaperFit(drawings[k], kept[k].cpu().numpy(), float(loss[k, b]), *runs[b]) for k, b in enumerate(best.tolist())
     ]

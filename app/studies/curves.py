@@ -105,7 +105,9 @@ def logistic_fit(decades: NDArray, weight: NDArray, successes: NDArray) -> tuple
         p = expit(x @ beta)
         gradient = x.T @ (successes - weight * p) - prior @ beta
         step = np.linalg.solve((x * (weight * p * (1 - p))[:, None]).T @ x + prior, gradient)
-        while value(beta + step) < value(beta) - 1e-12:
+        for _ in range(STEPS):
+            if value(beta + step) >= value(beta) - 1e-12:
+                break
             step = step / 2
         beta = beta + step
         if np.abs(step).max() < 1e-9:
@@ -114,13 +116,17 @@ def logistic_fit(decades: NDArray, weight: NDArray, successes: NDArray) -> tuple
 
 
 def dose_at(photons: NDArray, weight: NDArray, successes: NDArray, share: float) -> float:
-    """Photons at which the fitted success is `share`; infinite where the grid ends before, the darkest at least."""
+    """Photons at which the fitted success is `share`; the darkest exposure at least.
+
+    Infinite where the grid ends before, or where no exposure's own success is that high: a logistic curve would reach
+    any share, a method that levels off does not.
+    """
     decades = np.log10(photons)
     tried = weight > 0
+    if (successes[tried] / weight[tried]).max() < share:
+        return np.inf
     if successes.sum() >= weight.sum():
         return float(photons[tried].min())
-    if successes.sum() == 0:
-        return np.inf
     middle, slope = logistic_fit(decades[tried], weight[tried], successes[tried])
     if slope <= 0:
         return np.inf
@@ -215,7 +221,8 @@ def text_table(curves: Sequence[Curve]) -> str:
     for curve in curves:
         name = curve.method + (f" ({curve.decoder})" if curve.decoder else "")
         lines.append(f"{name}, read noise {curve.read_noise:g} e-")
-        lines.append(f"  {'photons':>9} {'PSNR':>7} {'16..84 %':>13} {'PSNR32':>7} {'success':>8} {'s':>8} {'cases':>6}")
+        names = f"{'PSNR':>7} {'16..84 %':>13} {'PSNR32':>7} {'success':>8} {'s':>8} {'cases':>6}"
+        lines.append(f"  {'photons':>9} {names}")
         for k, photons in enumerate(curve.photons):
             band = f"{curve.band_db[k, 0]:.1f}..{curve.band_db[k, 1]:.1f}"
             lines.append(

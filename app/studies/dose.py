@@ -20,9 +20,10 @@ from app.studies.objects import MNIST, StudyObject, load_objects
 from app.studies.runner import dask_cluster, dealt, here, processes
 from app.studies.scene import StudyScene
 from app.studies.scores import Reference, References, reference_key
-from app.studies.work import Assignment, Workshop, by_frames, work
+from app.studies.work import PAPER, Assignment, Workshop, by_frames, work
 from recon.decoders.package import load_package
 from recon.device import pick_device
+from recon.paper import PaperSettings
 
 REFERENCE_DECODER = "mnist"
 POSITIONS = (16, 96)
@@ -204,8 +205,9 @@ def run_dose_study(
     scheduler: str | None = None,
     process_count: int | None = None,
     scene: StudyScene | None = None,
+    paper: PaperSettings = PAPER,
 ) -> dict[str, Any]:
-    """Run what is missing, then draw and report all of it; `scene` replaces the paper's, for tests.
+    """Run what is missing, then draw and report all of it; `scene` and `paper` replace the paper's, for tests.
 
     Raises:
         UsageError: one line: an option, the objects, the folder, a process or the cluster.
@@ -223,12 +225,14 @@ def run_dose_study(
     with Course() as course, course.interruptible():
         references = _references(study, objects, scene, reference, out, means, course)
         if not course.stopped():
-            _run(cases, file, _assignment(objects, references, scene, means), means, course)
+            _run(cases, file, replace(_assignment(objects, references, scene, means), paper=paper), means, course)
     outcomes = file.read()
     done = len(cases) - len(missing(cases, outcomes))
     values = _report(study, cases, outcomes, objects, references, out)
     if done < len(cases):
-        raise Interrupted(f"study: {done} of {len(cases)} cases are kept in {out}; the same command goes on with the rest")
+        raise Interrupted(
+            f"study: {done} of {len(cases)} cases are kept in {out}; the same command goes on with the rest"
+        )
     return values | {"cases": len(cases), "seconds": time.monotonic() - begin}
 
 
@@ -244,7 +248,8 @@ def _references(
     course: Course,
 ) -> dict[str, Reference]:  # fmt: skip
     """By the objects' names: frozen ones, those of this folder, and those that are made now, of 16 positions."""
-    scene = scene if scene.name != "paper" else StudyScene()
+    if scene.name == "paper":
+        scene = StudyScene()
     store = References(out)
     keys = {o.name: reference_key(o, study.truth, scene, decoder_sha) for o in objects}
     found = {name: known for name, key in keys.items() if (known := store.get(key)) is not None}
@@ -254,7 +259,7 @@ def _references(
         assignment = _assignment(objects, {}, scene, means)
         results = means.run(work_references, assignment, asked, lambda item: item[0].name, course.stopped)
         for count, (obj, reference) in enumerate(results, start=1):
-            store.add(keys[obj.name], reference, obj.name)
+            store.add(keys[obj.name], reference, f"{obj.name} {study.truth}")
             found[obj.name] = reference
             course.advance(count)
     return found
@@ -309,4 +314,3 @@ def _report(
         "out": str(out),
         "figure": str(figure),
     }
-

@@ -8,17 +8,16 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.typing import LineStyleType
 
 from app.studies.curves import Curve
 
 LABELS = {"latent": "latent, this program", "paper": "latent, the paper's estimator", "pixel": "conventional"}
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:red", "tab:brown", "tab:pink", "tab:olive")
-STYLES = ("-", "--", ":", "-.")
+STYLES: tuple[LineStyleType, ...] = ("-", "--", ":", "-.")
 
 
-def dose_study_figure(
-    curves: Sequence[Curve], baselines: tuple[float, float] | None, heading: str, path: Path
-) -> Path:
+def dose_study_figure(curves: Sequence[Curve], baselines: tuple[float, float] | None, heading: str, path: Path) -> Path:
     """Draws and writes it; returns the path.
 
     Args:

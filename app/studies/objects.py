@@ -108,9 +108,8 @@ def _stack(path: Path) -> NDArray[np.float32]:
             if path.suffix == ".npz":
                 names = list(loaded.files)
                 if len(names) != 1 and "images" not in names:
-                    raise UsageError(
-                        f"objects {path}: holds {', '.join(names) or 'nothing'}; name the stack `images`, or hold it alone"
-                    )
+                    have = ", ".join(names) or "nothing"
+                    raise UsageError(f"objects {path}: holds {have}; name the stack `images`, or hold it alone")
                 loaded = loaded["images" if "images" in names else names[0]]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
@@ -123,7 +122,8 @@ def _stack(path: Path) -> NDArray[np.float32]:
         raise UsageError(f"objects {path}: holds {loaded.dtype}, needs floats in 0..1; divide by the largest value")
     images = loaded.astype(np.float32)
     if not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
-        raise UsageError(f"objects {path}: values from {images.min():.3g} to {images.max():.3g} leave 0..1; rescale them")
+        reach = f"{images.min():.3g} to {images.max():.3g}"
+        raise UsageError(f"objects {path}: values from {reach} leave 0..1; rescale them")
     return images
 
 

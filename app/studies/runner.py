@@ -135,7 +135,9 @@ def dask_cluster(
         client = Client(address, timeout=PATIENCE_S, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         reason = " ".join(str(error).split()) or "no answer"
-        raise StudyError(f"--scheduler {address}: cannot be reached ({reason}); start one with `dask scheduler`") from None
+        raise StudyError(
+            f"--scheduler {address}: cannot be reached ({reason}); start one with `dask scheduler`"
+        ) from None
     with client:
         # Pickled by hand: the assignment reaches each worker once, and the task graph stays small.
         [packed] = client.scatter([pickle.dumps((work, assignment))], broadcast=True)

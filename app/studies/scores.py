@@ -72,7 +72,7 @@ class References:
 
     def __init__(self, folder: Path | None = None):
         self._path = None if folder is None else folder / "references.json"
-        self._made = _read(self._path) if self._path is not None and self._path.is_file() else {}
+        self._made = read_references(self._path) if self._path is not None and self._path.is_file() else {}
 
     def get(self, key: str) -> Reference | None:
         """The reference of that key, if it is known."""
@@ -100,9 +100,10 @@ def write_references(path: Path, references: dict[str, Reference], names: dict[s
 
 @cache
 def _frozen() -> dict[str, Reference]:
-    return _read(FROZEN)
+    return read_references(FROZEN)
 
 
-def _read(path: Path) -> dict[str, Reference]:
+def read_references(path: Path) -> dict[str, Reference]:
+    """The references in a file, by key."""
     entries = json.loads(path.read_text(encoding="utf-8"))
     return {key: Reference(**{k: v for k, v in entry.items() if k != "name"}) for key, entry in entries.items()}

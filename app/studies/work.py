@@ -18,22 +18,24 @@ from app.studies.cases import Case, Frames, Outcome
 from app.studies.objects import Pose, StudyObject, Truth, drawn_on, make_truth
 from app.studies.scene import FIELD_M, StudyScene
 from app.studies.scores import Reference, Scores
-from recon.ceiling import noise_free_fit, prior_mean
+from recon.ceiling import NODE_M, noise_free_fit, prior_mean
 from recon.dataset import Ptychogram
 from recon.decoders.companion import Companion, companion_path, load_companion
 from recon.decoders.package import DecoderPackage, find_package, load_package
+from recon.observation import BLOCK_M
 from recon.paper import LitBlocks, PaperSettings, Placed, Summed, paper_fits
 from recon.reconstruct import reconstruct_pixels
 from recon.scene import FREE_POSE, Nuisances
 from recon.simulated import exposed, intensities, posed
 
+PAPER = PaperSettings()
 NOISE, POSE = 1, 2
 """Streams of random numbers."""
 KEPT = 2
 """Intensities that a process keeps: an object's cases come one after another."""
 REFERENCE_PHOTONS = 1e8
 CROPPED_TO = 0.9995
-"""Share of the truth-free expected light in the window that free pixels are fitted to; the whole frame where less is."""
+"""Share of an open field's light in the window that free pixels are fitted to."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Assignment:
     references: dict[str, Reference]
     device: str = "cpu"
     batch: int = 1
-    paper: PaperSettings = PaperSettings()
+    paper: PaperSettings = PAPER
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ class Workshop:
         self._kept: OrderedDict[tuple[str, str, str, int], tuple[Truth, Any]] = OrderedDict()
         self._packages: dict[str, DecoderPackage] = {}
         self._companions: dict[str, Companion] = {}
-        self._lit: dict[str, LitBlocks] = {}
+        self._means: dict[str, NDArray[np.float32]] = {}
+        self._lit: dict[tuple[str, float], LitBlocks] = {}
         self._estimators: dict[tuple[str, str], LatentEstimator] = {}
         self._window: int | None = None
 
@@ -98,12 +101,14 @@ class Workshop:
             self._packages[decoder] = load_package(decoder).to(self.device)
         return self._packages[decoder]
 
-    def lit(self, decoder: str) -> LitBlocks:
+    def lit(self, decoder: str, node_m: float = BLOCK_M) -> LitBlocks:
         """Where a decoder's drawings send light, for one photon an exposure."""
-        if decoder not in self._lit:
+        if (decoder, node_m) not in self._lit:
             light, positions = self.scene.light, self.scene.positions_m
-            self._lit[decoder] = LitBlocks.of_decoder(self.package(decoder), light, positions, FIELD_M)
-        return self._lit[decoder]
+            self._lit[decoder, node_m] = LitBlocks.of_decoder(
+                self.package(decoder), light, positions, FIELD_M, node_m
+            )
+        return self._lit[decoder, node_m]
 
     def simulated(self, frames: Frames) -> tuple[Truth, Any]:
         """Truth and intensities (N, H, W) per photon of an object, kept while its cases last."""
@@ -203,8 +208,10 @@ class Workshop:
         per_photon = intensities(self.scene.light, self.scene.positions_m, wanted.amplitude, self.device)
         package = self.package(decoder)
         companion = self.companion(decoder)
-        lit = self.lit(decoder).with_seconds(REFERENCE_PHOTONS)
-        images = (prior_mean(companion, package), noise_free_fit(lit, per_photon, package, companion, wanted.small))
+        lit = self.lit(decoder, NODE_M).with_seconds(REFERENCE_PHOTONS)
+        if decoder not in self._means:
+            self._means[decoder] = prior_mean(companion, package)
+        images = (self._means[decoder], noise_free_fit(lit, per_photon, package, companion, wanted.small))
         mean, best = (self._scored(image, wanted) for image in images)
         return Reference(mean.psnr_db, best.psnr_db, mean.psnr32_db, best.psnr32_db)
 
