@@ -12,10 +12,10 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ class Case:
 
     Attributes:
         kind: "prior" (drawn from it), "digit" (an unseen one), "empty" (no light comes through), "shuffled" (a digit,
-            its frames at wrong positions), "kmnist", "omniglot".
+            its frames at wrong positions), "kmnist", "omniglot"; or what is to be done with a digit.
         index: of the object.
         photons: per exposure.
         sigma: read noise, electrons.
@@ -229,16 +229,29 @@ def doses(asked: argparse.Namespace) -> list[float]:
     return [float(word) for word in asked.photons.split(",")]
 
 
-def finish(asked: argparse.Namespace, cases: Sequence[Case], module: str) -> dict[str, dict[str, Any]]:
+class Worker(Protocol):
+    """Computes cases."""
+
+    def row(self, case: Case) -> dict[str, Any]:
+        """The case, computed; its key among the rest."""
+        ...
+
+
+Build = Callable[[argparse.Namespace, Sequence[Case]], Worker]
+
+
+def finish(
+    asked: argparse.Namespace, cases: Sequence[Case], module: str, build: Build | None = None
+) -> dict[str, dict[str, Any]]:
     """Compute what is missing of `cases`, in their order; all rows of the folder."""
     asked.out.mkdir(parents=True, exist_ok=True)
     done = read_rows(asked.out)
     todo = [case for case in cases if case.key not in done]
     begin = time.monotonic()
     if todo and asked.workers > 1 and asked.shard is None:
-        _in_processes(asked, todo, module)
+        _in_processes(asked, cases, module, build or judge_of)
     elif todo:
-        _compute(asked, todo, cases)
+        _compute(asked, todo, cases, build or judge_of)
     rows = read_rows(asked.out)
     if asked.shard is None and todo:
         fresh = sum(case.key in rows for case in todo)
@@ -246,23 +259,24 @@ def finish(asked: argparse.Namespace, cases: Sequence[Case], module: str) -> dic
     return rows
 
 
-def _judge(asked: argparse.Namespace, cases: Sequence[Case]) -> Judge:
+def judge_of(asked: argparse.Namespace, cases: Sequence[Case]) -> Judge:
+    """What scores `cases`."""
     bench = Bench.build(asked.decoder, asked.prior, asked.device)
     most = {kind: 1 + max((c.index for c in cases if c.kind == kind), default=-1) for kind in ("digit", "prior")}
     kept = asked.out / "thresholds.json"
     return Judge.build(bench, Objects.load(asked.objects), most["digit"], most["prior"], kept)
 
 
-def _compute(asked: argparse.Namespace, todo: Sequence[Case], cases: Sequence[Case]) -> None:
+def _compute(asked: argparse.Namespace, todo: Sequence[Case], cases: Sequence[Case], build: Build) -> None:
     torch.set_num_threads(1)
-    judge = _judge(asked, cases)
+    worker = build(asked, cases)
     name = "cases.jsonl" if asked.shard is None else f"cases.{asked.shard.replace('/', '-')}.jsonl"
     begin = time.monotonic()
     with (asked.out / name).open("a", encoding="utf-8") as file:
         for k, case in enumerate(_share(todo, asked.shard)):
             if time.monotonic() - begin > asked.seconds:
                 break
-            file.write(json.dumps(judge.row(case)) + "\n")
+            file.write(json.dumps(worker.row(case)) + "\n")
             file.flush()
             if asked.shard is None and k % 20 == 19:
                 print(f"{k + 1} of {len(todo)}, {(time.monotonic() - begin) / (k + 1):.2f} s each", flush=True)
@@ -278,9 +292,9 @@ def _share(todo: Sequence[Case], shard: str | None) -> Iterator[Case]:
     yield from (case for case in todo if objects[case.kind, case.index] % workers == mine)
 
 
-def _in_processes(asked: argparse.Namespace, todo: Sequence[Case], module: str) -> None:
+def _in_processes(asked: argparse.Namespace, cases: Sequence[Case], module: str, build: Build) -> None:
     # What all of them need is made once, before they begin.
-    _judge(asked, todo)
+    build(asked, cases)
     if asked.device == "cuda":
         torch.cuda.empty_cache()
     command = [sys.executable, "-m", module, *sys.argv[1:]]
