@@ -149,7 +149,7 @@ class Workshop:
             time.perf_counter() - begin,
             {
                 "converged": found.converged,
-                "verdict": found.verdict.word,
+                "verdict": found.verdict.word.value,
                 "photons_counted": float(found.electrons),
                 "sigma_mean": float(found.deviation.mean()),
             },
