@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
-from recon.decoders.sketch import Sketch
+from recon.scene import Drawer
 
 Draw = Callable[[Tensor], Tensor]
 """From whitened latents (n, d) to the decoder's images (n, s, s)."""
@@ -57,14 +57,14 @@ class Anchored:
         slope: (m, s^2, d) its Jacobian less the sketch's.
     """
 
-    sketch: Sketch
+    sketch: Drawer
     anchors: Tensor
     precision: Tensor
     missing: Tensor
     slope: Tensor
 
     @classmethod
-    def at(cls, sketch: Sketch, exact: Exact, anchors: Tensor, precision: Tensor) -> Anchored:
+    def at(cls, sketch: Drawer, exact: Drawer, anchors: Tensor, precision: Tensor) -> Anchored:
         """Exact at `anchors` (m, d)."""
         near, near_slope = sketch.drawn(anchors)
         true, true_slope = exact.drawn(anchors)

@@ -207,7 +207,7 @@ class LatentEstimator:
             self.companion.sketch,
             self.exact.drawer,
             modes.theta[:, :dims],
-            precision,  # type: ignore[arg-type]
+            precision,
         )
         drawn = sample(observation, replace(self.scene, drawer=anchored), self.exact, modes, self.settings)
         return self._pictured(observation, modes, drawn.theta, found.iterations, drawn.efficiency, drawn.accepted,
