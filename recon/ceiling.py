@@ -126,7 +126,8 @@ def noise_free_fit(
 ) -> NDArray[np.float32]:
     """(s, s) the decoder's image that explains noise-free intensities (N, H, W) best.
 
-    Along the free axes, as estimators search, from the encoder's latent of the `truth` (s, s) and 64 prior draws; `lit` holds the exposure, 1e8 photons.
+    Along the free axes, as estimators search, from the encoder's latent of the `truth` (s, s) and 64 prior draws;
+    `lit` holds the exposure, 1e8 photons.
     """
     encoded = package.encode(torch.from_numpy(truth).to(package.latent_mean.device)[None])[0]
     seconds = float(lit.operator.seconds[0])

@@ -23,9 +23,7 @@ def dose(
     ] = "10,30,100,300,1000,3000,1e4,1e5,1e6",
     read_noise: Annotated[str, typer.Option(help="Electrons a pixel.")] = "0.3,2.3",
     positions: Annotated[int, typer.Option(help="16 or 96 of the spiral's points.")] = 16,
-    pose: Annotated[
-        str, typer.Option(help="known, or free: shift, turn, size and flux at random.")
-    ] = "known",
+    pose: Annotated[str, typer.Option(help="known, or free: shift, turn, size and flux at random.")] = "known",
     truth: Annotated[str, typer.Option(help="matched (grey, the decoder's own resize) or mask (binary).")] = "matched",
     methods: Annotated[str, typer.Option(help="Of latent, paper and pixel (conventional).")] = "latent,paper",
     decoder: Annotated[list[str] | None, typer.Option(help="A decoder; may be given again. Default mnist.")] = None,

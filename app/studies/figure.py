@@ -25,6 +25,8 @@ def dose_study_figure(curves: Sequence[Curve], baselines: tuple[float, float] | 
     """
     figure = Figure(figsize=(7.6, 7.4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    above.set_xscale("log")
+    above.set_xlim(min(c.photons[0] for c in curves) / 1.3, max(c.photons[-1] for c in curves) * 1.3)
     names = list(dict.fromkeys((c.method, c.decoder) for c in curves))
     noises = sorted({c.read_noise for c in curves})
     for curve in curves:
@@ -44,7 +46,6 @@ def dose_study_figure(curves: Sequence[Curve], baselines: tuple[float, float] | 
                 text, (1, value), xycoords=("axes fraction", "data"), xytext=(-4, 2),
                 textcoords="offset points", fontsize=8, color="0.35", ha="right",
             )  # fmt: skip
-    above.set_xscale("log")
     above.set_ylabel("PSNR (dB); band: 16-84 % of objects")
     below.set_ylabel("success (%)")
     below.set_xlabel("photons per exposure")

@@ -143,7 +143,7 @@ def dask_cluster(
         [packed] = client.scatter([pickle.dumps((work, assignment))], broadcast=True)
         futures = [client.submit(_remote, packed, share, pure=False) for share in shares]
         try:
-            for _, results in as_completed(futures, with_results=True):
+            for _, results in as_completed(futures, loop=client.loop, with_results=True):
                 yield from results
                 if stop():
                     return

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from recon.posterior import LatentEstimator
 
 from app.studies.cases import Case, Frames, Outcome
 from app.studies.objects import Pose, StudyObject, Truth, drawn_on, make_truth
@@ -24,6 +23,7 @@ from recon.decoders.companion import Companion, companion_path, load_companion
 from recon.decoders.package import DecoderPackage, find_package, load_package
 from recon.observation import BLOCK_M
 from recon.paper import LitBlocks, PaperSettings, Placed, Summed, paper_fits
+from recon.posterior import LatentEstimator
 from recon.reconstruct import reconstruct_pixels
 from recon.scene import FREE_POSE, Nuisances
 from recon.simulated import exposed, intensities, posed
@@ -105,9 +105,7 @@ class Workshop:
         """Where a decoder's drawings send light, for one photon an exposure."""
         if (decoder, node_m) not in self._lit:
             light, positions = self.scene.light, self.scene.positions_m
-            self._lit[decoder, node_m] = LitBlocks.of_decoder(
-                self.package(decoder), light, positions, FIELD_M, node_m
-            )
+            self._lit[decoder, node_m] = LitBlocks.of_decoder(self.package(decoder), light, positions, FIELD_M, node_m)
         return self._lit[decoder, node_m]
 
     def simulated(self, frames: Frames) -> tuple[Truth, Any]:
@@ -151,7 +149,7 @@ class Workshop:
             time.perf_counter() - begin,
             {
                 "converged": found.converged,
-                "verdict": found.verdict.word,
+                "verdict": found.verdict.word.value,
                 "photons_counted": float(found.electrons),
                 "sigma_mean": float(found.deviation.mean()),
             },

@@ -122,9 +122,7 @@ def test_masked_and_clipped_pixels_do_not_count(package, lit):
     spoiled[:, ~mask] = 1e6
     blocks = lit.with_seconds(1000.0)
     args = (data.positions_m, data.exposures_s, data.geometry, data.dark_variance, mask)
-    clean, dirty = (
-        blocks.summed(Ptychogram(frames, *args, indices=data.indices)) for frames in (data.frames, spoiled)
-    )
+    clean, dirty = (blocks.summed(Ptychogram(frames, *args, indices=data.indices)) for frames in (data.frames, spoiled))
     for a, b in zip(clean.mean + clean.spread, dirty.mean + dirty.spread, strict=True):
         torch.testing.assert_close(a, b)
 
