@@ -276,14 +276,16 @@ def _order(label: str, rows: Sequence[dict[str, Any]]) -> list[Row]:
     result = []
     for name, what in (("orders", "orders of the frames"), ("seeds", "seeds")):
         spread = np.array([row[name] for row in rows])
-        said = f"PSNR within {spread[:, 0].max():.3f} dB (mean {spread[:, 0].mean():.3f}), mean image rms {spread[:, 1].mean():.4f}"
+        most, mean, image = spread[:, 0].max(), spread[:, 0].mean(), spread[:, 1].mean()
+        said = f"PSNR within {most:.3f} dB (mean {mean:.3f}), mean image rms {image:.4f}"
         result.append((f"{label}: {ORDERS} {what}", said, "one answer"))
     return result
 
 
 def _starts(label: str, rows: Sequence[dict[str, Any]]) -> list[Row]:
     gain = np.array([row["best"] - row["reported"] for row in rows])
-    said = f"at most {gain.max():+.2f} nats above the reported mode; {np.mean([r['arrived'] for r in rows]):.0%} of the starts get there"
+    arrived = np.mean([row["arrived"] for row in rows])
+    said = f"at most {gain.max():+.2f} nats above the reported mode; {arrived:.0%} of the starts get there"
     return [(f"{label}: {STARTS} random starts", said, "1 nat")]
 
 
