@@ -12,6 +12,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -139,14 +140,14 @@ def main() -> None:
         package = estimator.package
         lit = LitBlocks.of_decoder(package, estimator.light, first.positions_m, FIELD_M)
         one = PaperSettings(rates=(0.3,), starts=("mean",))
+        exposed_lit = lit.with_seconds(doses[0])
+
+        def whole(settings: PaperSettings) -> object:
+            return paper_fits(exposed_lit, package, exposed_lit.summed(first), settings)
+
         for name, settings in (("one run", one), ("all six runs together", PaperSettings())):
-            exposed_lit = lit.with_seconds(doses[0])
-
-            def whole(settings: PaperSettings = settings) -> object:
-                return paper_fits(exposed_lit, package, exposed_lit.summed(first), settings)
-
-            what = f"the paper's method, Eq. 1 and Adam, 100 epochs, {doses[0]:g} photons, {name}"
-            report(what, timed(device, whole, 1 if device == "cuda" else 0))
+            seconds = timed(device, partial(whole, settings), 1 if device == "cuda" else 0)
+            report(f"the paper's method, Eq. 1 and Adam, 100 epochs, {doses[0]:g} photons, {name}", seconds)
     if device == "cuda":
         print(f"peak memory {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB")
     if asked.record:

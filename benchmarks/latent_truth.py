@@ -221,7 +221,7 @@ class Trial:
         theta = estimator.scene.sample(STARTS, 4242)
         ends = [descended(observation, estimator.scene, part, DESCENT) for part in theta.split(AT_ONCE)]
         where, value = (torch.cat(parts) for parts in zip(*ends, strict=True))
-        best = value.topk(8).indices
+        best = value.topk(min(8, len(value))).indices
         last, heights = descended(observation, estimator.exact, where[best], 2 * EXACT_STEPS)
         image = self.bench.images(estimator.scene.zeta(last[heights.argmax()][None]))[0].cpu().numpy()
         mode = self.bench.images(estimator.scene.zeta(reported.theta[:1]))[0].cpu().numpy()
