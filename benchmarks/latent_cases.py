@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.latent_scene import SIDE, Bench, Objects, bench_options, psnr32
+from benchmarks.latent_scene import SIDE, Bench, Objects, bench_options, psnr32, settings_of
 from recon.posterior import Posterior
 
 BLOCK = 8
@@ -261,7 +261,7 @@ def finish(
 
 def judge_of(asked: argparse.Namespace, cases: Sequence[Case]) -> Judge:
     """What scores `cases`."""
-    bench = Bench.build(asked.decoder, asked.prior, asked.device)
+    bench = Bench.build(asked.decoder, asked.prior, asked.device, settings=settings_of(asked.set))
     most = {kind: 1 + max((c.index for c in cases if c.kind == kind), default=-1) for kind in ("digit", "prior")}
     kept = asked.out / "thresholds.json"
     return Judge.build(bench, Objects.load(asked.objects), most["digit"], most["prior"], kept)

@@ -13,7 +13,7 @@ import gzip
 import json
 import os
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from recon.decoders.companion import Companion, Whitening, companion_path, load_
 from recon.decoders.package import DecoderPackage, find_package, load_package
 from recon.latent import LatentSettings
 from recon.metrics import dice, psnr_db, success_db
-from recon.posterior import LatentEstimator
+from recon.posterior import USUAL, LatentEstimator
 from recon.simulated import exposed, intensities
 
 FRAME = 768
@@ -128,15 +128,13 @@ class Bench:
 
     @classmethod
     def build(
-        cls, decoder: str, prior: Path | None, device: str, frame: int = FRAME, settings: LatentSettings | None = None
+        cls, decoder: str, prior: Path | None, device: str, frame: int = FRAME, settings: LatentSettings = USUAL
     ) -> Bench:
         """From a decoder's name and its companion's file, by default the one beside it."""
         package = load_package(decoder)
         companion = load_companion(prior or companion_path(find_package(decoder)), package)
         scene = StudyScene("paper", 3.45e-6, frame, 16)
-        estimator = LatentEstimator.build(
-            package, companion, scene.light, FIELD_M, settings=settings or LatentSettings(), device=device
-        )
+        estimator = LatentEstimator.build(package, companion, scene.light, FIELD_M, settings=settings, device=device)
         return cls(package.to(device), companion.to(device), estimator, scene, device)
 
     def per_second(self, image: NDArray[np.float32]) -> torch.Tensor:
@@ -228,7 +226,22 @@ def bench_options(parser: argparse.ArgumentParser) -> None:
     data = os.environ.get("PTYCHOSCOPE_DATA", "data")
     parser.add_argument("--objects", type=Path, default=Path(data), help="pack, or the folder of the data sets")
     parser.add_argument("--read-noise", type=float, default=0.3)
+    parser.add_argument(
+        "--set", default="", help="settings of the search, NAME=VALUE,... of recon.latent.LatentSettings"
+    )
     parser.add_argument("--record", action="store_true", help="append rows to RESULTS.md")
+
+
+def settings_of(words: str) -> LatentSettings:
+    """The usual settings but for `words`, NAME=VALUE,...; raises `SystemExit` for a name that there is not."""
+    usual = LatentSettings()
+    changes: dict[str, float] = {}
+    for word in filter(None, words.split(",")):
+        name, _, value = word.partition("=")
+        if name not in usual.__dataclass_fields__:
+            raise SystemExit(f"--set {name}: one of {', '.join(usual.__dataclass_fields__)}")
+        changes[name] = type(getattr(usual, name))(float(value))
+    return replace(usual, **changes)  # type: ignore[arg-type]
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.latent_cases import Case, case_options, finish
-from benchmarks.latent_scene import Bench, Objects, psnr32
+from benchmarks.latent_scene import Bench, Objects, psnr32, settings_of
 from benchmarks.report import append_rows, machine
 from recon.decoders.mixture import Mixture
 from recon.latent import Bank, refine, search
@@ -253,7 +253,10 @@ class Trial:
 
 def trial_of(asked: argparse.Namespace, cases: Sequence[Case]) -> Trial:
     """What does the tests."""
-    return Trial(Bench.build(asked.decoder, asked.prior, asked.device), Objects.load(asked.objects))
+    return Trial(
+        Bench.build(asked.decoder, asked.prior, asked.device, settings=settings_of(asked.set)),
+        Objects.load(asked.objects),
+    )
 
 
 Row = tuple[str, str, str]
