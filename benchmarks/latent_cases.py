@@ -70,7 +70,6 @@ class Judge:
         objects: images by kind.
         latents, drawn: of the objects drawn from the prior.
         thresholds: PSNR from which each digit is recovered.
-        usual: mean and deviation of the log prior density of draws from the prior.
     """
 
     bench: Bench
@@ -78,16 +77,13 @@ class Judge:
     latents: torch.Tensor
     drawn: NDArray[np.float32]
     thresholds: list[float]
-    usual: tuple[float, float]
 
     @classmethod
     def build(cls, bench: Bench, objects: Objects, digits: int, draws: int, kept: Path) -> Judge:
         """For that many digits and draws of the prior."""
         truths = np.stack([objects.image("digit", k) for k in range(max(1, digits))])
         latents, drawn = bench.drawn_prior(max(1, draws))
-        density = bench.estimator.scene.log_prior(bench.estimator.bank.theta)
-        usual = (float(density.mean()), float(density.std()))
-        return cls(bench, objects, latents, drawn, bench.thresholds(truths, kept), usual)
+        return cls(bench, objects, latents, drawn, bench.thresholds(truths, kept))
 
     def truth(self, case: Case) -> NDArray[np.float32]:
         """(s, s) the object."""
@@ -110,9 +106,6 @@ class Judge:
         begin = time.perf_counter()
         found = self.bench.estimator.estimate(data)
         row: dict[str, Any] = {"key": case.key, "seconds": time.perf_counter() - begin} | _said(found)
-        theta = torch.from_numpy(found.theta).to(self.bench.device)
-        row["log_prior"] = float(self.bench.estimator.scene.log_prior(theta).mean())
-        row["typical"] = (row["log_prior"] - self.usual[0]) / self.usual[1]
         row["psnr32"] = psnr32(found.mean, truth) if truth.any() else None
         if case.kind == "digit":
             row["psnr"], row["dice"] = self.bench.psnr(found.mean, truth)
@@ -168,6 +161,7 @@ def _said(found: Posterior) -> dict[str, Any]:
         "log_evidence": found.log_evidence,
         "foreign": found.foreign.log_odds,
         "evidence": [round(v, 3) for v in found.foreign.evidence],
+        "typical": found.typicality,
         "odd": float(np.abs(found.frame_scores).max()),
         "electrons": found.electrons,
         "class": top,

@@ -33,6 +33,7 @@ class Thresholds:
     sure: float = verdict.SURE
     foreign_nats: float = verdict.FOREIGN_NATS
     own: float = foreign.OWN
+    strange: float = verdict.STRANGE
     odd_frame: float = verdict.ODD_FRAME
     empty_nats: float = verdict.EMPTY_NATS
 
@@ -48,6 +49,7 @@ class Table:
     probability: NDArray[np.float64]
     evidence: NDArray[np.float64]
     log_evidence: NDArray[np.float64]
+    typical: NDArray[np.float64]
     odd: NDArray[np.float64]
     recovered: NDArray[np.bool_]
 
@@ -67,6 +69,7 @@ class Table:
             np.array([row["success_probability"] for row in rows]),
             np.array([row["evidence"] for row in rows]),
             np.array([row["log_evidence"] for row in rows]),
+            np.array([row["typical"] for row in rows]),
             np.array([row["odd"] for row in rows]),
             np.array([row["word"] == verdict.Word.RECOVERED.value for row in rows]),
         )
@@ -78,13 +81,15 @@ class Table:
     def foreign(self, own: float) -> NDArray[np.float64]:
         """Log odds for something foreign, strengths up to `own` being those of the class."""
         within = np.array(foreign.STRENGTHS) <= own
-        return self.evidence[:, ~within].max(1) - self.evidence[:, within].max(1).clip(0)
+        ours = self.evidence[:, within].max(1, initial=0.0)
+        return self.evidence[:, ~within].max(1) - ours
 
     def called(self, t: Thresholds) -> NDArray[np.bool_]:
         """Which would be called recovered, as `recon.verdict.judge` has it."""
         return (
             (self.probability >= t.sure)
             & (self.foreign(t.own) <= t.foreign_nats)
+            & (self.typical >= -t.strange)
             & (self.odd <= t.odd_frame)
             & (self.log_evidence >= t.empty_nats)
         )
@@ -126,14 +131,20 @@ def tuned(table: Table) -> Thresholds:
     now = Thresholds()
     grid = itertools.product(
         np.round(np.arange(0.5, 0.96, 0.05), 2),
-        (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 13.0, 20.0, 30.0),
-        (1.0, 2.0, 4.0, 8.0, 16.0),
-        (3.5, 4.0, 5.0, 6.0, 8.0, 12.0),
+        (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 13.0, 20.0),
+        (0.25, 0.5, 1.0, 2.0, 4.0),
+        np.arange(1.5, 4.1, 0.25),
+        (3.5, 4.0, 5.0, 6.0, 8.0),
     )
     best, least = now, np.inf
-    for sure, nats, own, odd in grid:
-        tried = replace(now, sure=float(sure), foreign_nats=nats, own=own, odd_frame=odd)
-        apart = abs(tried.sure - now.sure) + 0.01 * abs(nats - now.foreign_nats) + 0.01 * abs(own - now.own)
+    for sure, nats, own, strange, odd in grid:
+        tried = replace(now, sure=float(sure), foreign_nats=nats, own=own, strange=float(strange), odd_frame=odd)
+        apart = (
+            abs(tried.sure - now.sure)
+            + 0.01 * abs(nats - now.foreign_nats)
+            + 0.01 * abs(own - now.own)
+            + 0.05 * abs(strange - now.strange)
+        )
         missing = Shares.of(table, table.called(tried)).missing() + 0.02 * apart
         if missing < least:
             best, least = tried, missing
@@ -204,8 +215,13 @@ def main() -> None:
 
 def _spread(table: Table) -> None:
     """Quantiles of what decides, by kind: where a threshold can lie."""
-    columns = {"P(success)": table.probability, "frames": table.odd, "evidence": table.log_evidence}
-    columns |= {f"foreign {own:g}": table.foreign(own) for own in (1.0, 2.0, 4.0, 8.0, 16.0)}
+    columns = {
+        "P(success)": table.probability,
+        "typical": table.typical,
+        "frames": table.odd,
+        "evidence": table.log_evidence,
+    }
+    columns |= {f"foreign {own:g}": table.foreign(own) for own in (0.25, 1.0, 4.0)}
     for kind in dict.fromkeys(table.kind.tolist()):
         for name, values in columns.items():
             quantiles = np.quantile(values[table.kind == kind], (0, 0.02, 0.05, 0.25, 0.5, 0.75, 0.95, 0.98, 1))
