@@ -55,6 +55,7 @@ class Posterior:
         classes: probability of each class, by label.
         log_evidence: nats, against an empty field of view.
         foreign: evidence that the object is not of the decoder's class.
+        typicality: mean log prior density of the samples, in standard deviations above that of draws from the prior.
         frame_scores: (N,) electrons seen less expected, in standard deviations.
         flux: mean and standard deviation of the light over the calibrated one; (1, 0) where it was held.
         pose: (4,) mean shift y, x (m), rotation (rad), logarithm of the magnification.
@@ -79,6 +80,7 @@ class Posterior:
     classes: dict[int, float]
     log_evidence: float
     foreign: Foreign
+    typicality: float
     frame_scores: NDArray[np.float32]
     flux: tuple[float, float]
     pose: NDArray[np.float32]
@@ -244,6 +246,7 @@ class LatentEstimator:
         _, _, prior_precision = self.exact.prior_terms(top)
         foreign = foreign_evidence(observation, lit_images[0], jacobian[0], prior_precision[0], misfit)
         scores = observation.frame_scores(lit_images[0])
+        typicality = self._typicality(theta)
         verdict = judge(
             images=images,
             prior_mean=self.bank.images.float().mean(0),
@@ -253,6 +256,7 @@ class LatentEstimator:
             foreign=foreign,
             frame_scores=scores,
             electrons=observation.electrons,
+            typicality=typicality,
         )
         latents = Whitening.of(self.package).latents(zeta.mean(0)[None])[0]
 
@@ -270,6 +274,7 @@ class LatentEstimator:
             classes=classes,
             log_evidence=log_evidence,
             foreign=foreign,
+            typicality=typicality,
             frame_scores=out(scores),
             flux=(float(flux.mean()), float(flux.std())),
             pose=out(pose.mean(0)),
@@ -283,6 +288,11 @@ class LatentEstimator:
             verdict=verdict,
             counting="bins" if isinstance(observation, Bins) else "events",
         )
+
+    def _typicality(self, theta: Tensor) -> float:
+        """Mean log prior density of samples (n, size), in standard deviations above the mean of the bank's draws."""
+        usual = self.scene.log_prior(self.bank.theta)
+        return float((self.scene.log_prior(theta).mean() - usual.mean()) / usual.std())
 
 
 EXACT_STEPS = 12
