@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon.decoders.companion import Companion
-from recon.decoders.direct import DirectDrawing
+from recon.decoders.direct import DirectDrawer
 from recon.decoders.package import DecoderPackage
 from recon.decoders.whitening import Whitening
 from recon.paper import LitBlocks
@@ -127,7 +127,7 @@ def noise_free_fit(
         found = found[value.argsort()[:kept]]
     found = found[:KEPT]
     # The encoder's own latent joins, wherever it went in the first search.
-    drawing = DirectDrawing.of(package)
+    drawing = DirectDrawer.of(package)
     zeta, value = _descended(lit, target, drawing.drawn, torch.cat((found, starts[:1])), FINE_STEPS)
     with torch.no_grad():
         best: NDArray[np.float32] = package.decode(free.latents(zeta[value.argmin()][None]))[0].cpu().numpy()

@@ -11,7 +11,7 @@ from app.studies.scene import FIELD_M, StudyScene
 from recon import ceiling
 from recon.ceiling import NODE_M, amplitude_terms, noise_free_fit, prior_mean
 from recon.decoders.companion import plain_companion
-from recon.decoders.direct import DirectDrawing
+from recon.decoders.direct import DirectDrawer
 from recon.decoders.package import DecoderPackage, load_package
 from recon.decoders.whitening import Whitening
 from recon.paper import LitBlocks
@@ -31,7 +31,7 @@ def lit(package) -> LitBlocks:
 
 
 def test_gradient_and_information_are_those_of_the_value(package, lit):
-    whitening, drawing = Whitening.of(package), DirectDrawing.of(package)
+    whitening, drawing = Whitening.of(package), DirectDrawer.of(package)
     generator = torch.Generator().manual_seed(1)
     zeta, goal = torch.randn(2, 1, whitening.size, generator=generator)
     with torch.no_grad():
