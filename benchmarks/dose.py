@@ -1,8 +1,8 @@
 """Cases of `study dose` on a machine that has torch and scipy but neither rich, typer nor matplotlib: a bare GPU node.
 
-`python -m benchmarks.dose FOLDER --count 100 --device cuda` adds finished cases to FOLDER/cases.jsonl, in batches,
-until `--seconds` are over; references must be frozen (benchmarks/references.py). `study dose --out FOLDER` with the same
-options, anywhere, then finds them there and draws.
+`python -m benchmarks.dose FOLDER --count 100 --device cuda` adds finished cases to FOLDER/cases.jsonl, until
+`--seconds` are over. References must be frozen (benchmarks/references.py). `study dose --out FOLDER` with the same
+options, anywhere, then finds the cases there and draws.
 """
 
 from __future__ import annotations
