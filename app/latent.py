@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from recon.posterior import LatentEstimator, Posterior
 from recon.scene import Nuisances
 
 POSES = ("free", "known")
-FREE = Nuisances(shift_m=50e-6, rotation_rad=np.deg2rad(10), scale=0.1)
+FREE = Nuisances(shift_m=50e-6, rotation_rad=math.radians(10), scale=0.1)
 """A sample put in by hand: 50 um, 10 degrees and 10 % of size about the middle of the decoder's square."""
 SAMPLES_STORED = 64
 
