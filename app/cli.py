@@ -233,12 +233,14 @@ def _register() -> None:
     from app.bench import commands
     from app.exchange import export_command, import_command
     from app.orientation import orient_command
+    from app.studies.commands import study
     from app.training import train
 
     app.command("import")(import_command)
     app.command("export")(export_command)
     app.command("orient")(orient_command)
     app.command()(train)
+    app.add_typer(study, name="study")
     commands.register(app)
 
 

@@ -32,10 +32,12 @@ class Foreign:
     Attributes:
         log_odds: nats, best strength above that of the class against best up to it.
         strength: most likely variance, in those of the misfit to images of the class.
+        evidence: of each of `STRENGTHS` over no field at all, nats.
     """
 
     log_odds: float
     strength: float
+    evidence: tuple[float, ...]
 
 
 def foreign_evidence(
@@ -69,7 +71,7 @@ def foreign_evidence(
     ours = max(e for e, s in zip(evidence, STRENGTHS, strict=True) if s <= OWN)
     theirs = max(e for e, s in zip(evidence, STRENGTHS, strict=True) if s > OWN)
     best = max(range(len(STRENGTHS)), key=evidence.__getitem__)
-    return Foreign(theirs - max(ours, 0.0), STRENGTHS[best])
+    return Foreign(theirs - max(ours, 0.0), STRENGTHS[best], tuple(evidence))
 
 
 def _field(size: int, device: torch.device) -> Tensor:

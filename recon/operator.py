@@ -127,12 +127,11 @@ class CameraOperator:
         pitch = geometry.pixel_size_m
         probe = thinned(np.pad(light.probe, GUARD_PX), COARSER) * COARSER
         count = len(probe)
-        samples = (np.arange(count) - count // 2) * pitch * COARSER
+        samples = (np.arange(count, dtype=np.float64) - count // 2) * pitch * COARSER
         limit = 1 / (2 * pitch * COARSER)
         kernels = [
-            fresnel_kernel((np.arange(n) - n // 2) * pitch, samples, geometry.wavelength_m, geometry.distance_m, limit)
-            / math.sqrt(COARSER)
-            for n in shape
+            fresnel_kernel(axis, samples, geometry.wavelength_m, geometry.distance_m, limit) / math.sqrt(COARSER)
+            for axis in ((np.arange(n, dtype=np.float64) - n // 2) * pitch for n in shape)
         ]
         parts, firsts = [], []
         for axis in (0, 1):

@@ -11,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recon.anchored import Anchored, Exact
+from recon.anchored import Anchored
 from recon.bins import Bins
 from recon.dataset import Ptychogram
-from recon.decoders.companion import Companion, Whitening
+from recon.decoders.companion import Companion
+from recon.decoders.direct import DirectDrawer
 from recon.decoders.package import DecoderPackage
+from recon.decoders.whitening import Whitening
 from recon.events import MOST_TERMS, RESOLVING_E, Watch
 from recon.foreign import Foreign, foreign_evidence
 from recon.illumination import Illumination
@@ -53,6 +55,7 @@ class Posterior:
         classes: probability of each class, by label.
         log_evidence: nats, against an empty field of view.
         foreign: evidence that the object is not of the decoder's class.
+        typicality: mean log prior density of the samples, in standard deviations above that of draws from the prior.
         frame_scores: (N,) electrons seen less expected, in standard deviations.
         flux: mean and standard deviation of the light over the calibrated one; (1, 0) where it was held.
         pose: (4,) mean shift y, x (m), rotation (rad), logarithm of the magnification.
@@ -77,6 +80,7 @@ class Posterior:
     classes: dict[int, float]
     log_evidence: float
     foreign: Foreign
+    typicality: float
     frame_scores: NDArray[np.float32]
     flux: tuple[float, float]
     pose: NDArray[np.float32]
@@ -145,9 +149,8 @@ class LatentEstimator:
     ) -> LatentEstimator:
         """Draws the bank; a second or so."""
         package, companion = package.to(device), companion.to(device)
-        whitening = Whitening.of(package)
         scene = Scene(companion.sketch, companion.prior, nuisances, field_m)
-        exact = replace(scene, drawer=Exact(lambda zeta: package.decode(whitening.latents(zeta))))
+        exact = replace(scene, drawer=DirectDrawer.of(package))
         drawn = Bank.draw(scene, bank)
         return cls(package, companion, light, field_m, scene, exact, drawn, settings, device)
 
@@ -198,9 +201,13 @@ class LatentEstimator:
 
     def posterior(self, observation: Observation, starts: Sequence[Tensor] = ()) -> Posterior:
         """The posterior of an observation."""
-        found = search(observation, self.scene, self.bank, self.settings, starts)
-        top = found.theta[: self.settings.exact_modes]
-        modes = refine(observation, self.exact, top, replace(self.settings, iterations=EXACT_STEPS))
+        settings = self.settings
+        if isinstance(observation, Bins):
+            # Light makes the posterior narrow and nearly normal, and each of its images dear.
+            settings = replace(settings, proposals=settings.proposals // 3, chains=settings.chains // 2)
+        found = search(observation, self.scene, self.bank, settings, starts)
+        top = found.theta[: settings.exact_modes]
+        modes = refine(observation, self.exact, top, replace(settings, iterations=EXACT_STEPS))
         dims = self.scene.prior.size
         precision = torch.cholesky_inverse(modes.factors)[:, :dims, :dims]
         anchored = Anchored.at(
@@ -209,7 +216,7 @@ class LatentEstimator:
             modes.theta[:, :dims],
             precision,
         )
-        drawn = sample(observation, replace(self.scene, drawer=anchored), self.exact, modes, self.settings)
+        drawn = sample(observation, replace(self.scene, drawer=anchored), self.exact, modes, settings)
         return self._pictured(observation, modes, drawn.theta, found.iterations, drawn.efficiency, drawn.accepted,
                               drawn.log_evidence)  # fmt: skip
 
@@ -239,6 +246,7 @@ class LatentEstimator:
         _, _, prior_precision = self.exact.prior_terms(top)
         foreign = foreign_evidence(observation, lit_images[0], jacobian[0], prior_precision[0], misfit)
         scores = observation.frame_scores(lit_images[0])
+        typicality = self._typicality(theta)
         verdict = judge(
             images=images,
             prior_mean=self.bank.images.float().mean(0),
@@ -248,6 +256,7 @@ class LatentEstimator:
             foreign=foreign,
             frame_scores=scores,
             electrons=observation.electrons,
+            typicality=typicality,
         )
         latents = Whitening.of(self.package).latents(zeta.mean(0)[None])[0]
 
@@ -265,6 +274,7 @@ class LatentEstimator:
             classes=classes,
             log_evidence=log_evidence,
             foreign=foreign,
+            typicality=typicality,
             frame_scores=out(scores),
             flux=(float(flux.mean()), float(flux.std())),
             pose=out(pose.mean(0)),
@@ -278,6 +288,11 @@ class LatentEstimator:
             verdict=verdict,
             counting="bins" if isinstance(observation, Bins) else "events",
         )
+
+    def _typicality(self, theta: Tensor) -> float:
+        """Mean log prior density of samples (n, size), in standard deviations above the mean of the bank's draws."""
+        usual = self.scene.log_prior(self.bank.theta)
+        return float((self.scene.log_prior(theta).mean() - usual.mean()) / usual.std())
 
 
 EXACT_STEPS = 12

@@ -9,28 +9,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from recon.decoders.mixture import Mixture
+from recon.decoders.sketch import Drawer
 
 NUDGE = 1e-2
 """Step of the central differences by which an image is differentiated in the pose, in standard deviations."""
-
-
-class Drawer(Protocol):
-    """A decoder as a function of whitened latents: itself, its sketch, or something between."""
-
-    def images(self, zeta: Tensor) -> Tensor:
-        """(n, s, s) images of (n, d)."""
-        ...
-
-    def drawn(self, zeta: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (n, s, s) and their Jacobians (n, s^2, d)."""
-        ...
 
 
 @dataclass(frozen=True)

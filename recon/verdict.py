@@ -19,6 +19,8 @@ SURE = 0.85
 """Probability of success from which on an object counts as recovered."""
 DICE = 0.8
 """Overlap at amplitude 0.5 that a success needs, beside the PSNR."""
+STRANGE = 2.5
+"""Standard deviations by which the log prior density may lie below that of a draw from the prior."""
 ODD_FRAME = 6.0
 """Standard deviations by which a frame's light may miss its expectation."""
 
@@ -61,11 +63,13 @@ def judge(
     foreign: Foreign,
     frame_scores: Tensor,
     electrons: float,
+    typicality: float = 0.0,
 ) -> Verdict:
     """The verdict over samples (n, s, s) from a posterior.
 
     Success is what `reference/metrics.md` calls one, the truth unknown: each sample in turn plays the truth, with the
-    decoder's misfit on top.
+    decoder's misfit on top. `typicality` is the mean log prior density of the samples, in standard deviations above the
+    mean of draws from the prior: samples from the posterior of an object of the class are such draws.
     """
     mean = images.mean(0)
     noise = float(misfit.mean())
@@ -86,6 +90,9 @@ def judge(
         reason = (
             f"light that the decoder cannot draw: {foreign.log_odds:.1f} nats, {foreign.strength:g} times its misfit"
         )
+    elif typicality < -STRANGE:
+        word = Word.FOREIGN
+        reason = f"its latents are unlike those of the class: {-typicality:.1f} standard deviations below their density"
     elif odd > ODD_FRAME:
         word = Word.FOREIGN
         reason = f"a frame's light misses its expectation by {odd:.1f} standard deviations"
