@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -195,17 +194,25 @@ class LatentEstimator:
             return prepared.watch.count(data)
         return Bins.build(data, prepared.operator, prepared.light, MixedGaussian())
 
-    def estimate(self, data: Ptychogram, starts: Sequence[Tensor] = ()) -> Posterior:
+    def expected(self, data: Ptychogram, image: NDArray) -> NDArray[np.float32]:
+        """(H, W) electrons, all frames together, that an image (s, s) predicts."""
+        operator = self.prepare(data).operator
+        lit = torch.from_numpy(np.ascontiguousarray(image, np.float32)).to(self.device)
+        fields = torch.view_as_real(operator.fields(lit[None])[:, 0])
+        return fields.square().sum((0, 3)).cpu().numpy()
+
+    def estimate(self, data: Ptychogram, starts: NDArray | None = None) -> Posterior:
         """The posterior of all frames together; `starts` (n, size) join the bank's best."""
         return self.posterior(self.observe(data), starts)
 
-    def posterior(self, observation: Observation, starts: Sequence[Tensor] = ()) -> Posterior:
+    def posterior(self, observation: Observation, starts: NDArray | None = None) -> Posterior:
         """The posterior of an observation."""
+        more = () if starts is None else (torch.from_numpy(starts).to(self.device),)
         settings = self.settings
         if isinstance(observation, Bins):
             # Light makes the posterior narrow and nearly normal, and each of its images dear.
             settings = replace(settings, proposals=settings.proposals // 3, chains=settings.chains // 2)
-        found = search(observation, self.scene, self.bank, settings, starts)
+        found = search(observation, self.scene, self.bank, settings, more)
         top = found.theta[: settings.exact_modes]
         modes = refine(observation, self.exact, top, replace(settings, iterations=EXACT_STEPS))
         dims = self.scene.prior.size
