@@ -10,24 +10,16 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import numpy as np
 import typer
 
-from app.errors import UsageError
-
-if TYPE_CHECKING:
-    from recon.decoders.images import LabelledImages
+from app.priors import PriorResult, command_for, make_prior, prior_file, prior_of
+from app.training_images import TrainCommandError, training_images
 
 SUFFIX = ".safetensors"
-BINARY_FROM = 32
-"""Side of the grey images that binary strokes are redrawn from: the finest that MNIST has, padded."""
-DEFAULT_VALIDATION = 0.1
-
-
-class TrainCommandError(UsageError):
-    """A decoder cannot be trained as asked; the message is one line that names the value or file and the remedy."""
+DECODER_ONLY = ("epochs", "batch", "latent", "linear_layers", "image_size", "name", "out")
+"""Options that have no meaning where the decoder is there already."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +34,8 @@ class TrainingResult:
         validation_psnr_db: mean over the validation images, through the network before it is stored.
         effective_rank: of the latents' covariance, at a thousandth of its largest singular value.
         images: number of training images.
-        interrupted: stopped by Ctrl-C; there is a checkpoint but no package.
+        interrupted: stopped by Ctrl-C; there is a checkpoint but no package, or a package but no prior.
+        prior: what was made beside the package; None where it was not come to.
     """
 
     file: Path
@@ -53,6 +46,7 @@ class TrainingResult:
     effective_rank: int | None
     images: int
     interrupted: bool = False
+    prior: PriorResult | None = None
 
     def as_json(self) -> dict[str, Any]:
         """JSON-ready values, every number finite or null."""
@@ -60,6 +54,7 @@ class TrainingResult:
         def finite(value: float) -> float | None:
             return value if math.isfinite(value) else None
 
+        prior = self.prior.as_json() if self.prior else {}
         return {
             "decoder": self.file.stem,
             "file": str(self.file),
@@ -70,78 +65,8 @@ class TrainingResult:
             "validation_psnr_db": finite(self.validation_psnr_db),
             "effective_rank": self.effective_rank,
             "interrupted": self.interrupted,
+            **{key: prior.get(key) for key in ("prior", "sketch_db", "unseen_nats", "unseen_accuracy", "misfit_z")},
         }
-
-
-def _load(images: Path, labels: Path | None, size: int, dark_ink: bool) -> LabelledImages:
-    from recon.decoders.images import load_folder, load_idx_images
-
-    if images.is_dir():
-        if labels is not None:
-            raise TrainCommandError(f"--labels {labels}: a folder's labels are its sub-folders; leave --labels out")
-        return load_folder(images, size, dark_ink=dark_ink)
-    if dark_ink:
-        raise TrainCommandError(f"--dark-ink is for folders of pictures; {images} is not a folder")
-    return load_idx_images(images, labels, size)
-
-
-def _split(source: LabelledImages, fraction: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
-    """Training and validation parts, drawn without replacement."""
-    from recon.decoders.images import LabelledImages
-
-    held = round(fraction * len(source.images))
-    if not 0 < held < len(source.images):
-        raise TrainCommandError(
-            f"--validation {fraction:g} of {len(source.images)} images leaves {held} to validate and "
-            f"{len(source.images) - held} to train; both need at least one"
-        )
-    order = np.random.default_rng([seed, 0]).permutation(len(source.images))
-    parts = [
-        LabelledImages(source.images[part], source.labels[part], source.source)
-        for part in (np.sort(order[held:]), np.sort(order[:held]))
-    ]
-    return parts[0], parts[1]
-
-
-def _sources(
-    images: Path | None,
-    labels: Path | None,
-    only: int | None,
-    size: int,
-    validation: str | None,
-    dark_ink: bool,
-    seed: int,
-    binary: bool,
-) -> tuple[LabelledImages, LabelledImages]:
-    """Training and validation images as the options ask for them."""
-    if binary:
-        grey = _sources(images, labels, only, min(size, BINARY_FROM), validation, dark_ink, seed, False)
-        return grey[0].as_strokes(size), grey[1].as_strokes(size)
-    from recon.decoders.images import load_mnist
-
-    fraction, held_out = None, None
-    if validation is not None:
-        try:
-            fraction = float(validation)
-        except ValueError:
-            held_out = Path(validation)
-    if fraction is not None and not 0 < fraction < 1:
-        raise TrainCommandError(f"--validation {validation}: a fraction lies between 0 and 1; or give a file or folder")
-    if images is None:
-        if labels is not None or dark_ink:
-            raise TrainCommandError("--labels and --dark-ink need --images; without it MNIST is taken")
-        train_set = load_mnist("train", size)
-        test_set = load_mnist("test", size) if validation is None else None
-    else:
-        train_set, test_set = _load(images, labels, size, dark_ink), None
-    if only is not None:
-        train_set = train_set.only(only)
-        test_set = test_set.only(only) if test_set else None
-    if test_set is not None:
-        return train_set, test_set
-    if held_out is not None:
-        return train_set, _load(held_out, None, size, dark_ink and held_out.is_dir())
-    return _split(train_set, fraction or DEFAULT_VALIDATION, seed)
 
 
 def _target(images: Path | None, only: int | None, name: str | None, out: Path | None) -> Path:
@@ -164,6 +89,8 @@ def _target(images: Path | None, only: int | None, name: str | None, out: Path |
         target = folder / f"{name.removesuffix(SUFFIX)}{SUFFIX}"
     if target.exists():
         raise TrainCommandError(f"{target}: exists already; give another --out or remove it")
+    if prior_file(target).exists():
+        raise TrainCommandError(f"{prior_file(target)}: is the prior of a decoder that is gone; remove it")
     return target
 
 
@@ -184,11 +111,13 @@ def train_decoder(
     binary: bool = False,
     name: str | None = None,
     out: Path | None = None,
+    sketch_pairs: int | None = None,
+    sketch_epochs: int | None = None,
 ) -> TrainingResult:
-    """Train and store a decoder; progress, with the time left, goes to stderr. The options are those of `train`.
+    """Train and store a decoder, then its prior; progress, with the time left, goes to stderr.
 
-    The state after every epoch is kept beside the output. After Ctrl-C the result is marked `interrupted`, and the
-    same call goes on from there.
+    The options are those of `train`. The state after every epoch is kept beside the output. After Ctrl-C the result is
+    marked `interrupted`, and the same call goes on from there; once the decoder is stored, `make_prior` does.
 
     Raises:
         TrainCommandError: one line.
@@ -205,7 +134,12 @@ def train_decoder(
     try:
         if image_size < 16 or image_size % 16:
             raise ValueError(f"image_size must be a positive multiple of 16, got {image_size}")
-        train_set, test_set = _sources(images, labels, only, image_size, validation, dark_ink, seed, binary)
+        train_set, test_set = training_images(images, labels, only, image_size, validation, dark_ink, seed, binary)
+        if min(len(train_set.images), len(test_set.images)) < 2:
+            raise ValueError(
+                f"{len(train_set.images)} images to train and {len(test_set.images)} to validate are too few; "
+                "both need at least two"
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
 
         from recon.decoders.network import Architecture
@@ -271,6 +205,19 @@ def train_decoder(
         console.print(f"interrupted: {hint}", highlight=False, soft_wrap=True)
     except (DeviceError, TrainingError, ValueError, OSError) as error:
         raise TrainCommandError(" ".join(str(error).split())) from None
+    prior: PriorResult | None = None
+    if not interrupted:
+        try:
+            prior = make_prior(target, train_set, test_set, device=device, pairs=sketch_pairs, epochs=sketch_epochs)
+        except TrainCommandError as error:
+            raise TrainCommandError(f"the decoder is in {target}, but has no prior: {error}") from None
+        if prior.interrupted:
+            command = command_for(target, images, labels, only, validation, dark_ink, binary, seed)
+            console.print(
+                f"interrupted: the decoder is complete in {target}; make its prior with `{command}`",
+                highlight=False,
+                soft_wrap=True,
+            )
     epochs_done = (reports[-1].epoch if reports else 0) if interrupted else len(history)
     return TrainingResult(
         file=target,
@@ -280,11 +227,13 @@ def train_decoder(
         validation_psnr_db=history[-1]["validation_psnr_db"] if history else math.nan,
         effective_rank=rank,
         images=len(train_set.images),
-        interrupted=interrupted,
+        interrupted=interrupted or (prior is not None and prior.interrupted),
+        prior=prior,
     )
 
 
 def train(
+    context: typer.Context,
     images: Annotated[
         Path | None, typer.Option(help="IDX file or folder of pictures (a sub-folder a class); without it MNIST.")
     ] = None,
@@ -309,9 +258,46 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="Package to write (.safetensors), or an existing folder; default here.")
     ] = None,
+    prior: Annotated[
+        str | None,
+        typer.Option(help="Make only the prior, for this decoder (a shipped one's name or a package), of its images."),
+    ] = None,
+    sketch_pairs: Annotated[
+        int | None, typer.Option(min=2, help="Images that the decoder draws to train its sketch, part of the prior.")
+    ] = None,
+    sketch_epochs: Annotated[int | None, typer.Option(min=1, help="Passes of the sketch over them.")] = None,
     json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
-    """Train a decoder on a class of images. After Ctrl-C the same command goes on where it was."""
+    """Train a decoder on a class of images, then its prior: what the latent search needs to know beside it.
+
+    After Ctrl-C the same command goes on where it was.
+    """
+    if prior is not None:
+        sources = {key: context.get_parameter_source(key) for key in DECODER_ONLY}
+        given = [key for key, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+        if given:
+            option = "--" + given[0].replace("_", "-")
+            raise TrainCommandError(f"{option} is for training a decoder; --prior {prior} leaves its decoder as it is")
+        made = prior_of(
+            prior,
+            images=images,
+            labels=labels,
+            only=only,
+            seed=seed,
+            device=device,
+            validation=validation,
+            dark_ink=dark_ink,
+            binary=binary,
+            pairs=sketch_pairs,
+            epochs=sketch_epochs,
+        )
+        if json:
+            typer.echo(json_format.dumps(made.as_json(), allow_nan=False))
+        elif not made.interrupted:
+            typer.echo(str(made))
+        if made.interrupted:
+            raise typer.Exit(130)
+        return
     result = train_decoder(
         images=images,
         labels=labels,
@@ -328,6 +314,8 @@ def train(
         binary=binary,
         name=name,
         out=out,
+        sketch_pairs=sketch_pairs,
+        sketch_epochs=sketch_epochs,
     )
     if json:
         typer.echo(json_format.dumps(result.as_json(), allow_nan=False))
@@ -336,5 +324,6 @@ def train(
             f"{result.file}: {result.validation_psnr_db:.2f} dB after {result.epochs} epochs, "
             f"effective rank {result.effective_rank}, {result.seconds:.0f} s"
         )
+        typer.echo(str(result.prior))
     if result.interrupted:
         raise typer.Exit(130)

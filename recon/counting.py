@@ -1,7 +1,8 @@
 """Likelihoods made ready for frames that are looked at again and again: value and slope of every pixel.
 
 `Counting` is the exact Poisson-Gaussian likelihood at every brightness, for sensors whose read noise leaves single
-electrons apart; what depends on the measured electrons alone is computed once.
+electrons apart; what depends on the measured electrons alone is computed once. The same likelihoods for frames that are
+looked at once, with curvature and information, are `recon.noise`'s and `recon.exactnoise`'s.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from recon.noise import gaussian_terms
 
 PHOTON_RESOLVING_E = 0.6
 """Read noise below which single electrons can be told apart, so that the exact likelihood gains over Eq. 1."""
@@ -85,10 +88,7 @@ class Mixed:
         self.frames, self.variance = frames, variance
 
     def __call__(self, expected: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-        total = expected + self.variance
-        ratio = (self.frames[rows] - expected).div_(total)
-        slope = (ratio + 2.0).mul_(ratio).neg_().add_(total.reciprocal())
-        return ratio.square_().mul_(total).add_(total.log_()), slope
+        return gaussian_terms(expected, self.frames[rows], self.variance)
 
 
 class Amplitude:

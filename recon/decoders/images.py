@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
 
 IDX_TYPES = {0x08: np.uint8, 0x09: np.int8, 0x0B: np.int16, 0x0C: np.int32, 0x0D: np.float32, 0x0E: np.float64}
 PICTURE_SUFFIXES = {".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".gif"}
@@ -89,11 +88,11 @@ def read_idx(path: Path) -> NDArray:
 
 def fit_square(image: NDArray, size: int) -> NDArray[np.float32]:
     """A grey image in 0..1 centred in a size x size square: padded when smaller, area-averaged when larger."""
-    from PIL import Image
-
     image = np.asarray(image, np.float32)
     longest = max(image.shape)
     if longest > size:
+        from PIL import Image
+
         shape = tuple(max(1, round(n * size / longest)) for n in image.shape)
         resized = Image.fromarray(image).resize((shape[1], shape[0]), Image.Resampling.BOX)
         image = np.asarray(resized, np.float32)
@@ -104,6 +103,18 @@ def fit_square(image: NDArray, size: int) -> NDArray[np.float32]:
     return square
 
 
+def spline_matrix(old: int, new: int) -> NDArray[np.float32]:
+    """(new, old) cubic spline interpolation of a row of pixels to a finer grid over the same width, zero outside.
+
+    Splines are linear in the values, so one matrix draws every image along one axis. Half-pixel centres.
+    """
+    from scipy.ndimage import map_coordinates
+
+    centres = (np.arange(new) + 0.5) * old / new - 0.5
+    rows = [map_coordinates(row, [centres], order=3, mode="grid-constant") for row in np.eye(old)]
+    return np.stack(rows, axis=1).astype(np.float32)
+
+
 def binary_strokes(
     images: NDArray[np.float32], size: int, threshold: float = 0.5, oversampling: int = 4
 ) -> NDArray[np.float32]:
@@ -112,12 +123,7 @@ def binary_strokes(
     The grey values of a scan say where between its pixels an edge runs. Cubic splines carry them to `oversampling`
     times the wanted grid, a threshold finds the edge there, and the mean over each wanted pixel keeps it: a photomask.
     """
-    old = images.shape[-1]
-    fine = size * oversampling
-    # Splines are linear in the values, so one matrix draws every image along one axis. Half-pixel centres.
-    centres = (np.arange(fine) + 0.5) * old / fine - 0.5
-    axis = np.stack([map_coordinates(row, [centres], order=3, mode="grid-constant") for row in np.eye(old)], axis=1)
-    axis = axis.astype(np.float32)
+    axis = spline_matrix(images.shape[-1], size * oversampling)
     strokes = np.empty((len(images), size, size), np.float32)
     for index, image in enumerate(images):
         inked = (axis @ image @ axis.T) > threshold

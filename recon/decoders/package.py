@@ -26,6 +26,8 @@ from torch import Tensor
 from recon.decoders.network import Architecture, Autoencoder, Decoder, Encoder
 
 FORMAT = "ptychoscope-decoder-1"
+COMPANION_SUFFIX = ".prior.safetensors"
+"""What the file beside a package ends in that holds its prior (`recon.decoders.companion`)."""
 PRETRAINED = Path(__file__).parent / "pretrained"
 STATISTICS_BATCH = 1000
 
@@ -135,7 +137,7 @@ def write_package(
 
 def installed_packages() -> list[str]:
     """Names of the decoders that ship with the program."""
-    return sorted(p.stem for p in PRETRAINED.glob("*.safetensors"))
+    return sorted(p.stem for p in PRETRAINED.glob("*.safetensors") if not p.name.endswith(COMPANION_SUFFIX))
 
 
 def find_package(name: str) -> Path:

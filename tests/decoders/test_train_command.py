@@ -12,13 +12,19 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+from app import training as command
+from app.priors import prior_of
 from app.training import TrainCommandError, train, train_decoder
+from recon.decoders import companion as companion_module
 from recon.decoders import training
+from recon.decoders.companion import companion_path, load_companion
 from recon.decoders.package import load_package
 from tests.decoders.shapes import discs, write_idx
 
-SMALL = ["--epochs", "2", "--batch", "16", "--image-size", "16", "--latent", "8", "--linear-layers", "2"]
-SMALL_OPTIONS = {"epochs": 2, "batch": 16, "image_size": 16, "latent": 8, "linear_layers": 2, "device": "cpu"}
+QUICK = ["--sketch-pairs", "40", "--sketch-epochs", "1", "--device", "cpu"]
+SMALL = [*QUICK, "--epochs", "2", "--batch", "16", "--image-size", "16", "--latent", "8", "--linear-layers", "2"]
+QUICK_OPTIONS = {"sketch_pairs": 40, "sketch_epochs": 1, "device": "cpu"}
+SMALL_OPTIONS = {**QUICK_OPTIONS, "epochs": 2, "batch": 16, "image_size": 16, "latent": 8, "linear_layers": 2}
 
 
 @pytest.fixture
@@ -36,14 +42,15 @@ def _command() -> typer.Typer:
 
 def test_an_idx_file_becomes_a_package_and_one_line_of_json(letters, tmp_path):
     out = tmp_path / "made.safetensors"
-    arguments = ["--images", str(letters), "--device", "cpu", "--out", str(out), "--json", *SMALL]
+    arguments = ["--images", str(letters), "--out", str(out), "--json", *SMALL]
     result = CliRunner().invoke(_command(), arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert result.stdout.count("\n") == 1
     line = json.loads(result.stdout)
     package = load_package(str(out))
     assert set(line) == {
-        "decoder", "file", "images", "epochs", "seconds", "loss", "validation_psnr_db", "effective_rank", "interrupted"
+        "decoder", "file", "images", "epochs", "seconds", "loss", "validation_psnr_db", "effective_rank", "interrupted",
+        "prior", "sketch_db", "unseen_nats", "unseen_accuracy", "misfit_z",
     }  # fmt: skip
     assert line["decoder"] == package.name == "made"
     assert (line["images"], line["epochs"], line["interrupted"]) == (36, 2, False)
@@ -51,7 +58,12 @@ def test_an_idx_file_becomes_a_package_and_one_line_of_json(letters, tmp_path):
     assert line["validation_psnr_db"] == package.training["validation_psnr_db"]
     assert package.architecture.latent_size == 8
     assert "epoch 2/2" in result.stderr
-    assert [p.name for p in tmp_path.glob("made*")] == ["made.safetensors"]  # the checkpoint is gone
+    companion = load_companion(companion_path(out), package)
+    assert line["prior"] == str(companion_path(out))
+    assert line["unseen_nats"] == companion.made["unseen_nats"]
+    assert companion.made["images"] == 36
+    # The checkpoint is gone.
+    assert sorted(p.name for p in tmp_path.glob("made*")) == ["made.prior.safetensors", "made.safetensors"]
 
 
 def test_names_labels_and_validation_files(letters, tmp_path, monkeypatch):
@@ -145,6 +157,7 @@ def test_an_interruption_before_the_first_epoch_leaves_nothing(letters, tmp_path
         ({"images": None, "labels": Path("x")}, "need --images"),
         ({"images": Path(), "labels": Path("x")}, "leave --labels out"),
         ({"epochs": 0}, "must be at least 1"),
+        ({"validation": "0.02"}, "39 images to train and 1 to validate are too few"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(letters, tmp_path, monkeypatch, options, message):
@@ -161,3 +174,107 @@ def test_an_existing_package_is_never_overwritten(letters, tmp_path):
     with pytest.raises(TrainCommandError, match="exists already"):
         train_decoder(images=letters, out=out, **SMALL_OPTIONS)
     assert out.read_bytes() == b"precious"
+
+
+def _without_prior(letters: Path, monkeypatch) -> Path:
+    """A package whose prior was interrupted."""
+    out = letters.parent / "alone.safetensors"
+    with monkeypatch.context() as patched:
+        patched.setattr(companion_module, "train_sketch", _interrupted)
+        options = {"images": letters, "labels": letters.parent / "letters-labels", "out": out, "seed": 3}
+        result = train_decoder(**options, **SMALL_OPTIONS)
+    assert result.interrupted
+    assert result.as_json()["prior"] is None
+    return out
+
+
+@pytest.fixture
+def alone(letters, monkeypatch) -> Path:
+    return _without_prior(letters, monkeypatch)
+
+
+def _interrupted(*_arguments, **_options):
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_prior_leaves_the_decoder_and_says_how_to_go_on(letters, tmp_path, monkeypatch, capsys):
+    alone = _without_prior(letters, monkeypatch)
+    said = capsys.readouterr().err
+    assert f"the decoder is complete in {alone}" in said
+    assert f"train --prior {alone} --images {letters} --labels {tmp_path / 'letters-labels'} --seed 3`" in said
+    assert load_package(str(alone)).training["history"]
+    assert [p.name for p in tmp_path.glob("alone*")] == ["alone.safetensors"]
+
+
+def test_a_prior_for_a_decoder_that_is_there(alone, letters, tmp_path):
+    before = alone.read_bytes()
+    arguments = ["--prior", str(alone), "--images", str(letters), "--labels", str(tmp_path / "letters-labels")]
+    result = CliRunner().invoke(_command(), [*arguments, "--seed", "3", "--json", *QUICK], catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.count("\n") == 1
+    line = json.loads(result.stdout)
+    assert set(line) == {
+        "decoder", "file", "prior", "images", "seconds", "sketch_db", "unseen_nats", "unseen_accuracy", "misfit_z",
+        "interrupted",
+    }  # fmt: skip
+    assert (line["decoder"], line["images"], line["interrupted"]) == ("alone", 36, False)
+    assert alone.read_bytes() == before
+    companion = load_companion(Path(line["prior"]), load_package(str(alone)))
+    assert companion.prior.classes == [0, 1]
+    assert "note:" not in result.stderr
+    with pytest.raises(TrainCommandError, match="exists already; remove it to make it anew"):
+        prior_of(str(alone), images=letters)
+
+
+def test_other_images_than_the_decoders_are_noted(alone, letters, tmp_path, capsys):
+    prior_of(str(alone), images=letters, labels=tmp_path / "letters-labels", only=1, pairs=40, epochs=1, device="cpu")
+    assert "note: the decoder was trained on letters-idx3-ubyte.gz; the prior" in capsys.readouterr().err
+
+
+def test_an_interrupted_prior_of_a_decoder_leaves_nothing(alone, letters, tmp_path, monkeypatch):
+    monkeypatch.setattr(companion_module, "train_sketch", _interrupted)
+    arguments = ["--prior", str(alone), "--images", str(letters), "--json", *QUICK]
+    result = CliRunner().invoke(_command(), arguments)
+    assert result.exit_code == 130
+    line = json.loads(result.stdout)
+    assert line["interrupted"]
+    assert line["prior"] is None
+    assert "nothing was written" in result.stderr
+    assert [p.name for p in tmp_path.glob("alone*")] == ["alone.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--prior", "absent"], "decoder 'absent' not found"),
+        (["--prior", "absent", "--epochs", "3"], "--epochs is for training a decoder"),
+        (["--prior", "absent", "--linear-layers", "3"], "--linear-layers is for training"),
+        (["--prior", "absent", "--out", "x.safetensors"], "--out is for training"),
+        (["--prior", "ALONE", "--images", "nowhere"], "nowhere: cannot be read"),
+        (["--prior", "ALONE", "--images", "LETTERS", "--only", "9"], "no image has label 9"),
+        (["--prior", "ALONE", "--images", "LETTERS", "--device", "toaster"], "'toaster' is not usable"),
+    ],
+)
+def test_a_prior_that_cannot_be_made_is_refused_in_one_line(alone, letters, options, message):
+    words = [{"ALONE": str(alone), "LETTERS": str(letters)}.get(word, word) for word in options]
+    result = CliRunner().invoke(_command(), words)
+    assert isinstance(result.exception, TrainCommandError)
+    assert message in str(result.exception)
+    assert "\n" not in str(result.exception)
+
+
+def test_a_failing_prior_says_where_the_decoder_is(letters, tmp_path, monkeypatch):
+    def failing(*_arguments, **_options):
+        raise command.TrainCommandError("no space left")
+
+    monkeypatch.setattr(command, "make_prior", failing)
+    out = tmp_path / "made.safetensors"
+    with pytest.raises(TrainCommandError, match=r"made.safetensors, but has no prior: no space left"):
+        train_decoder(images=letters, out=out, **SMALL_OPTIONS)
+    assert load_package(str(out)).name == "made"
+
+
+def test_a_prior_without_its_decoder_is_not_adopted(letters, tmp_path):
+    (tmp_path / "made.prior.safetensors").write_bytes(b"left over")
+    with pytest.raises(TrainCommandError, match="prior of a decoder that is gone"):
+        train_decoder(images=letters, out=tmp_path / "made.safetensors", **SMALL_OPTIONS)

@@ -1,0 +1,66 @@
+"""`ptychoscope study ...`: options of the studies; what they do is loaded when one is asked for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.options import DeviceOption, JsonOption
+
+study = typer.Typer(help="Simulate and reconstruct, many times: what a method needs, in figures.", no_args_is_help=True)
+
+
+@study.command()
+def dose(
+    objects: Annotated[
+        str, typer.Option(help="mnist:test, a .npy or .npz stack (N, 32, 32) in 0..1, or a folder of images.")
+    ] = "mnist:test",
+    photons: Annotated[
+        str, typer.Option(help="Photons per exposure, in the illumination.")
+    ] = "10,30,100,300,1000,3000,1e4,1e5,1e6",
+    read_noise: Annotated[str, typer.Option(help="Electrons a pixel.")] = "0.3,2.3",
+    positions: Annotated[int, typer.Option(help="16 or 96 of the spiral's points.")] = 16,
+    pose: Annotated[str, typer.Option(help="known, or free: shift, turn, size and flux at random.")] = "known",
+    truth: Annotated[str, typer.Option(help="matched (grey, the decoder's own resize) or mask (binary).")] = "matched",
+    methods: Annotated[str, typer.Option(help="Of latent, paper and pixel (conventional).")] = "latent,paper",
+    decoder: Annotated[list[str] | None, typer.Option(help="A decoder; may be given again. Default mnist.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Exposures of each object, with their own noise and pose.")] = 1,
+    count: Annotated[int | None, typer.Option(min=1, help="Objects, the first ones; default 24, or all.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of finished cases, table and figure; go on in it.")] = Path("dose"),
+    device: DeviceOption = "auto",
+    processes: Annotated[int | None, typer.Option(min=1, help="On a CPU; default one a core.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, tcp://HOST:8786.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """PSNR, success and the doses they need against photons per exposure (the paper's Fig. 5).
+
+    Starts again where it stopped: finished cases are kept in the folder. Ctrl-C keeps and draws what is there; the
+    exit code is then 130.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from app.cli import report
+    from app.studies.dose import run_dose_study
+    from app.studies.grid import DoseStudy, numbers
+    from app.studies.objects import MNIST
+
+    asked = DoseStudy(
+        objects=objects,
+        photons=numbers("--photons", photons),
+        read_noise=numbers("--read-noise", read_noise),
+        positions=positions,
+        pose=pose,
+        truth=truth,
+        methods=tuple(methods.split(",")),
+        decoders=tuple(decoder or ("mnist",)),
+        seeds=seeds,
+        count=24 if count is None and objects == MNIST else count,
+    )
+    values = run_dose_study(asked, out, device=device, scheduler=scheduler, process_count=processes)
+    if as_json:
+        report({key: value for key, value in values.items() if key != "table"}, True)
+    else:
+        typer.echo(values["table"])
+        report({key: values[key] for key in ("out", "figure", "cases", "seconds")}, False)

@@ -1,0 +1,164 @@
+"""Frames in bins, for light, or for read noise that hides single electrons: the likelihood of every lit bin.
+
+What a decoder draws diffracts smoothly, so that camera pixels may be summed over some 10 um without losing detail;
+the light of a bin is that at its middle times its good pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recon.dataset import Ptychogram
+from recon.noise import Likelihood
+from recon.observation import FLUX_TOLERANCE, LightMap, Terms, information
+from recon.operator import CameraOperator
+
+BIN_M = 10.5e-6
+"""Side of a bin: up to here the light at its middle is its mean within 0.3 % of the light."""
+KEPT = 0.995
+"""Share of the information about the light's strength, at the prior's mean, that the bins in use hold."""
+MOST_ROWS = 48_000
+"""Bins, of all frames together, that are used: the most telling ones."""
+AMPLE_E = 5e5
+"""Electrons above which what the decoder cannot draw limits the image, not the light: `AMPLE_ROWS` bins are enough."""
+AMPLE_ROWS = 12_000
+QUICK_ROWS = 6000
+"""Bins, of all frames together, that tell where to search."""
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Sums over blocks of good pixels, and their likelihood.
+
+    Attributes:
+        operator: from images to the camera.
+        likelihood: of one bin.
+        rows: (N, 2 m, L) float32, real then imaginary part of the field of each bin, times the root of its pixels.
+        counts: bins of each frame; what follows them is padding.
+        measured: (N, m) electrons.
+        variance: (N, m) dark variance, electrons squared; one in the padding.
+        electrons: counted.
+    """
+
+    operator: CameraOperator
+    likelihood: Likelihood
+    rows: Tensor
+    counts: list[int]
+    measured: Tensor
+    variance: Tensor
+    electrons: float
+
+    @classmethod
+    def build(cls, data: Ptychogram, operator: CameraOperator, light: LightMap, likelihood: Likelihood) -> Bins:
+        """The bins of frames that were taken as the operator says; masked and clipped pixels do not count."""
+        device = operator.probe.device
+        pitch = data.geometry.pixel_size_m
+        side = max(1, 2 * round((BIN_M / pitch - 1) / 2) + 1)
+        reach = light.mean.shape[1] * light.side // side
+        r, c = (edge + (light.mean.shape[1] * light.side - reach * side) // 2 for edge in light.corner)
+        blocks = (reach, side, reach, side)
+
+        def cut(values: Tensor) -> Tensor:
+            return values[r : r + reach * side, c : c + reach * side].reshape(blocks)
+
+        variance = torch.from_numpy(data.dark_variance).to(device)
+        mask = torch.from_numpy(data.mask).to(device)
+        middle = torch.arange(reach, device=device) * side + side // 2
+        nearest = [(middle + edge - first) // light.side for edge, first in zip((r, c), light.corner, strict=True)]
+        mean = light.mean[:, nearest[0]][:, :, nearest[1]].flatten(1)
+        noise = torch.where(mask, variance, 0.0)
+        typical = cut(noise).sum((1, 3)).flatten().clamp_min(1e-9)
+        pixels = cut(mask.float()).sum((1, 3)).flatten()
+        information_each = torch.where(pixels > 0, (pixels * mean).square() / (pixels * mean + typical), 0.0)
+        chosen = _fewest(information_each, KEPT, MOST_ROWS)
+        fields, sums, darks = [], [], []
+        electrons = 0.0
+        for j in range(len(data)):
+            good = mask
+            if data.saturated is not None:
+                good = mask & ~torch.from_numpy(np.ascontiguousarray(data.saturated[j])).to(device)
+            frame = torch.from_numpy(np.ascontiguousarray(data.frames[j])).to(device)
+            count = cut(good.float()).sum((1, 3)).flatten()
+            index = (chosen[j] & (count > 0)).nonzero()[:, 0]
+            total = cut(torch.where(good, frame, 0.0)).sum((1, 3)).flatten()[index]
+            dark = cut(torch.where(good, variance, 0.0)).sum((1, 3)).flatten()[index]
+            row, column = index // reach, index % reach
+            field = operator.at_pixels(j, row * side + side // 2 + r, column * side + side // 2 + c)
+            fields.append(field * count[index].sqrt()[:, None])
+            sums.append(total)
+            darks.append(dark)
+            electrons += float(total.sum())
+        most = max(1, max(len(part) for part in fields))
+        rows = torch.zeros(len(data), 2 * most, fields[0].shape[1], device=device)
+        measured = torch.zeros(len(data), most, device=device)
+        variances = torch.ones(len(data), most, device=device)
+        for j, (field, total, dark) in enumerate(zip(fields, sums, darks, strict=True)):
+            rows[j, : len(field)], rows[j, most : most + len(field)] = field.real, field.imag
+            measured[j, : len(field)], variances[j, : len(field)] = total, dark
+        whole = cls(operator, likelihood, rows, [len(part) for part in fields], measured, variances, electrons)
+        return whole._thinned(AMPLE_ROWS) if electrons > AMPLE_E else whole
+
+    def quick(self) -> Bins:
+        """Every k-th bin."""
+        return self._thinned(QUICK_ROWS)
+
+    def _thinned(self, most: int) -> Bins:
+        step = max(1, sum(self.counts) // most)
+        half = self.rows.shape[1] // 2
+        rows = torch.cat((self.rows[:, :half:step], self.rows[:, half::step]), 1)
+        counts = [-(-count // step) for count in self.counts]
+        return replace(
+            self, rows=rows, counts=counts, measured=self.measured[:, ::step], variance=self.variance[:, ::step]
+        )
+
+    def _light(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Fields (N, 2 m, S) and intensities (N, m, S)."""
+        fields = self.rows @ self.operator.local(images).flatten(2).transpose(1, 2)
+        half = fields.shape[1] // 2
+        return fields, fields[:, :half].square() + fields[:, half:].square()
+
+    def _black(self) -> Tensor:
+        """-ln p of a black object."""
+        return self.likelihood.value(torch.zeros_like(self.measured), self.measured, self.variance).sum()
+
+    def value(self, images: Tensor) -> Tensor:
+        """(S,) log-likelihood of images (S, s, s)."""
+        _, intensity = self._light(images)
+        cost = self.likelihood.value(intensity, self.measured[:, :, None], self.variance[:, :, None])
+        return self._black() - cost.sum((0, 1))
+
+    def terms(self, images: Tensor, jacobians: Tensor) -> Terms:
+        """Along the `jacobians` (S, s^2, d) of images (S, s, s)."""
+        fields, intensity = self._light(images)
+        measured, variance = self.measured[:, :, None], self.variance[:, :, None]
+        cost, slope, _ = self.likelihood.evaluate(intensity, measured, variance)
+        worth = self.likelihood.fisher(intensity, variance.expand_as(intensity)).sqrt()
+        pull = -2 * fields * torch.cat((slope, slope), 1)
+        high, wide = self.operator.window
+        parts = (self.rows.transpose(1, 2) @ pull).transpose(1, 2).unflatten(2, (high, wide))
+        gradient = self.operator.whole(parts).flatten(1)
+        weighted = 2 * fields * torch.cat((worth, worth), 1)
+        found = information(self.operator, self.rows, weighted, jacobians, self.counts)
+        return Terms(self._black() - cost.sum((0, 1)), (gradient[:, None] @ jacobians)[:, 0], found)
+
+    def frame_scores(self, image: Tensor) -> Tensor:
+        """(N,) light of each frame less that expected of an image (s, s), in standard deviations."""
+        _, intensity = self._light(image[None])
+        used = torch.arange(self.measured.shape[1], device=self.measured.device) < torch.tensor(
+            self.counts, device=self.measured.device
+        ).unsqueeze(1)
+        expected = intensity[:, :, 0].sum(1)
+        noise = torch.where(used, self.variance, 0.0).sum(1)
+        return (self.measured.sum(1) - expected) / (expected + noise + (FLUX_TOLERANCE * expected).square()).sqrt()
+
+
+def _fewest(values: Tensor, share: float, most: int) -> Tensor:
+    """Mask of the largest values that together hold that share of the sum, of the `most` largest at most."""
+    order = values.flatten().sort(descending=True)
+    held = order.values.double().cumsum(0)
+    count = int((held < share * held[-1]).sum()) + 1
+    return values >= order.values[min(count, most, len(held)) - 1].clamp_min(1e-30)

@@ -1,0 +1,76 @@
+"""The decoder itself where a search expects a sketch: exact, a hundred times slower on a CPU, for any decoder."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import jvp
+
+from recon.decoders.package import DecoderPackage
+from recon.decoders.whitening import Whitening
+
+AT_ONCE = 256
+"""Images that are drawn, and differentiated along an axis, at a time."""
+
+
+@dataclass(frozen=True)
+class DirectDrawer:
+    """Draws whitened latents with the decoder; see `recon.decoders.sketch.Drawer`.
+
+    Attributes:
+        package: the decoder.
+        whitening: of its latents, on the same device.
+    """
+
+    package: DecoderPackage
+    whitening: Whitening
+
+    @classmethod
+    def of(cls, package: DecoderPackage) -> DirectDrawer:
+        """Over the free axes of a package, where it is."""
+        return cls(package, Whitening.of(package))
+
+    @property
+    def samples(self) -> int:
+        """Side s of the images."""
+        return self.package.architecture.image_size
+
+    @property
+    def size(self) -> int:
+        """Dimensions d of the latents."""
+        return self.whitening.size
+
+    @property
+    def fidelity_db(self) -> float:
+        """Infinite: it is the decoder."""
+        return math.inf
+
+    def to(self, device: torch.device | str) -> DirectDrawer:
+        """A copy on `device`."""
+        return DirectDrawer(self.package.to(device), self.whitening.to(device))
+
+    def images(self, zeta: Tensor) -> Tensor:
+        """(n, s, s) images of whitened latents (n, d)."""
+        return torch.cat([self.package.decode(self.whitening.latents(part)) for part in zeta.split(AT_ONCE)])
+
+    def drawn(self, zeta: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (n, s, s) and their Jacobians (n, s^2, d), axis by axis in forward mode."""
+        images, jacobians = [], []
+        for part in zeta.split(AT_ONCE):
+            latents = self.whitening.latents(part)
+            columns = [_along(self.package, latents, axis).flatten(1) for axis in self.whitening.axes.T]
+            images.append(self.package.decode(latents))
+            jacobians.append(torch.stack(columns, 2))
+        return torch.cat(images), torch.cat(jacobians)
+
+
+def _along(package: DecoderPackage, latents: Tensor, axis: Tensor) -> Tensor:
+    """(n, s, s) derivative of the decoder's images of latents (n, l) along one direction (l,)."""
+    with warnings.catch_warnings():
+        # At its first use torch loads its rules of forward mode, some through a compiler that it has deprecated.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return jvp(package.decode, (latents,), (axis.expand_as(latents).contiguous(),))[1]

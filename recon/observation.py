@@ -1,0 +1,136 @@
+"""What frames say about a decoder's image: log-likelihood, gradient and information, for many images at once.
+
+Two kinds answer one protocol: `recon.events`, for sensors that tell single electrons apart, in the dark, and
+`recon.bins`, for light, or for read noise above an electron or so. Log-likelihoods are in nats relative to a black
+object, log p(X | image) - log p(X | 0): their own evidence against an empty field of view.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from recon.operator import CameraOperator
+
+FLUX_TOLERANCE = 0.03
+"""Relative error that the light of a single frame may have: drift of the laser, and what the decoder cannot draw."""
+BLOCK_M = 18e-6
+"""Side of the blocks in which light and thresholds are counted: the diffraction of what a decoder draws is smooth."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Log-likelihood (S,), gradient (S, d) and information (S, d, d), positive semi-definite."""
+
+    value: Tensor
+    gradient: Tensor
+    information: Tensor
+
+
+class Observation(Protocol):
+    """Frames as a function of the decoder's image.
+
+    Attributes:
+        operator: from images to the camera.
+        electrons: counted in the pixels that are looked at, dark ones subtracted.
+    """
+
+    @property
+    def operator(self) -> CameraOperator: ...
+
+    @property
+    def electrons(self) -> float: ...
+
+    def quick(self) -> Observation:
+        """Itself or a part of it that is enough to find where to search."""
+        ...
+
+    def value(self, images: Tensor) -> Tensor:
+        """(S,) log-likelihood of images (S, s, s)."""
+        ...
+
+    def terms(self, images: Tensor, jacobians: Tensor) -> Terms:
+        """Along the `jacobians` (S, s^2, d) of images (S, s, s)."""
+        ...
+
+    def frame_scores(self, image: Tensor) -> Tensor:
+        """(N,) light of each frame less that expected of an image (s, s), in standard deviations."""
+        ...
+
+
+@dataclass(frozen=True)
+class LightMap:
+    """Where the prior expects light, in blocks of the camera.
+
+    Attributes:
+        side: pixels of a block each way, odd, its centre a pixel.
+        corner: (row, column) of the first pixel of the first block.
+        mean: (N, g, g) electrons a pixel, mean over images from the prior.
+    """
+
+    side: int
+    corner: tuple[int, int]
+    mean: Tensor
+
+    @classmethod
+    def build(cls, operator: CameraOperator, images: Tensor, pixel_m: float, energy: float = 0.998) -> LightMap:
+        """From images (S, s, s) of the prior; blocks cover the smallest centred square with that share of the light."""
+        side = max(1, 2 * round((BLOCK_M / pixel_m - 1) / 2) + 1)
+        shape = (operator.kernel_y.shape[0], operator.kernel_x.shape[0])
+        count = min(shape) // side
+        corner = (shape[0] // 2 - count * side // 2, shape[1] // 2 - count * side // 2)
+        mean = _on_blocks(operator, images, side, corner, count)
+        total = mean.sum(0)
+        half = count // 2
+        for reach in range(1, half + 1):
+            inner = slice(half - reach, half + reach)
+            if float(total[inner, inner].sum()) >= energy * float(total.sum()):
+                break
+        first = half - reach
+        placed = (corner[0] + first * side, corner[1] + first * side)
+        return cls(side, placed, mean[:, inner, inner].contiguous())
+
+    def centres(self, axis: int) -> Tensor:
+        """(g,) rows (axis 0) or columns (1) of the blocks' centres."""
+        count = self.mean.shape[1]
+        return torch.arange(count, device=self.mean.device) * self.side + (self.corner[axis] + self.side // 2)
+
+    def pixels(self, frame: Tensor) -> Tensor:
+        """(g, side, g, side) view of a frame's (H, W) pixels that the blocks cover."""
+        count, side = self.mean.shape[1], self.side
+        r, c = self.corner
+        return frame[r : r + count * side, c : c + count * side].reshape(count, side, count, side)
+
+
+def _on_blocks(operator: CameraOperator, images: Tensor, side: int, corner: tuple[int, int], count: int) -> Tensor:
+    device = operator.probe.device
+    rows = torch.arange(count, device=device) * side + corner[0] + side // 2
+    columns = torch.arange(count, device=device) * side + corner[1] + side // 2
+    down, across = operator.kernel_y[rows], operator.kernel_x[columns]
+    mean = torch.zeros(len(operator), count, count, device=device)
+    for part in images.split(8):
+        fields = down @ operator.exit_waves(part) @ across.T
+        mean += fields.abs().square().sum(1)
+    return mean / len(images)
+
+
+def information(
+    operator: CameraOperator, rows: Tensor, weighted: Tensor, jacobians: Tensor, counts: list[int]
+) -> Tensor:
+    """(S, d, d) sum of outer products of the gradients of single pixels, whose weights are in `weighted` (N, 2m, S)."""
+    size, dims = operator.drawing.samples, jacobians.shape[2]
+    high, wide = operator.window
+    half = rows.shape[1] // 2
+    padded = torch.nn.functional.pad(jacobians.unflatten(1, (size, size)), (0, 0, 0, wide, 0, high))
+    total = jacobians.new_zeros(len(jacobians), dims, dims)
+    for j, (r, c) in enumerate(operator.corners):
+        m = counts[j]
+        local = padded[:, r : r + high, c : c + wide].flatten(1, 2)
+        real = (rows[j, :m] @ local) * weighted[j, :m].T[:, :, None]
+        imaginary = (rows[j, half : half + m] @ local) * weighted[j, half : half + m].T[:, :, None]
+        single = real + imaginary
+        total += single.transpose(1, 2) @ single
+    return total

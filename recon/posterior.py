@@ -1,0 +1,310 @@
+"""A posterior over objects, in pictures and numbers, and the estimator that keeps what it needs between exposures."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recon.anchored import Anchored
+from recon.bins import Bins
+from recon.dataset import Ptychogram
+from recon.decoders.companion import Companion
+from recon.decoders.direct import DirectDrawer
+from recon.decoders.package import DecoderPackage
+from recon.decoders.whitening import Whitening
+from recon.events import MOST_TERMS, RESOLVING_E, Watch
+from recon.foreign import Foreign, foreign_evidence
+from recon.illumination import Illumination
+from recon.latent import Bank, LatentSettings, Modes, refine, sample, search
+from recon.noise import MixedGaussian
+from recon.observation import LightMap, Observation
+from recon.operator import CameraOperator, Drawing
+from recon.scene import Nuisances, Scene
+from recon.verdict import Verdict, judge
+
+BANK = 4096
+"""Images of the bank: enough that one of them lies in the right basin at any dose that tells anything."""
+MAPPED = 64
+"""Images of the prior whose mean light says which pixels to look at."""
+EXACT_STEPS = 12
+"""Gauss-Newton steps of the decoder itself, from where the sketch's search ended."""
+MOST_PREPARED = 8
+"""Sets of positions and exposures that are kept ready; tens of megabytes each, the oldest goes first."""
+DARK = 0.4
+"""Electrons in the brightest pixel, expected of the prior, up to which photons are counted one by one."""
+
+
+KNOWN = Nuisances()
+USUAL = LatentSettings()
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What the frames say about the object.
+
+    Attributes:
+        mean: (s, s) float32 posterior mean of the amplitude on the decoder's grid, in its pose.
+        deviation: (s, s) standard deviation per pixel, the decoder's misfit counted.
+        spread: (s, s) that of the samples alone.
+        mode: (s, s) image of the highest mode.
+        samples: (n, s, s) float16 draws, equally weighted.
+        theta: (n, size) their parameters: whitened latents, then flux and pose.
+        latent: (l,) mean of the decoder's latents.
+        classes: probability of each class, by label.
+        log_evidence: nats, against an empty field of view.
+        foreign: evidence that the object is not of the decoder's class.
+        typicality: mean log prior density of the samples, in standard deviations above that of draws from the prior.
+        frame_scores: (N,) electrons seen less expected, in standard deviations.
+        flux: mean and standard deviation of the light over the calibrated one; (1, 0) where it was held.
+        pose: (4,) mean shift y, x (m), rotation (rad), logarithm of the magnification.
+        pose_sigma: (4,) their standard deviations.
+        modes: number of distinct modes.
+        converged: whether the highest mode is one, to a fraction of a nat.
+        iterations: Gauss-Newton steps.
+        efficiency: see `recon.latent.Sample`.
+        accepted: see `recon.latent.Sample`.
+        electrons: counted where light is expected.
+        verdict: in a word, with the numbers that decided.
+        counting: "events" or "bins".
+    """
+
+    mean: NDArray[np.float32]
+    deviation: NDArray[np.float32]
+    spread: NDArray[np.float32]
+    mode: NDArray[np.float32]
+    samples: NDArray[np.float16]
+    theta: NDArray[np.float32]
+    latent: NDArray[np.float32]
+    classes: dict[int, float]
+    log_evidence: float
+    foreign: Foreign
+    typicality: float
+    frame_scores: NDArray[np.float32]
+    flux: tuple[float, float]
+    pose: NDArray[np.float32]
+    pose_sigma: NDArray[np.float32]
+    modes: int
+    converged: bool
+    iterations: int
+    efficiency: float
+    accepted: float
+    electrons: float
+    verdict: Verdict
+    counting: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a set of positions, exposures and a sensor need before frames come; see `LatentEstimator.prepare`."""
+
+    operator: CameraOperator
+    light: LightMap
+    watch: Watch | None
+
+
+@dataclass
+class LatentEstimator:
+    """Search and posterior under one calibration, with one decoder.
+
+    It keeps the bank, and what `prepare` made for positions and exposures it has seen; a repeated exposure costs its
+    photons only.
+
+    Attributes:
+        package: the decoder.
+        companion: its prior, sketch and misfit.
+        light: the illumination; it holds no object.
+        field_m: side of the square that the decoder's image covers.
+        scene: drawn by the sketch.
+        exact: the same, drawn by the decoder.
+        bank: draws from the prior.
+        settings: how hard to search.
+        device: of all tensors.
+    """
+
+    package: DecoderPackage
+    companion: Companion
+    light: Illumination
+    field_m: float
+    scene: Scene
+    exact: Scene
+    bank: Bank
+    settings: LatentSettings
+    device: str
+    _prepared: dict[bytes, Prepared] = field(default_factory=dict)
+
+    @classmethod
+    def build(
+        cls,
+        package: DecoderPackage,
+        companion: Companion,
+        light: Illumination,
+        field_m: float,
+        *,
+        nuisances: Nuisances = KNOWN,
+        settings: LatentSettings = USUAL,
+        bank: int = BANK,
+        device: str = "cpu",
+    ) -> LatentEstimator:
+        """Draws the bank; a second or so."""
+        package, companion = package.to(device), companion.to(device)
+        scene = Scene(companion.sketch, companion.prior, nuisances, field_m)
+        exact = replace(scene, drawer=DirectDrawer.of(package))
+        drawn = Bank.draw(scene, bank)
+        return cls(package, companion, light, field_m, scene, exact, drawn, settings, device)
+
+    @property
+    def samples(self) -> int:
+        """Side s of the decoder's image."""
+        return self.package.architecture.image_size
+
+    def prepare(self, data: Ptychogram) -> Prepared:
+        """What frames at these points with these exposures on this sensor need; kept, so that it is made once."""
+        key = b"".join(
+            np.ascontiguousarray(part).tobytes()
+            for part in (data.indices, data.exposures_s, data.dark_variance, data.mask)
+        )
+        known = self._prepared.get(key)
+        if known is not None:
+            return known
+        geometry = replace(self.light.geometry, shape=data.geometry.shape)
+        operator = CameraOperator.build(
+            replace(self.light, geometry=geometry),
+            self.light.positions_of(data.indices),
+            data.exposures_s,
+            data.geometry.shape,
+            Drawing(self.samples, self.field_m),
+            self.device,
+        )
+        images = self.bank.images[:MAPPED].float()
+        light = LightMap.build(operator, images, geometry.pixel_size_m)
+        sigma = math.sqrt(float(np.median(data.dark_variance[data.mask])))
+        watch = None
+        if sigma <= RESOLVING_E and float(light.mean.max()) <= DARK:
+            variance = torch.from_numpy(data.dark_variance).to(self.device)
+            watch = Watch.build(operator, light, variance, torch.from_numpy(data.mask).to(self.device))
+        while len(self._prepared) >= MOST_PREPARED:
+            del self._prepared[next(iter(self._prepared))]
+        self._prepared[key] = Prepared(operator, light, watch)
+        return self._prepared[key]
+
+    def observe(self, data: Ptychogram) -> Observation:
+        """The frames as a likelihood: photon events in the dark, bins otherwise."""
+        prepared = self.prepare(data)
+        clipped = np.zeros(len(data), bool) if data.saturated is None else data.saturated
+        counted = [data.mask & ~part for part in clipped]
+        brightest = max(float(frame[good].max()) for frame, good in zip(data.frames, counted, strict=True))
+        if prepared.watch is not None and brightest < MOST_TERMS - 1:
+            return prepared.watch.count(data)
+        return Bins.build(data, prepared.operator, prepared.light, MixedGaussian())
+
+    def expected(self, data: Ptychogram, image: NDArray) -> NDArray[np.float32]:
+        """(H, W) electrons, all frames together, that an image (s, s) predicts."""
+        operator = self.prepare(data).operator
+        lit = torch.from_numpy(np.ascontiguousarray(image, np.float32)).to(self.device)
+        fields = torch.view_as_real(operator.fields(lit[None])[:, 0])
+        return fields.square().sum((0, 3)).cpu().numpy()
+
+    def estimate(self, data: Ptychogram, starts: NDArray | None = None) -> Posterior:
+        """The posterior of all frames together; `starts` (n, size) join the bank's best."""
+        return self.posterior(self.observe(data), starts)
+
+    def posterior(self, observation: Observation, starts: NDArray | None = None) -> Posterior:
+        """The posterior of an observation."""
+        more = () if starts is None else (torch.from_numpy(starts).to(self.device),)
+        settings = self.settings
+        if isinstance(observation, Bins):
+            # Light makes the posterior narrow and nearly normal, and each of its images dear.
+            settings = replace(settings, proposals=settings.proposals // 3, chains=settings.chains // 2)
+        found = search(observation, self.scene, self.bank, settings, more)
+        top = found.theta[: settings.exact_modes]
+        modes = refine(observation, self.exact, top, replace(settings, iterations=EXACT_STEPS))
+        dims = self.scene.prior.size
+        precision = torch.cholesky_inverse(modes.factors)[:, :dims, :dims]
+        anchored = Anchored.at(
+            self.companion.sketch,
+            self.exact.drawer,
+            modes.theta[:, :dims],
+            precision,
+        )
+        drawn = sample(observation, replace(self.scene, drawer=anchored), self.exact, modes, settings)
+        return self._pictured(observation, modes, drawn.theta, found.iterations, drawn.efficiency, drawn.accepted,
+                              drawn.log_evidence)  # fmt: skip
+
+    def _pictured(
+        self,
+        observation: Observation,
+        modes: Modes,
+        theta: Tensor,
+        iterations: int,
+        efficiency: float,
+        accepted: float,
+        log_evidence: float,
+    ) -> Posterior:
+        zeta = self.scene.zeta(theta)
+        images = torch.cat([self.exact.drawer.images(part) for part in zeta.split(256)])
+        if self.scene.nuisances.poses:
+            images = self.scene.transmitted(images, theta)
+        misfit = self.companion.misfit.of(images.mean(0))
+        mean, spread = images.mean(0), images.var(0)
+        joint = self.scene.prior.joint(zeta).softmax(1).mean(0)
+        labels = self.scene.prior.labels
+        classes = {label: float(joint[labels == label].sum()) for label in self.scene.prior.classes}
+        top = modes.theta[:1]
+        mode = self.exact.transmitted(self.exact.drawer.images(self.exact.zeta(top)), top)[0]
+        flux, pose = self.scene.flux(theta), self.scene.pose(theta)
+        lit_images, jacobian = self.exact.drawn(top)
+        _, _, prior_precision = self.exact.prior_terms(top)
+        foreign = foreign_evidence(observation, lit_images[0], jacobian[0], prior_precision[0], misfit)
+        scores = observation.frame_scores(lit_images[0])
+        typicality = self._typicality(theta)
+        verdict = judge(
+            images=images,
+            prior_mean=self.bank.images.float().mean(0),
+            misfit=misfit,
+            log_evidence=log_evidence,
+            classes=classes,
+            foreign=foreign,
+            frame_scores=scores,
+            electrons=observation.electrons,
+            typicality=typicality,
+        )
+        latents = Whitening.of(self.package).latents(zeta.mean(0)[None])[0]
+
+        def out(values: Tensor) -> NDArray[np.float32]:
+            return values.float().cpu().numpy()
+
+        return Posterior(
+            mean=out(mean),
+            deviation=out((spread + misfit).sqrt()),
+            spread=out(spread.sqrt()),
+            mode=out(mode),
+            samples=images.half().cpu().numpy(),
+            theta=out(theta),
+            latent=out(latents),
+            classes=classes,
+            log_evidence=log_evidence,
+            foreign=foreign,
+            typicality=typicality,
+            frame_scores=out(scores),
+            flux=(float(flux.mean()), float(flux.std())),
+            pose=out(pose.mean(0)),
+            pose_sigma=out(pose.std(0)),
+            modes=len(modes.theta),
+            converged=bool(modes.converged[0]),
+            iterations=iterations,
+            efficiency=efficiency,
+            accepted=accepted,
+            electrons=observation.electrons,
+            verdict=verdict,
+            counting="bins" if isinstance(observation, Bins) else "events",
+        )
+
+    def _typicality(self, theta: Tensor) -> float:
+        """Mean log prior density of samples (n, size), in standard deviations above the mean of the bank's draws."""
+        usual = self.scene.log_prior(self.bank.theta)
+        return float((self.scene.log_prior(theta).mean() - usual.mean()) / usual.std())
