@@ -176,11 +176,15 @@ def reconstruct(
     decoder: Annotated[str | None, typer.Option(help="mnist, mnist-3, mnist-4, mnist-64 or a package's path.")] = None,
     exposure: Annotated[float | None, typer.Option(help="Exposure, s; default the shortest recorded.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the figure; default beside the run.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=0, help="Adam's; default: the best of several.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the patterns.")] = None,
-    start: Annotated[str, typer.Option(help="Latent start: mean (of the training latents) or random.")] = "mean",
+    pose: Annotated[
+        str | None, typer.Option(help="latent: free (default; the sample was put in by hand) or known.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, help="paper: Adam's; default: the best of two.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="paper, conventional: passes over the patterns.")] = None,
+    start: Annotated[str | None, typer.Option(help="paper: mean (default, of the training latents) or random.")] = None,
     loss: Annotated[
-        str | None, typer.Option(help="mixed (Eq. 1 of the paper), poisson (its other) or exact; default: by the data.")
+        str | None,
+        typer.Option(help="paper: mixed (Eq. 1, default) or poisson; conventional: exact or mixed, default by noise."),
     ] = None,
     calibration: Annotated[
         Path | None, typer.Option(help="Probe, distance and flux of this run; a low-dose run knows its own.")
@@ -192,17 +196,30 @@ def reconstruct(
         ),
     ] = True,
     device: DeviceOption = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Order of the patterns; random start.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="paper: order of the patterns, random start.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Recover the object at one exposure of a calibrated run, in a decoder's latent space or in free pixels."""
-    _gentle_threads()
-    from app.reconstruction import reconstruct_file
+    """Recover the object at one exposure of a calibrated run.
 
-    values = reconstruct_file(
-        path, method, decoder, exposure, out, device, learning_rate, epochs, start, loss, seed, calibration, positivity
+    Latent: a posterior over what the decoder can draw, with error bars and a verdict; paper: its estimator;
+    conventional: free pixels.
+    """
+    _gentle_threads()
+    from app.reconstruction import Request, reconstruct_file
+
+    request = Request(
+        method=method,
+        decoder=decoder,
+        exposure_s=exposure,
+        pose=pose,
+        positivity=positivity,
+        learning_rate=learning_rate,
+        epochs=epochs,
+        start=start,
+        loss=loss,
+        seed=seed,
     )
-    report(values, as_json)
+    report(reconstruct_file(path, request, out, device, calibration), as_json)
 
 
 @app.command()

@@ -16,28 +16,30 @@ from app import calibration as calibrating
 from app.acquire.command import run_scan
 from app.errors import Interrupted, UsageError
 from app.figures import DoseColumn, dose_figure
+from app.latent import Decoder, estimator, on_object_grid, store_posterior
 from app.profile import load_profile
 from app.progress import Course
 from app.reconstruction import (
     PAPER,
     Yardstick,
-    best_latent,
     conventional,
     field_of_view,
-    latent_settings,
     lit_part,
+    papers_best,
     store,
 )
 from recon.calibrate import CalibrationSettings, Illumination
-from recon.decoders.package import DecoderPackage, load_package
+from recon.decoders.package import DecoderPackage
 from recon.device import pick_device
 from recon.files.read import open_run
 from recon.metrics import dice, success_db
-from recon.reconstruct import CONVENTIONAL, Reconstruction, draw_latent, fit_image
+from recon.reconstruct import CONVENTIONAL, draw_latent, fit_image
 
 DEMO_PAPER_RATE = 1.0
 """The learning rate of the paper's estimator here, the upper end of its range."""
-ROWS = ("conventional", "latent, the paper's", "latent, with prior")
+STARTS = 8
+"""Draws of one exposure's posterior that the next one starts from, beside its own."""
+ROWS = ("conventional", "latent, the paper's", "latent, posterior mean")
 """Rows of the figure, in the order of its columns' images."""
 
 
@@ -51,7 +53,9 @@ class ExposureScore:
     psnr_latent_db: float
     psnr_paper_db: float
     psnr_conventional_db: float
-    loss: str
+    counting: str
+    verdict: str
+    sigma_mean: float
     recognisable: bool
 
 
@@ -72,7 +76,8 @@ def run_demo(
     if not profile.scan.evaluation_positions:
         raise UsageError(f"demo: profile {profile_name!r} has no evaluation series")
     device = pick_device(device)
-    package = load_package(decoder or profile.reconstruction.decoder)
+    known = Decoder.load(decoder or profile.reconstruction.decoder)
+    package = known.package
     out.mkdir(parents=True, exist_ok=True)
     path, fresh = out / "run.h5", out / "run-new.h5"
     fresh.unlink(missing_ok=True)
@@ -106,20 +111,24 @@ def run_demo(
         scores: list[ExposureScore] = []
         yardstick: Yardstick | None = None
         threshold = baseline = ceiling = float("nan")
-        start: NDArray | None = None
+        if known.note:
+            course.say(known.note)
+        estimate = estimator(known, light, field, device=device)
+        starts: NDArray | None = None
         with course.interruptible():
             for entry in range(2, entries + 1):
                 with open_run(path) as run:
                     frames = lit_part(run.ptychogram(entry), calibration.window)
                     exposure = run.exposure_s(entry)
                 name = f"{exposure * 1e3:.4g} ms"
-                # The darkest exposure starts at the mean, each brighter one where the one before has ended.
-                chosen = latent_settings(frames, seed, continued=start is not None)
-                latent = best_latent(frames, light, package, field, [chosen], device, course, f"latent, {name}", start)
-                start = latent.latent
+                course.begin(f"latent, {name}", 1)
+                # Each brighter exposure also looks where the one before has ended.
+                posterior = estimate.estimate(frames, starts)
+                starts = posterior.theta[:STARTS]
+                course.advance(1, posterior.verdict.word.value)
                 # One of the paper's rates: `reconstruct --method paper` tries more, the demo has to end in minutes.
                 trials = [replace(PAPER, learning_rate=DEMO_PAPER_RATE, seed=seed)]
-                paper = best_latent(frames, light, package, field, trials, device, course, f"the paper's, {name}")
+                paper = papers_best(frames, light, package, field, trials, device, course, f"the paper's, {name}")
                 pixels = conventional(
                     frames, light, replace(CONVENTIONAL, seed=seed), device, course, f"conventional, {name}"
                 )
@@ -127,7 +136,8 @@ def run_demo(
                     yardstick = Yardstick.build(truth, light, frames.indices, len(pixels.object))
                     baseline, ceiling = _references(yardstick, package, light.geometry.pixel_size_m, field)
                     threshold = success_db(baseline, ceiling)
-                latent_db = yardstick.psnr_db(latent.object)
+                latent = on_object_grid(posterior.mean, field, len(pixels.object), light.geometry.pixel_size_m)
+                latent_db = yardstick.psnr_db(latent)
                 score = ExposureScore(
                     exposure_s=exposure,
                     photons_per_exposure=profile.light.photons_per_second * exposure,
@@ -135,15 +145,17 @@ def run_demo(
                     psnr_latent_db=latent_db,
                     psnr_paper_db=yardstick.psnr_db(paper.object),
                     psnr_conventional_db=yardstick.psnr_db(pixels.object),
-                    loss=chosen.loss,
-                    recognisable=latent_db >= threshold
-                    and dice(latent.object, yardstick.amplitude, yardstick.lit) >= 0.8,
+                    counting=posterior.counting,
+                    verdict=posterior.verdict.word.value,
+                    sigma_mean=float(posterior.deviation.mean()),
+                    recognisable=latent_db >= threshold and dice(latent, yardstick.amplitude, yardstick.lit) >= 0.8,
                 )
                 scores.append(score)
-                store(path, entry, latent, score.psnr_latent_db)
+                store_posterior(path, entry, posterior, known, score.psnr_latent_db, "latent")
                 store(path, entry, paper, score.psnr_paper_db, "paper")
                 store(path, entry, pixels, score.psnr_conventional_db)
-                columns.append(_column(score, frames.frames[0], (pixels, paper, latent), field, light))
+                images = (pixels.object, paper.object, latent)
+                columns.append(_column(score, frames.frames[0], images, field, light))
                 if course.stopped():
                     break
         course.console.print(_table(scores))
@@ -185,20 +197,29 @@ def _references(yardstick: Yardstick, package: DecoderPackage, pixel_m: float, f
 
 
 def _column(
-    score: ExposureScore, pattern: NDArray, results: tuple[Reconstruction, ...], field_m: float, light: Illumination
+    score: ExposureScore, pattern: NDArray, images: tuple[NDArray, ...], field_m: float, light: Illumination
 ) -> DoseColumn:
     pixel = light.geometry.pixel_size_m
     return DoseColumn(
         title=f"{score.exposure_s * 1e3:.3g} ms\n{score.photons_per_exposure:.2g} photons",
         pattern=pattern,
-        images=tuple(field_of_view(result.object, field_m, pixel) for result in results),
+        images=tuple(field_of_view(image, field_m, pixel) for image in images),
         psnr_db=(score.psnr_conventional_db, score.psnr_paper_db, score.psnr_latent_db),
     )
 
 
 def _table(scores: list[ExposureScore]) -> Table:
     table = Table(title="PSNR over the lit field")
-    for name in ("exposure", "photons", "electrons a frame", "latent", "the paper's", "conventional", "recognisable"):
+    for name in (
+        "exposure",
+        "photons",
+        "electrons a frame",
+        "latent",
+        "the paper's",
+        "conventional",
+        "verdict",
+        "recognisable",
+    ):
         table.add_column(name, justify="right")
     for s in scores:
         table.add_row(
@@ -208,6 +229,7 @@ def _table(scores: list[ExposureScore]) -> Table:
             f"{s.psnr_latent_db:.1f} dB",
             f"{s.psnr_paper_db:.1f} dB",
             f"{s.psnr_conventional_db:.1f} dB",
+            s.verdict,
             "yes" if s.recognisable else "no",
         )
     return table

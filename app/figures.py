@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -181,5 +183,64 @@ def reconstruction_figure(
         _bare(axes[k], title)
     axes[3].plot(np.arange(1, len(loss) + 1), loss)
     axes[3].set(title="loss per pixel and frame", xlabel="epoch")
+    figure.suptitle(heading, fontsize=11)
+    return _save(figure, path)
+
+
+@dataclass(frozen=True)
+class PosteriorPicture:
+    """What the figure of a posterior shows.
+
+    Attributes:
+        mean, deviation: (s, s) of the amplitude.
+        samples: (n, s, s) some draws.
+        classes: probability of each class.
+        measured, expected: (H, W) electrons, all frames together.
+        lit: (s, s) where there was light, or None.
+        verdict: in words.
+    """
+
+    mean: NDArray
+    deviation: NDArray
+    samples: NDArray
+    classes: dict[int, float]
+    measured: NDArray
+    expected: NDArray
+    lit: NDArray | None
+    verdict: str
+
+
+def posterior_figure(picture: PosteriorPicture, heading: str, path: Path) -> Path:
+    """Mean, deviation, draws, classes, and the light measured and expected; returns the path."""
+    figure = Figure(figsize=(12.5, 6.2), layout="constrained")
+    grid = figure.add_gridspec(2, 5, width_ratios=(1, 1, 1, 1, 1.1))
+
+    def shown(place: Any, image: NDArray, title: str, **style: Any) -> Any:
+        axes = figure.add_subplot(place)
+        drawn = axes.imshow(image, **style)
+        if picture.lit is not None and image.shape == picture.lit.shape:
+            axes.contour(picture.lit, levels=[0.5], colors=["tab:blue"], linewidths=0.8)
+        _bare(axes, title)
+        return axes, drawn
+
+    shown(grid[0, 0], picture.mean, "posterior mean, amplitude", **GREY)
+    axes, drawn = shown(grid[0, 1], picture.deviation, "standard deviation", cmap="magma", vmin=0, vmax=0.5)
+    figure.colorbar(drawn, ax=axes, shrink=0.8)
+    top = max(float(np.percentile(picture.expected, 99.9)), 1e-12)
+    # Dim light is seen only where neighbouring pixels are taken together.
+    block = max(1, min(picture.measured.shape) // 96)
+    for place, image, title in ((grid[0, 2], picture.measured, "measured"), (grid[0, 3], picture.expected, "expected")):
+        rows, columns = (n // block * block for n in image.shape)
+        binned = image[:rows, :columns].reshape(rows // block, block, columns // block, block).mean((1, 3))
+        shown(place, np.sqrt(np.clip(binned, 0, top)), f"{title}, sum of frames", cmap="inferno", vmax=np.sqrt(top))
+    bars = figure.add_subplot(grid[0, 4])
+    labels = [str(label) for label in picture.classes]
+    bars.bar(labels, list(picture.classes.values()), color="0.35")
+    bars.set(title="class", ylim=(0, 1), ylabel="probability")
+    for k, sample in enumerate(picture.samples[:4]):
+        shown(grid[1, k], sample, f"draw {k + 1}", **GREY)
+    words = figure.add_subplot(grid[1, 4])
+    words.axis("off")
+    words.text(0, 0.95, "\n".join(textwrap.wrap(picture.verdict, 34)), va="top", fontsize=9)
     figure.suptitle(heading, fontsize=11)
     return _save(figure, path)

@@ -16,16 +16,26 @@ from scipy import ndimage
 from app.calibration import software, stored_illumination
 from app.errors import UsageError
 from app.figures import reconstruction_figure
+from app.latent import (
+    POSES,
+    Decoder,
+    draw_posterior,
+    estimator,
+    numbers,
+    on_object_grid,
+    store_posterior,
+)
 from app.progress import Course
 from app.runs import entry_of_exposure
 from recon.calibrate import Illumination, illuminated
-from recon.counting import PHOTON_RESOLVING_E, PREPARED
+from recon.counting import PREPARED
 from recon.dataset import Ptychogram, Truth
 from recon.decoders.package import DecoderPackage, load_package
 from recon.device import pick_device
 from recon.files.read import open_run
 from recon.files.results import store_result
 from recon.files.reuse import calibration_of, reused_illumination
+from recon.knownlight import grid_size
 from recon.metrics import fit_positions, psnr_db
 from recon.noise import LOSSES
 from recon.reconstruct import (
@@ -42,12 +52,6 @@ PAPER = ReconstructionSettings(epochs=40, batch=1)
 """The paper's estimator, one pattern a step; on simulated runs the loss has settled after 40 of its 100 epochs."""
 PAPER_RATES = (0.3, 1.0)
 """Learning rates tried for the paper's estimator; the lower loss wins. Its range is 0.1 to 1."""
-LATENT = ReconstructionSettings(epochs=30, batch=1, prior=True)
-"""This program's: whitened latents under their prior, the exact likelihood where the sensor resolves photons."""
-CONTINUED_RATE = 0.1
-"""Step in whitened latents when a darker exposure's result is the start: near the solution already."""
-EXACT_ELECTRONS = 18.0
-"""Brightest pixel up to which the exact likelihood is worth its terms; beyond, Eq. 1 is as good."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def lit_part(data: Ptychogram, window: int) -> Ptychogram:
     return data if window >= min(data.geometry.shape) else data.crop((window, window))
 
 
-def best_latent(
+def papers_best(
     data: Ptychogram,
     light: Illumination,
     package: DecoderPackage,
@@ -93,9 +97,8 @@ def best_latent(
     device: str,
     course: Course,
     name: str,
-    start_latent: NDArray | None = None,
 ) -> Reconstruction:
-    """Several learning rates or starts, the one with the lowest final loss kept: the paper's estimator has two."""
+    """The paper's estimator: several learning rates or starts, the one with the lowest final loss kept."""
     course.begin(name, sum(s.epochs for s in settings))
     results: list[Reconstruction] = []
     done = 0
@@ -111,7 +114,6 @@ def best_latent(
                 package,
                 field_m,
                 setting,
-                start_latent=start_latent,
                 device=device,
                 report=shown,
                 stop=course.stopped,
@@ -143,14 +145,6 @@ def conventional(
     )
 
 
-def latent_settings(data: Ptychogram, seed: int, continued: bool) -> ReconstructionSettings:
-    """This program's latent settings for one exposure: the loss by read noise and brightness, the step by the start."""
-    brightest = float(np.where(data.mask, data.frames, 0).max())
-    counting = brightest <= EXACT_ELECTRONS and float(np.sqrt(np.median(data.dark_variance))) < PHOTON_RESOLVING_E
-    rate = CONTINUED_RATE if continued else LATENT.learning_rate
-    return replace(LATENT, loss="exact" if counting else "mixed", learning_rate=rate, seed=seed)
-
-
 def field_of_view(obj: NDArray, field_m: float, pixel_m: float) -> NDArray:
     """The middle of an object's grid that the decoder's image covers."""
     half = min(len(obj) // 2, math.ceil(field_m / 2 / pixel_m))
@@ -167,87 +161,195 @@ def store(path: Path, entry: int, result: Reconstruction, psnr: float | None, na
     store_result(path, entry, arrays, settings, name=f"reconstruction_{name or result.method}")
 
 
+@dataclass(frozen=True)
+class Request:
+    """What `ptychoscope reconstruct` is asked for; None leaves a choice to the method.
+
+    Attributes:
+        method: latent, paper or conventional.
+        decoder: name or path.
+        exposure_s: which exposure; None takes the shortest.
+        pose: latent: "free" or "known", the sample's place under the decoder's square.
+        positivity: conventional: a real amplitude in 0..1.
+        learning_rate, epochs, start, loss, seed: of the iterative methods.
+    """
+
+    method: str = "latent"
+    decoder: str | None = None
+    exposure_s: float | None = None
+    pose: str | None = None
+    positivity: bool = True
+    learning_rate: float | None = None
+    epochs: int | None = None
+    start: str | None = None
+    loss: str | None = None
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises `UsageError` for values that are not known or not the method's."""
+        if self.method not in METHODS:
+            raise UsageError(f"method {self.method!r}: known are {', '.join(METHODS)}")
+        if self.loss is not None and self.loss not in LOSSES:
+            raise UsageError(f"loss {self.loss!r}: known are {', '.join(LOSSES)}")
+        if self.start not in (None, "mean", "random"):
+            raise UsageError(f"start {self.start!r}: known are mean, random")
+        if self.pose not in (None, *POSES):
+            raise UsageError(f"pose {self.pose!r}: known are {', '.join(POSES)}")
+        foreign = {
+            "latent": ("learning_rate", "epochs", "start", "loss"),
+            "paper": ("pose",),
+            "conventional": ("learning_rate", "start", "pose", "decoder"),
+        }[self.method]
+        for name in foreign:
+            if getattr(self, name) is not None:
+                option = "--" + name.replace("_", "-")
+                raise UsageError(f"{option}: the {self.method} method has no such choice; leave it out")
+        if self.method == "conventional" and self.loss is not None and self.loss not in PREPARED:
+            raise UsageError(f"loss {self.loss!r}: conventional takes {', '.join(PREPARED)}")
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One exposure of a run, ready to be reconstructed."""
+
+    path: Path
+    entry: int
+    exposure_s: float
+    data: Ptychogram
+    light: Illumination
+    field_m: float
+    decoder: str
+    truth: Truth | None
+    folder: Path
+    device: str
+
+    @property
+    def pixel_m(self) -> float:
+        return self.light.geometry.pixel_size_m
+
+    @property
+    def size(self) -> int:
+        """Side of the object's grid: room for all points of the calibration scan."""
+        return grid_size(self.light)
+
+    def psnr_db(self, obj: NDArray) -> float | None:
+        if self.truth is None:
+            return None
+        return Yardstick.build(self.truth, self.light, self.data.indices, len(obj)).psnr_db(obj)
+
+    def heading(self, method: str, psnr: float | None) -> str:
+        scored = "" if psnr is None else f", {psnr:.1f} dB"
+        return f"{self.path.name}: {method}, {self.exposure_s * 1e3:.4g} ms{scored}"
+
+    def figure(self, method: str) -> Path:
+        return self.folder / f"{method}-{self.exposure_s * 1e3:.4g}ms.png"
+
+
 def reconstruct_file(
-    path: Path,
-    method: str,
-    decoder: str | None,
-    exposure_s: float | None,
-    out: Path | None,
-    device: str,
-    learning_rate: float | None,
-    epochs: int | None,
-    start: str,
-    loss: str | None,
-    seed: int,
-    calibration: Path | None = None,
-    positivity: bool = True,
+    path: Path, request: Request, out: Path | None, device: str, calibration: Path | None = None
 ) -> dict[str, Any]:
     """Reconstruct one exposure of a calibrated run; returns the values of the command's JSON line.
 
     `calibration` is a run whose calibration is reused; a low-dose run knows its own.
     """
-    if method not in METHODS:
-        raise UsageError(f"method {method!r}: known are {', '.join(METHODS)}")
-    if loss is not None and loss not in LOSSES:
-        raise UsageError(f"loss {loss!r}: known are {', '.join(LOSSES)}")
-    if start not in ("mean", "random"):
-        raise UsageError(f"start {start!r}: known are mean, random")
+    request.check()
     begin = time.monotonic()
-    device = pick_device(device)
     with open_run(path) as run:
         profile, truth = run.profile, run.truth()
-        entry = 2 if exposure_s is None else entry_of_exposure(run, exposure_s)
+        entry = 2 if request.exposure_s is None else entry_of_exposure(run, request.exposure_s)
         if run.entries < entry:
             raise UsageError(f"{path}: holds no evaluation series; its plan has only a calibration scan")
         data, exposure = run.ptychogram(entry), run.exposure_s(entry)
     other = calibration_of(path, calibration)
     light, window = stored_illumination(path) if other is None else reused_illumination(path, entry, other)
-    data = lit_part(data, window)
-    field = profile["reconstruction"]["field_m"]
-    package = None
-    with Course() as course, course.interruptible():
-        if method != "conventional":
-            package = load_package(decoder or profile["reconstruction"]["decoder"])
-            base = latent_settings(data, seed, continued=False) if method == "latent" else replace(PAPER, seed=seed)
-            base = replace(base, start=start, loss=loss or base.loss, epochs=epochs or base.epochs)
-            rates = PAPER_RATES if method == "paper" else (base.learning_rate,)
-            rates = rates if learning_rate is None else (learning_rate,)
-            trials = [replace(base, learning_rate=rate) for rate in rates]
-            result = best_latent(data, light, package, field, trials, device, course, method)
-        else:
-            if loss is not None and loss not in PREPARED:
-                raise UsageError(f"loss {loss!r}: conventional takes {', '.join(PREPARED)}")
-            if learning_rate is not None:
-                raise UsageError("--learning-rate: the conventional method finds its own steps; leave it out")
-            settings = replace(CONVENTIONAL, loss=loss, positivity=positivity, seed=seed)
-            if epochs is not None:
-                settings = replace(settings, steps=epochs)
-            result = conventional(data, light, settings, device, course, "conventional")
-    psnr = None
-    if truth is not None:
-        psnr = Yardstick.build(truth, light, data.indices, len(result.object)).psnr_db(result.object)
-    store(path, entry, result, psnr, method)
-    folder = out or path.with_name(f"{path.stem}-reconstruction")
-    shown = field_of_view(result.object, field, light.geometry.pixel_size_m)
-    heading = f"{path.name}: {method}, {exposure * 1e3:.4g} ms" + ("" if psnr is None else f", {psnr:.1f} dB")
-    figure = reconstruction_figure(
-        data.frames.sum(0),
-        result.expected.sum(0),
-        shown,
-        result.loss,
-        heading,
-        folder / f"{method}-{exposure * 1e3:.4g}ms.png",
+    settings = profile["reconstruction"]
+    task = _Task(
+        path,
+        entry,
+        exposure,
+        lit_part(data, window),
+        light,
+        settings["field_m"],
+        request.decoder or settings["decoder"],
+        truth,
+        out or path.with_name(f"{path.stem}-reconstruction"),
+        pick_device(device),
     )
+    with Course() as course, course.interruptible():
+        values = _latent(task, request, course) if request.method == "latent" else _iterative(task, request, course)
     return {
-        "method": method,
-        "decoder": None if package is None else package.name,
+        "method": request.method,
         "calibration": str(path if other is None else other),
         "exposure_s": exposure,
+        **values,
+        "seconds": time.monotonic() - begin,
+    }
+
+
+def _latent(task: _Task, request: Request, course: Course) -> dict[str, Any]:
+    decoder = Decoder.load(task.decoder)
+    if decoder.note:
+        course.say(decoder.note)
+    course.begin("latent", 2)
+    estimate = estimator(decoder, task.light, task.field_m, request.pose or "free", task.device)
+    estimate.prepare(task.data)
+    course.advance(1, "prepared")
+    found = estimate.estimate(task.data)
+    course.advance(2, found.verdict.word.value)
+    psnr = task.psnr_db(on_object_grid(found.mean, task.field_m, task.size, task.pixel_m))
+    store_posterior(task.path, task.entry, found, decoder, psnr, "latent")
+    figure = draw_posterior(
+        found,
+        task.data,
+        estimate.expected(task.data, found.mean),
+        lit_samples(task.light, task.data, task.field_m, len(found.mean)),
+        task.heading("latent", psnr),
+        task.figure("latent"),
+    )
+    return numbers(found) | {"decoder": decoder.package.name, "psnr_db": psnr, "figure": str(figure)}
+
+
+def _iterative(task: _Task, request: Request, course: Course) -> dict[str, Any]:
+    package = None
+    if request.method == "paper":
+        package = load_package(task.decoder)
+        base = replace(PAPER, seed=request.seed, start=request.start or PAPER.start, loss=request.loss or PAPER.loss)
+        base = replace(base, epochs=request.epochs or PAPER.epochs)
+        rates = PAPER_RATES if request.learning_rate is None else (request.learning_rate,)
+        trials = [replace(base, learning_rate=rate) for rate in rates]
+        result = papers_best(task.data, task.light, package, task.field_m, trials, task.device, course, "paper")
+    else:
+        settings = replace(CONVENTIONAL, loss=request.loss, positivity=request.positivity, seed=request.seed)
+        if request.epochs is not None:
+            settings = replace(settings, steps=request.epochs)
+        result = conventional(task.data, task.light, settings, task.device, course, "conventional")
+    psnr = task.psnr_db(result.object)
+    store(task.path, task.entry, result, psnr, request.method)
+    figure = reconstruction_figure(
+        task.data.frames.sum(0),
+        result.expected.sum(0),
+        field_of_view(result.object, task.field_m, task.pixel_m),
+        result.loss,
+        task.heading(request.method, psnr),
+        task.figure(request.method),
+    )
+    return {
+        "decoder": None if package is None else package.name,
         "psnr_db": psnr,
         "loss": float(result.loss[-1]),
         "epochs": len(result.loss),
         "converged": result.converged,
         "strength": getattr(result.settings, "kappa", None),
-        "seconds": time.monotonic() - begin,
         "figure": str(figure),
     }
+
+
+def lit_samples(light: Illumination, data: Ptychogram, field_m: float, samples: int) -> NDArray[np.float32]:
+    """(samples, samples) share of each pixel of the decoder's image that the frames' light reached."""
+    pixel = light.geometry.pixel_size_m
+    size = 2 * math.ceil(field_m / pixel / 2) + 2
+    lit = illuminated(light.probe, light.positions_of(data.indices) / pixel, max(size, grid_size(light)))
+    axis = ((np.arange(samples) + 0.5) / samples - 0.5) * field_m / pixel + len(lit) // 2
+    grid = np.meshgrid(axis, axis, indexing="ij")
+    shown: NDArray[np.float32] = ndimage.map_coordinates(lit.astype(np.float32), grid, order=1)
+    return shown

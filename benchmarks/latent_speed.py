@@ -129,11 +129,11 @@ def main() -> None:
             f"    of it frames to events, {dose:g} photons", timed(device, lambda f=frames: estimator.observe(f), count)
         )
         before = estimator.posterior(observation)
-        starts = torch.from_numpy(before.theta[:KNOWN_STARTS]).to(device)
+        starts = before.theta[:KNOWN_STARTS]
         estimator.prepare(data[dose])
         report(
             f"a 17th frame, {dose:g} photons: the whole estimate anew, started from the posterior before",
-            timed(device, lambda d=data[dose], s=starts: estimator.estimate(d, [s]), count),
+            timed(device, lambda d=data[dose], s=starts: estimator.estimate(d, s), count),
             claims["added"],
         )
     if not asked.no_paper:

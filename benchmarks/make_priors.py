@@ -33,7 +33,7 @@ from recon.decoders.companion import (
     whitened_latents,
     write_companion,
 )
-from recon.decoders.direct import DirectDrawing
+from recon.decoders.direct import DirectDrawer
 from recon.decoders.images import MNIST_FILES, ImageSourceError, read_idx, spline_matrix
 from recon.decoders.mixture import Mixture, fit_mixture
 from recon.decoders.package import DecoderError, DecoderPackage, installed_packages, load_package
@@ -122,7 +122,7 @@ def study(name: str, options: argparse.Namespace, device: str) -> dict[str, obje
     result: dict[str, object] = {"decoder": name, "decoder_psnr_db": package.training["validation_psnr_db"]}
     for threshold in (1e-3, 3e-4, 1e-4):
         whitening = Whitening.of(package, threshold)
-        direct = DirectDrawing(package, whitening)
+        direct = DirectDrawer(package, whitening)
         drawn = direct.images(whitened_latents(package, unseen, whitening=whitening))
         result[f"axes above {threshold:g}"] = [whitening.size, round(float(psnr_per_image(drawn, unseen).mean()), 3)]
     zeta, held = whitened_latents(package, images), whitened_latents(package, unseen)

@@ -10,7 +10,7 @@ import argparse
 import time
 from pathlib import Path
 
-from app.studies.dose import REFERENCE_DECODER
+from app.studies.grid import REFERENCE_DECODER
 from app.studies.objects import MNIST, load_objects
 from app.studies.scene import StudyScene
 from app.studies.scores import FROZEN, read_references, reference_key, write_references

@@ -2,47 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vmap
 
-from recon.scene import Drawer
-
-Draw = Callable[[Tensor], Tensor]
-"""From whitened latents (n, d) to the decoder's images (n, s, s)."""
-
-
-@dataclass(frozen=True)
-class Exact:
-    """The decoder itself, with Jacobians by forward mode: d + 1 images each.
-
-    Attributes:
-        draw: the decoder.
-    """
-
-    draw: Draw
-
-    def images(self, zeta: Tensor) -> Tensor:
-        """(n, s, s) images of whitened latents (n, d)."""
-        with torch.no_grad():
-            return self.draw(zeta)
-
-    def drawn(self, zeta: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (n, s, s) and their Jacobians (n, s^2, d)."""
-        directions = torch.eye(zeta.shape[1], device=zeta.device)
-        images, columns = [], []
-        for one in zeta:
-
-            def along(direction: Tensor, at: Tensor = one) -> tuple[Tensor, Tensor]:
-                return jvp(lambda z: self.draw(z[None])[0], (at,), (direction,))
-
-            image, tangents = vmap(along, out_dims=(None, 0))(directions)
-            images.append(image.detach())
-            columns.append(tangents.detach().flatten(1).T)
-        return torch.stack(images), torch.stack(columns)
+from recon.decoders.sketch import Drawer
 
 
 @dataclass(frozen=True)

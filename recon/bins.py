@@ -21,6 +21,11 @@ BIN_M = 10.5e-6
 """Side of a bin: up to here the light at its middle is its mean within 0.3 % of the light."""
 KEPT = 0.995
 """Share of the information about the light's strength, at the prior's mean, that the bins in use hold."""
+MOST_ROWS = 48_000
+"""Bins, of all frames together, that are used: the most telling ones."""
+AMPLE_E = 5e5
+"""Electrons above which what the decoder cannot draw limits the image, not the light: `AMPLE_ROWS` bins are enough."""
+AMPLE_ROWS = 12_000
 QUICK_ROWS = 6000
 """Bins, of all frames together, that tell where to search."""
 
@@ -69,7 +74,7 @@ class Bins:
         typical = cut(noise).sum((1, 3)).flatten().clamp_min(1e-9)
         pixels = cut(mask.float()).sum((1, 3)).flatten()
         information_each = torch.where(pixels > 0, (pixels * mean).square() / (pixels * mean + typical), 0.0)
-        chosen = _fewest(information_each, KEPT)
+        chosen = _fewest(information_each, KEPT, MOST_ROWS)
         fields, sums, darks = [], [], []
         electrons = 0.0
         for j in range(len(data)):
@@ -94,11 +99,15 @@ class Bins:
         for j, (field, total, dark) in enumerate(zip(fields, sums, darks, strict=True)):
             rows[j, : len(field)], rows[j, most : most + len(field)] = field.real, field.imag
             measured[j, : len(field)], variances[j, : len(field)] = total, dark
-        return cls(operator, likelihood, rows, [len(part) for part in fields], measured, variances, electrons)
+        whole = cls(operator, likelihood, rows, [len(part) for part in fields], measured, variances, electrons)
+        return whole._thinned(AMPLE_ROWS) if electrons > AMPLE_E else whole
 
     def quick(self) -> Bins:
         """Every k-th bin."""
-        step = max(1, sum(self.counts) // QUICK_ROWS)
+        return self._thinned(QUICK_ROWS)
+
+    def _thinned(self, most: int) -> Bins:
+        step = max(1, sum(self.counts) // most)
         half = self.rows.shape[1] // 2
         rows = torch.cat((self.rows[:, :half:step], self.rows[:, half::step]), 1)
         counts = [-(-count // step) for count in self.counts]
@@ -147,9 +156,9 @@ class Bins:
         return (self.measured.sum(1) - expected) / (expected + noise + (FLUX_TOLERANCE * expected).square()).sqrt()
 
 
-def _fewest(values: Tensor, share: float) -> Tensor:
-    """Mask of the largest values that together hold that share of the sum."""
+def _fewest(values: Tensor, share: float, most: int) -> Tensor:
+    """Mask of the largest values that together hold that share of the sum, of the `most` largest at most."""
     order = values.flatten().sort(descending=True)
     held = order.values.double().cumsum(0)
     count = int((held < share * held[-1]).sum()) + 1
-    return values >= order.values[min(count, len(held) - 1)]
+    return values >= order.values[min(count, most, len(held)) - 1].clamp_min(1e-30)

@@ -14,8 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recon.decoders.companion import Companion, Whitening
+from recon.decoders.companion import Companion
+from recon.decoders.direct import DirectDrawer
 from recon.decoders.package import DecoderPackage
+from recon.decoders.whitening import Whitening
 from recon.paper import LitBlocks
 
 STARTS = 64
@@ -67,22 +69,6 @@ def amplitude_terms(lit: LitBlocks, target: list[Tensor], images: Tensor, jacobi
         gradient += (residual[:, None] @ along)[:, 0]
         information += along.transpose(1, 2) @ along
     return Terms(value, gradient, information)
-
-
-def decoded(package: DecoderPackage, whitening: Whitening, zeta: Tensor) -> tuple[Tensor, Tensor]:
-    """Images (S, s, s) of whitened latents (S, d) and their Jacobians (S, s^2, d), by forward mode."""
-    axes = whitening.axes.T
-
-    def along(latents: Tensor) -> Tensor:
-        def one(axis: Tensor) -> Tensor:
-            tangent: Tensor = torch.func.jvp(package.decode, (latents,), (axis.expand_as(latents),))[1]
-            return tangent
-
-        return torch.func.vmap(one, chunk_size=32)(axes)
-
-    with torch.no_grad():
-        latents = whitening.latents(zeta)
-        return package.decode(latents), along(latents).permute(1, 2, 3, 0).flatten(1, 2)
 
 
 Draw = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -141,9 +127,8 @@ def noise_free_fit(
         found = found[value.argsort()[:kept]]
     found = found[:KEPT]
     # The encoder's own latent joins, wherever it went in the first search.
-    zeta, value = _descended(
-        lit, target, lambda z: decoded(package, free, z), torch.cat((found, starts[:1])), FINE_STEPS
-    )
+    drawing = DirectDrawer.of(package)
+    zeta, value = _descended(lit, target, drawing.drawn, torch.cat((found, starts[:1])), FINE_STEPS)
     with torch.no_grad():
         best: NDArray[np.float32] = package.decode(free.latents(zeta[value.argmin()][None]))[0].cpu().numpy()
     return best

@@ -27,6 +27,8 @@ RESOLVING_E = 0.45
 """Read noise up to which electrons are counted one by one."""
 QUICK = 3
 """The bank is scored by one in so many events, the likeliest."""
+SUREST = 50.0
+"""Nats by which one pixel can speak for one electron or more against none."""
 MOST_TERMS = 12
 """Electrons in one pixel up to which events are counted."""
 
@@ -41,6 +43,7 @@ class Watch:
         sigma: (H, W) read noise, electrons.
         thresholds: (N, g, side, g, side) electrons; infinite where a pixel is not looked at.
         quadratic: (N, L, L) Q of each frame.
+        share: (N,) x^T Q x over the light in the pixels that are looked at, for the light expected from the prior.
     """
 
     operator: CameraOperator
@@ -48,67 +51,88 @@ class Watch:
     sigma: Tensor
     thresholds: Tensor
     quadratic: Tensor
+    share: Tensor
 
     @classmethod
     def build(cls, operator: CameraOperator, light: LightMap, variance: Tensor, mask: Tensor) -> Watch:
         """For a sensor with the dark `variance` (H, W) and `mask` (H, W) of good pixels."""
         sigma = variance.sqrt()
         covered, good = light.pixels(sigma), light.pixels(mask)
-        thresholds, quadratic = [], []
+        thresholds, quadratic, share = [], [], []
         for j in range(len(operator)):
             mean = light.mean[j][:, None, :, None].clamp_min(1e-12)
             # Odds of one electron against none at the reading t: mean exp((2 t - 1)/(2 sigma^2)).
             threshold = 0.5 + covered.square() * torch.log(WORTHWHILE / mean)
             threshold = torch.maximum(threshold, 1 - MISSED_SIGMA * covered)
             seen = good & (threshold < 1 + FARTHEST_SIGMA * covered)
-            missed = _normal((threshold - 1) / covered) / _normal(threshold / covered)
-            weight = torch.where(seen, 1 - missed, 0.0).sum((1, 3)).flatten()
+            weight = torch.where(seen, 1 - _missed(threshold, covered), 0.0).sum((1, 3))
+            looked = seen.sum((1, 3)) * light.mean[j]
+            share.append((weight * light.mean[j]).sum() / looked.sum().clamp_min(1e-12))
+            weight = weight.flatten()
             lit = weight > 0
             grid = operator.on_grid(j, light.centres(0), light.centres(1))[lit]
             stacked = torch.cat((grid.real, grid.imag))
             quadratic.append(stacked.T @ (stacked * weight[lit].repeat(2)[:, None]))
             thresholds.append(torch.where(seen, threshold, math.inf))
-        return cls(operator, light, sigma, torch.stack(thresholds), torch.stack(quadratic))
+        return cls(operator, light, sigma, torch.stack(thresholds), torch.stack(quadratic), torch.stack(share))
 
     def count(self, data: Ptychogram) -> Events:
         """The events of frames that were taken as the operator says; clipped pixels do not count."""
         operator, light = self.operator, self.light
         device = operator.probe.device
-        highest = max(float(frame[data.mask].max()) for frame in data.frames)
-        terms = min(MOST_TERMS, max(2, math.ceil(highest + 4 * float(self.sigma.median())) + 1))
-        lists, ratios, quadratic = [], [], self.quadratic
-        seen, noise = [], []
+        quadratic = self.quadratic
+        places, seen, noise = [], [], []
         covered = light.pixels(self.sigma.square())
         for j in range(len(data)):
-            frame = torch.from_numpy(data.frames[j]).to(device)
-            reading, threshold = light.pixels(frame), self.thresholds[j]
-            looked = threshold.isfinite()
-            hit = reading > threshold
+            reading = light.pixels(torch.from_numpy(data.frames[j]).to(device))
+            looked = self.thresholds[j].isfinite()
             if data.saturated is not None and data.saturated[j].any():
                 clipped = light.pixels(torch.from_numpy(data.saturated[j]).to(device)) & looked
                 looked = looked & ~clipped
-                field = operator.at_pixels(j, *self._places(clipped))
-                lost = torch.cat((field.real, field.imag))
                 quadratic = quadratic.clone() if quadratic is self.quadratic else quadratic
-                quadratic[j] -= lost.T @ lost
-                hit &= ~clipped
+                quadratic[j] -= self._dark(j, clipped)
+            places.append(self._places(looked & (reading > self.thresholds[j])))
             seen.append(torch.where(looked, reading, 0.0).sum())
             noise.append(torch.where(looked, covered, 0.0).sum())
-            row, column = self._places(hit)
-            ratio = _ratios(frame[row, column], self.sigma[row, column], terms)
-            mean = light.mean[j, (row - light.corner[0]) // light.side, (column - light.corner[1]) // light.side]
-            likely = (ratio[:, 0] * mean).argsort(descending=True, stable=True)
-            lists.append(operator.at_pixels(j, row[likely], column[likely]))
-            ratios.append(ratio[likely])
-        most = max(1, max(len(part) for part in lists))
-        rows = torch.zeros(len(data), 2 * most, lists[0].shape[1], device=device)
+        readings = [torch.from_numpy(data.frames[j]).to(device)[place] for j, place in enumerate(places)]
+        sigmas = [self.sigma[place] for place in places]
+        highest = max((float((x + 4 * s).max()) for x, s in zip(readings, sigmas, strict=True) if len(x)), default=0.0)
+        terms = min(MOST_TERMS, max(2, math.ceil(highest) + 1))
+        most = max(1, max(len(part) for part in readings))
+        rows = torch.zeros(len(data), 2 * most, self.quadratic.shape[1], device=device)
         padded = torch.zeros(len(data), most, terms, device=device)
-        for j, (part, ratio) in enumerate(zip(lists, ratios, strict=True)):
-            rows[j, : len(part)], rows[j, most : most + len(part)] = part.real, part.imag
-            padded[j, : len(part)] = ratio
-        counts = [len(part) for part in lists]
+        missed = torch.zeros(len(data), most, device=device)
+        top, left = light.corner
+        for j, ((row, column), reading, sigma) in enumerate(zip(places, readings, sigmas, strict=True)):
+            ratio = _ratios(reading, sigma, terms)
+            mean = light.mean[j, (row - top) // light.side, (column - left) // light.side]
+            likely = ((2 * reading - 1) / (2 * sigma.square()) + mean.log()).argsort(descending=True, stable=True)
+            row, column, m = row[likely], column[likely], len(likely)
+            field = operator.at_pixels(j, row, column)
+            rows[j, :m], rows[j, most : most + m] = field.real, field.imag
+            padded[j, :m] = ratio[likely]
+            missed[j, :m] = _missed(
+                self.thresholds[j].flatten(2).flatten(0, 1)[row - top, column - left], sigma[likely]
+            )
+        counts = [len(part) for part in readings]
         total = torch.stack(seen)
-        return Events(operator, rows, counts, padded, quadratic, float(total.sum()), total, torch.stack(noise))
+        return Events(
+            operator, rows, counts, padded, missed, quadratic, float(total.sum()), total, torch.stack(noise), self.share
+        )
+
+    def _dark(self, frame: int, chosen: Tensor) -> Tensor:
+        """(L, L) what pixels that are true in (g, side, g, side) have added to Q of a frame."""
+        row, column = self._places(chosen)
+        side, (top, left) = self.light.side, self.light.corner
+        threshold = self.thresholds[frame][chosen]
+        weight = 1 - _missed(threshold, self.sigma[row, column])
+
+        def centre(index: Tensor, first: int) -> Tensor:
+            return (index - first) // side * side + first + side // 2
+
+        field = self.operator.at_pixels(frame, centre(row, top), centre(column, left))
+        stacked = torch.cat((field.real, field.imag))
+        return stacked.T @ (stacked * weight.repeat(2)[:, None])
 
     def _places(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Rows and columns (m,) of the camera's pixels that are true in (g, side, g, side)."""
@@ -121,27 +145,32 @@ class Watch:
 class Events:
     """Bright pixels one by one, dark ones by a quadratic form.
 
-    log p = sum_events ln(1 + r_1 I + r_2 I^2 + ...) - x^T Q x, r_n = p(X | n electrons)/(n! p(X | none)).
+    log p = sum_events ln(1 + r_1 I + r_2 I^2 + ...) - m I - x^T Q x, r_n = p(X | n electrons)/(n! p(X | none)), m the
+    single electrons that the pixel's threshold misses over those without any below it; Q holds 1 - m of all pixels.
 
     Attributes:
         operator: from images to the camera.
         rows: (N, 2 m, L) float32, real then imaginary part of the field at each event; zeros fill up.
         counts: events of each frame.
         ratios: (N, m, T) r_1 .. r_T.
+        missed: (N, m) m of each event's pixel.
         quadratic: (N, L, L) Q of each frame.
         electrons: counted.
         seen: (N,) electrons in the pixels of each frame that are looked at.
         noise: (N,) variance of their read noise.
+        share: (N,) x^T Q x over the light in those pixels.
     """
 
     operator: CameraOperator
     rows: Tensor
     counts: list[int]
     ratios: Tensor
+    missed: Tensor
     quadratic: Tensor
     electrons: float
     seen: Tensor
     noise: Tensor
+    share: Tensor
 
     def _light(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Local images (N, L, S), fields (N, 2 m, S), intensities (N, m, S) and quadratic forms (N, S)."""
@@ -157,32 +186,36 @@ class Events:
         most = max(1, half // QUICK)
         rows = torch.cat((self.rows[:, :most], self.rows[:, half : half + most]), 1)
         counts = [min(count, most) for count in self.counts]
-        return replace(self, rows=rows, counts=counts, ratios=self.ratios[:, :most, :2].contiguous())
+        return replace(self, rows=rows, counts=counts, ratios=self.ratios[:, :most], missed=self.missed[:, :most])
 
     def value(self, images: Tensor) -> Tensor:
         """(S,) log-likelihood of images (S, s, s)."""
         _, _, intensity, quadratic = self._light(images)
-        return _odds(self.ratios, intensity).log1p_().sum((0, 1)) - quadratic.sum(0)
+        lost = torch.einsum("nm,nms->s", self.missed, intensity)
+        return _odds(self.ratios, intensity).log1p_().sum((0, 1)) - lost - quadratic.sum(0)
 
     def terms(self, images: Tensor, jacobians: Tensor) -> Terms:
         """Along the `jacobians` (S, s^2, d) of images (S, s, s)."""
         local, fields, intensity, quadratic = self._light(images)
         odds, slope = _polynomial(self.ratios, intensity)
-        value = torch.log1p(odds).sum((0, 1)) - quadratic.sum(0)
+        missed = self.missed[:, :, None]
+        value = (torch.log1p(odds) - missed * intensity).sum((0, 1)) - quadratic.sum(0)
         pull = slope / (1 + odds)
-        weighted = 2 * fields * torch.cat((pull, pull), 1)
-        parts = self.rows.transpose(1, 2) @ weighted - 2 * (self.quadratic @ local)
+        twice = 2 * fields
+        pulled = twice * (pull - missed).repeat(1, 2, 1)
+        parts = self.rows.transpose(1, 2) @ pulled - 2 * (self.quadratic @ local)
         high, wide = self.operator.window
         parts = parts.transpose(1, 2).unflatten(2, (high, wide))
         gradient = self.operator.whole(parts).flatten(1)
-        found = information(self.operator, self.rows, weighted, jacobians, self.counts)
+        # With s = pull - 1 the score of a pixel, E[s (s + 1)] over events alone is the Fisher information of all.
+        worth = (pull * (pull - 1)).clamp_min_(0).sqrt_()
+        found = information(self.operator, self.rows, twice * worth.repeat(1, 2, 1), jacobians, self.counts)
         return Terms(value, (gradient[:, None] @ jacobians)[:, 0], found)
 
     def frame_scores(self, image: Tensor) -> Tensor:
         """(N,) light of each frame less that expected of an image (s, s), in standard deviations."""
         _, _, _, quadratic = self._light(image[None])
-        # What stays below the thresholds, 2 % of the light, is not in the quadratic form.
-        expected = quadratic[:, 0] / (1 - float(_normal(torch.tensor(-MISSED_SIGMA))))
+        expected = quadratic[:, 0] / self.share
         return (self.seen - expected) / (expected + self.noise + (FLUX_TOLERANCE * expected).square()).sqrt()
 
 
@@ -190,11 +223,20 @@ def _normal(z: Tensor) -> Tensor:
     return 0.5 * torch.erfc(-z / math.sqrt(2.0))
 
 
+def _missed(threshold: Tensor, sigma: Tensor) -> Tensor:
+    """Probability of a reading below a threshold with one electron over that with none."""
+    return _normal((threshold - 1) / sigma) / _normal(threshold / sigma)
+
+
 def _ratios(reading: Tensor, sigma: Tensor, terms: int) -> Tensor:
-    """(m, T) r_n = N(X; n, s)/(n! N(X; 0, s)), n = 1 .. T."""
+    """(m, T) r_n = N(X; n, s)/(n! N(X; 0, s)), n = 1 .. T.
+
+    A reading that no light would explain by more than `SUREST` nats is given that much: all its r_n are scaled alike,
+    so that single precision holds their sum, and which image explains it best does not change.
+    """
     n = torch.arange(1, terms + 1, device=reading.device)
     exponent = n * (2 * reading[:, None] - n) / (2 * sigma[:, None].square()) - torch.lgamma(n + 1.0)
-    return exponent.clamp_max(80.0).exp()
+    return (exponent - (exponent.amax(1, keepdim=True) - SUREST).clamp_min(0)).exp()
 
 
 def _odds(ratios: Tensor, intensity: Tensor) -> Tensor:

@@ -37,6 +37,11 @@ def coarse_probe(probe: NDArray, factor: int) -> NDArray[np.complex64]:
     return (blocks * math.sqrt(energies[0] / max(energies[1], 1e-30))).astype(np.complex64)
 
 
+def grid_size(light: Illumination) -> int:
+    """Side of the object's grid that holds every probe window of the calibration scan, in camera pixels."""
+    return object_size(torch.from_numpy(light.positions_m / light.geometry.pixel_size_m), len(light.probe))
+
+
 @dataclass(frozen=True)
 class KnownLight:
     """Frames and light of one level on the device.

@@ -1,7 +1,8 @@
 """The latent estimator: from a few photons to a posterior over objects of a class.
 
 1. A bank of images from the prior is scored by likelihood, all at once.
-2. The best of them are refined together by damped Gauss-Newton steps on the log posterior; no learning rate.
+2. The best of them are refined together by damped Gauss-Newton steps on the log posterior, on a part of the data that
+   is enough to tell basins apart, and where they end on all of it; no learning rate.
 3. Each distinct mode gets its Laplace approximation; together they propose samples, weighted by the posterior.
 4. Short Metropolis chains from those samples mend what the approximation missed.
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,12 +25,18 @@ from torch import Tensor
 from recon.observation import Observation
 from recon.scene import Scene
 
+FINAL_STEPS = 12
+"""Gauss-Newton steps on all of the data, from where those on a part of it have ended."""
 CHUNK = 128
 """Images whose light is computed at a time."""
 FREEDOM = 6
 """Degrees of freedom of the proposals' Student distributions: heavier tails than the posterior's."""
 ALIKE = 0.3
 """Starts whose mean square distance per dimension is below this, in variances of the better one, are one mode."""
+PRECISION = 2e-7
+"""Relative rounding of a log posterior, which is a sum of many terms in single precision."""
+FORLORN = 30.0
+"""Nats below the best at which a refined mode has no share in anything."""
 LAG = 10.0
 """Nats behind the best at which a start is given up, late in the search; nine times that at its beginning."""
 
@@ -113,9 +120,11 @@ def search(
     observation: Observation, scene: Scene, bank: Bank, settings: LatentSettings, starts: Sequence[Tensor] = ()
 ) -> Modes:
     """The modes of the posterior; `starts` (n, size) are refined beside the bank's best."""
-    scores = bank.scores(observation.quick())
+    quick = observation.quick()
+    scores = bank.scores(quick)
     best = scores.topk(min(settings.starts, len(scores))).indices
-    return refine(observation, scene, torch.cat((*starts, bank.theta[best])), settings)
+    rough = refine(quick, scene, torch.cat((*starts, bank.theta[best])), settings)
+    return refine(observation, scene, rough.theta, replace(settings, iterations=FINAL_STEPS))
 
 
 def refine(observation: Observation, scene: Scene, theta: Tensor, settings: LatentSettings) -> Modes:
@@ -140,10 +149,12 @@ def refine(observation: Observation, scene: Scene, theta: Tensor, settings: Late
         step = torch.cholesky_solve(gradient[going, :, None], factor)[:, :, 0]
         tried = theta[going] + step
         new_value, new_gradient, new_precision = looked(tried)
-        better = new_value >= value[going]
+        # Single precision holds a log posterior of a million nats to a tenth.
+        grain = PRECISION * value[going].abs()
+        better = new_value >= value[going] - grain
         # What the quadratic model promises: nothing left to gain is what convergence means.
         promised = 0.5 * (step * gradient[going]).sum(1)
-        converged[going] = promised < settings.tolerance
+        converged[going] = promised < settings.tolerance + grain
         damping[going] = torch.where(better, damping[going] * 0.2, damping[going] * 5).clamp(1e-6, 1e6)
         kept = going[better]
         theta[kept], value[kept] = tried[better], new_value[better]
@@ -173,7 +184,7 @@ def _distinct(theta: Tensor, value: Tensor, precision: Tensor, converged: Tensor
     order = value.argsort(descending=True)
     chosen: list[int] = []
     for k in order.tolist():
-        if len(chosen) == most:
+        if len(chosen) == most or value[k] < value.max() - FORLORN:
             break
         near = False
         for other in chosen:

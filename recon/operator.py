@@ -55,7 +55,8 @@ def thinned(field: NDArray[np.complex64], factor: int) -> NDArray[np.complex64]:
     """Every `factor`-th sample of a centred field (K, K) after the band that those carry; index n//2 stays the axis."""
     size = len(field)
     extra = -size % (2 * factor)
-    padded = np.pad(field, ((extra // 2, extra - extra // 2),) * 2)
+    before = (size + extra) // 2 - size // 2
+    padded = np.pad(field, ((before, extra - before),) * 2)
     count = len(padded) // factor
     spectrum = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(padded)))
     first = len(padded) // 2 - count // 2
@@ -126,12 +127,11 @@ class CameraOperator:
         pitch = geometry.pixel_size_m
         probe = thinned(np.pad(light.probe, GUARD_PX), COARSER) * COARSER
         count = len(probe)
-        samples = (np.arange(count) - count // 2) * pitch * COARSER
+        samples = (np.arange(count, dtype=np.float64) - count // 2) * pitch * COARSER
         limit = 1 / (2 * pitch * COARSER)
         kernels = [
-            fresnel_kernel((np.arange(n) - n // 2) * pitch, samples, geometry.wavelength_m, geometry.distance_m, limit)
-            / math.sqrt(COARSER)
-            for n in shape
+            fresnel_kernel(axis, samples, geometry.wavelength_m, geometry.distance_m, limit) / math.sqrt(COARSER)
+            for axis in ((np.arange(n, dtype=np.float64) - n // 2) * pitch for n in shape)
         ]
         parts, firsts = [], []
         for axis in (0, 1):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,11 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recon.anchored import Anchored, Exact
+from recon.anchored import Anchored
 from recon.bins import Bins
 from recon.dataset import Ptychogram
-from recon.decoders.companion import Companion, Whitening
+from recon.decoders.companion import Companion
+from recon.decoders.direct import DirectDrawer
 from recon.decoders.package import DecoderPackage
+from recon.decoders.whitening import Whitening
 from recon.events import MOST_TERMS, RESOLVING_E, Watch
 from recon.foreign import Foreign, foreign_evidence
 from recon.illumination import Illumination
@@ -147,9 +148,8 @@ class LatentEstimator:
     ) -> LatentEstimator:
         """Draws the bank; a second or so."""
         package, companion = package.to(device), companion.to(device)
-        whitening = Whitening.of(package)
         scene = Scene(companion.sketch, companion.prior, nuisances, field_m)
-        exact = replace(scene, drawer=Exact(lambda zeta: package.decode(whitening.latents(zeta))))
+        exact = replace(scene, drawer=DirectDrawer.of(package))
         drawn = Bank.draw(scene, bank)
         return cls(package, companion, light, field_m, scene, exact, drawn, settings, device)
 
@@ -194,15 +194,27 @@ class LatentEstimator:
             return prepared.watch.count(data)
         return Bins.build(data, prepared.operator, prepared.light, MixedGaussian())
 
-    def estimate(self, data: Ptychogram, starts: Sequence[Tensor] = ()) -> Posterior:
+    def expected(self, data: Ptychogram, image: NDArray) -> NDArray[np.float32]:
+        """(H, W) electrons, all frames together, that an image (s, s) predicts."""
+        operator = self.prepare(data).operator
+        lit = torch.from_numpy(np.ascontiguousarray(image, np.float32)).to(self.device)
+        fields = torch.view_as_real(operator.fields(lit[None])[:, 0])
+        return fields.square().sum((0, 3)).cpu().numpy()
+
+    def estimate(self, data: Ptychogram, starts: NDArray | None = None) -> Posterior:
         """The posterior of all frames together; `starts` (n, size) join the bank's best."""
         return self.posterior(self.observe(data), starts)
 
-    def posterior(self, observation: Observation, starts: Sequence[Tensor] = ()) -> Posterior:
+    def posterior(self, observation: Observation, starts: NDArray | None = None) -> Posterior:
         """The posterior of an observation."""
-        found = search(observation, self.scene, self.bank, self.settings, starts)
-        top = found.theta[: self.settings.exact_modes]
-        modes = refine(observation, self.exact, top, replace(self.settings, iterations=EXACT_STEPS))
+        more = () if starts is None else (torch.from_numpy(starts).to(self.device),)
+        settings = self.settings
+        if isinstance(observation, Bins):
+            # Light makes the posterior narrow and nearly normal, and each of its images dear.
+            settings = replace(settings, proposals=settings.proposals // 3, chains=settings.chains // 2)
+        found = search(observation, self.scene, self.bank, settings, more)
+        top = found.theta[: settings.exact_modes]
+        modes = refine(observation, self.exact, top, replace(settings, iterations=EXACT_STEPS))
         dims = self.scene.prior.size
         precision = torch.cholesky_inverse(modes.factors)[:, :dims, :dims]
         anchored = Anchored.at(
@@ -211,7 +223,7 @@ class LatentEstimator:
             modes.theta[:, :dims],
             precision,
         )
-        drawn = sample(observation, replace(self.scene, drawer=anchored), self.exact, modes, self.settings)
+        drawn = sample(observation, replace(self.scene, drawer=anchored), self.exact, modes, settings)
         return self._pictured(observation, modes, drawn.theta, found.iterations, drawn.efficiency, drawn.accepted,
                               drawn.log_evidence)  # fmt: skip
 

@@ -9,28 +9,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from recon.decoders.mixture import Mixture
+from recon.decoders.sketch import Drawer
 
 NUDGE = 1e-2
 """Step of the central differences by which an image is differentiated in the pose, in standard deviations."""
-
-
-class Drawer(Protocol):
-    """A decoder as a function of whitened latents: itself, its sketch, or something between."""
-
-    def images(self, zeta: Tensor) -> Tensor:
-        """(n, s, s) images of (n, d)."""
-        ...
-
-    def drawn(self, zeta: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (n, s, s) and their Jacobians (n, s^2, d)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -99,9 +87,12 @@ class Scene:
     def pose(self, theta: Tensor) -> Tensor:
         """(n, 4) shift y, x in metres, rotation in rad, logarithm of the magnification."""
         _, pose = self._parts(theta)
+        return torch.zeros(len(theta), 4, device=theta.device) if pose is None else pose * self._scales(theta)
+
+    def _scales(self, theta: Tensor) -> Tensor:
+        """(4,) standard deviations of the pose."""
         n = self.nuisances
-        scales = torch.tensor([n.shift_m, n.shift_m, n.rotation_rad, n.scale], device=theta.device)
-        return torch.zeros(len(theta), 4, device=theta.device) if pose is None else pose * scales
+        return torch.tensor([n.shift_m, n.shift_m, n.rotation_rad, n.scale], dtype=theta.dtype, device=theta.device)
 
     def transmitted(self, images: Tensor, theta: Tensor) -> Tensor:
         """(n, s, s) the decoder's images (n, s, s) in their pose, without the flux: the object itself."""
@@ -125,7 +116,9 @@ class Scene:
             channels = torch.cat((images.flatten(1)[:, :, None], jacobian), 2).transpose(1, 2)
             turned = moved(channels.reshape(count, -1, size, size), pose, self.field_m).flatten(2).transpose(1, 2)
             n = self.nuisances
-            steps = torch.diag(torch.tensor([n.shift_m, n.shift_m, n.rotation_rad, n.scale], device=theta.device))
+            steps = torch.diag(
+                torch.tensor([n.shift_m, n.shift_m, n.rotation_rad, n.scale], dtype=theta.dtype, device=theta.device)
+            )
             for step in steps * NUDGE:
                 ahead, behind = (moved(images[:, None], pose + sign * step, self.field_m) for sign in (1, -1))
                 columns.append((ahead - behind).flatten(1)[:, :, None] / (2 * NUDGE))

@@ -35,8 +35,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 TORCH_FREE_RECON = ("recon/dataset.py", "recon/streaming.py", "recon/files/")
 INIT_LINES = 40
 
-# The work behind `calibrate`, `reconstruct` and `demo`: the command line imports these when it is asked for them.
-LOADS_TORCH = ("app.calibration", "app.reconstruction", "app.demo")
+# The work behind `calibrate`, `reconstruct`, `demo` and `study`: the command line imports these when it is asked for
+# them.
+LOADS_TORCH = ("app.calibration", "app.reconstruction", "app.demo", "app.studies.dose", "app.studies.work")
 
 
 def _relative(path: Path) -> str:

@@ -42,7 +42,8 @@ def dose(
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from app.cli import report
-    from app.studies.dose import DoseStudy, numbers, run_dose_study
+    from app.studies.dose import run_dose_study
+    from app.studies.grid import DoseStudy, numbers
     from app.studies.objects import MNIST
 
     asked = DoseStudy(

@@ -31,8 +31,9 @@ from recon.simulated import exposed, intensities, posed
 PAPER = PaperSettings()
 NOISE, POSE = 1, 2
 """Streams of random numbers."""
-KEPT = 2
-"""Intensities that a process keeps: an object's cases come one after another."""
+KEPT, KEPT_BYTES = 2, 16e9
+"""Intensities that a process keeps: an object's cases come one after another. Batches keep all of their objects, dose
+after dose, within so much memory."""
 REFERENCE_PHOTONS = 1e8
 CROPPED_TO = 0.9995
 """Share of an open field's light in the window that free pixels are fitted to."""
@@ -118,7 +119,8 @@ class Workshop:
         truth = make_truth(self.job.objects[frames.object], frames.truth, pose, self.scene)
         lit = truth.amplitude * np.float32(np.sqrt(pose.flux))
         self._kept[key] = truth, intensities(self.scene.light, self.scene.positions_m, lit, self.device)
-        while len(self._kept) > KEPT:
+        most = KEPT if self.job.batch == 1 else max(KEPT, int(KEPT_BYTES / self._kept[key][1].nbytes))
+        while len(self._kept) > most:
             self._kept.popitem(last=False)
         return self._kept[key]
 
@@ -248,21 +250,26 @@ def _words(value: float) -> tuple[int, int]:
     return int(low), int(high)
 
 
-def by_frames(cases: Sequence[Case]) -> list[list[Case]]:
-    """Cases of the same frames together, those of one object and pose one after another."""
-    ordered = sorted(cases, key=_place)
-    return [list(group) for _, group in groupby(ordered, key=_place)]
+def by_frames(cases: Sequence[Case], batch: int = 1) -> list[list[Case]]:
+    """Cases of the same frames together: object after object, or in batches dose after dose."""
+    order = _by_object if batch == 1 else _by_dose
+    return [list(group) for _, group in groupby(sorted(cases, key=order), key=order)]
 
 
-def _place(case: Case) -> tuple[str, int, float, float]:
+def _by_object(case: Case) -> tuple[Any, ...]:
     frames = case.frames
     return (frames.object, frames.seed, frames.photons, frames.read_noise)
+
+
+def _by_dose(case: Case) -> tuple[Any, ...]:
+    frames = case.frames
+    return (frames.read_noise, frames.seed, frames.photons, frames.object)
 
 
 def work(shop: Workshop, cases: Sequence[Case]) -> Iterator[tuple[Case, Outcome]]:
     """Every case's outcome as it is found, in an order that costs little; results do not depend on it."""
     waiting: dict[tuple[str, float, float, int], list[tuple[Case, Truth, Summed]]] = {}
-    for group in by_frames(cases):
+    for group in by_frames(cases, shop.job.batch):
         frames = group[0].frames
         truth, data = shop.taken(frames)
         for case in group:

@@ -21,11 +21,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from recon.decoders.direct import DirectDrawing
+from recon.decoders.direct import DirectDrawer
 from recon.decoders.misfit import CONTRASTS, LEVELS, Misfit
 from recon.decoders.mixture import Mixture, fit_mixture
 from recon.decoders.package import COMPANION_SUFFIX, PRETRAINED, DecoderError, DecoderPackage
-from recon.decoders.sketch import Drawing, Sketch, SketchSettings, train_sketch
+from recon.decoders.sketch import Sketch, SketchSettings, StandIn, train_sketch
 from recon.decoders.whitening import Whitening
 
 FORMAT = "ptychoscope-prior-1"
@@ -53,7 +53,7 @@ class Companion:
 
     decoder_sha256: str
     prior: Mixture
-    sketch: Drawing
+    sketch: StandIn
     misfit: Misfit
     made: dict[str, Any]
 
@@ -140,7 +140,7 @@ def make_companion(
     prior = fit_mixture(
         zeta, labels.to(device), settings.components, report=lambda done, total: report("prior", done, total, "")
     )
-    direct = DirectDrawing(package, whitening)
+    direct = DirectDrawer(package, whitening)
     seen = None if unseen is None else (torch.as_tensor(unseen[0]), torch.as_tensor(unseen[1]))
     measured = images if seen is None else seen[0][_checked(len(seen[0])) :]
     misfit = _measured_misfit(direct, measured[:MISFIT_IMAGES])
@@ -192,7 +192,7 @@ def _checked(count: int) -> int:
 
 
 @torch.no_grad()
-def _measured_misfit(direct: DirectDrawing, images: Tensor) -> Misfit:
+def _measured_misfit(direct: DirectDrawer, images: Tensor) -> Misfit:
     images = images.to(direct.whitening.mean.device)
     return Misfit.measured(images, direct.images(whitened_latents(direct.package, images)))
 
@@ -201,7 +201,7 @@ def _measured_misfit(direct: DirectDrawing, images: Tensor) -> Misfit:
 def measured_unseen(package: DecoderPackage, companion: Companion, images: Tensor, labels: Tensor) -> Unseen:
     """How well a companion, on the package's device, foretells images (n, s, s) of classes (n,)."""
     zeta = whitened_latents(package, images)
-    direct = DirectDrawing.of(package)
+    direct = DirectDrawer.of(package)
     checked = images[: _checked(len(images))]
     square = 0.0
     for part in checked.split(ENCODED_AT_ONCE):
@@ -236,7 +236,7 @@ def plain_companion(package: DecoderPackage) -> Companion:
             f"decoder {package.name!r}: its record has no PSNR of unseen images, so nothing is known of its misfit; "
             "make its prior with `ptychoscope train --prior`"
         )
-    direct = DirectDrawing.of(package)
+    direct = DirectDrawer.of(package)
     device = direct.whitening.mean.device
     misfit = Misfit.even(10 ** (-psnr_db / 10)).to(device)
     made = {"source": "none: unit normal prior, drawn by the decoder itself"}

@@ -18,8 +18,8 @@ AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class DirectDrawing:
-    """Draws whitened latents with the decoder; see `recon.decoders.sketch.Drawing`.
+class DirectDrawer:
+    """Draws whitened latents with the decoder; see `recon.decoders.sketch.Drawer`.
 
     Attributes:
         package: the decoder.
@@ -30,7 +30,7 @@ class DirectDrawing:
     whitening: Whitening
 
     @classmethod
-    def of(cls, package: DecoderPackage) -> DirectDrawing:
+    def of(cls, package: DecoderPackage) -> DirectDrawer:
         """Over the free axes of a package, where it is."""
         return cls(package, Whitening.of(package))
 
@@ -49,9 +49,9 @@ class DirectDrawing:
         """Infinite: it is the decoder."""
         return math.inf
 
-    def to(self, device: torch.device | str) -> DirectDrawing:
+    def to(self, device: torch.device | str) -> DirectDrawer:
         """A copy on `device`."""
-        return DirectDrawing(self.package.to(device), self.whitening.to(device))
+        return DirectDrawer(self.package.to(device), self.whitening.to(device))
 
     def images(self, zeta: Tensor) -> Tensor:
         """(n, s, s) images of whitened latents (n, d)."""

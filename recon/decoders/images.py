@@ -88,11 +88,11 @@ def read_idx(path: Path) -> NDArray:
 
 def fit_square(image: NDArray, size: int) -> NDArray[np.float32]:
     """A grey image in 0..1 centred in a size x size square: padded when smaller, area-averaged when larger."""
-    from PIL import Image
-
     image = np.asarray(image, np.float32)
     longest = max(image.shape)
     if longest > size:
+        from PIL import Image
+
         shape = tuple(max(1, round(n * size / longest)) for n in image.shape)
         resized = Image.fromarray(image).resize((shape[1], shape[0]), Image.Resampling.BOX)
         image = np.asarray(resized, np.float32)

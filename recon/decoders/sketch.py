@@ -29,8 +29,20 @@ HELD_BACK = 30
 DRAWN_AT_ONCE = 512
 
 
-class Drawing(Protocol):
+class Drawer(Protocol):
     """Images and their Jacobians as functions of whitened latents."""
+
+    def images(self, zeta: Tensor) -> Tensor:
+        """(n, s, s) images of whitened latents (n, d)."""
+        ...
+
+    def drawn(self, zeta: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (n, s, s) and their Jacobians (n, s^2, d)."""
+        ...
+
+
+class StandIn(Drawer, Protocol):
+    """What a companion draws with: a sketch, or the decoder itself where there is none."""
 
     @property
     def samples(self) -> int:
@@ -42,16 +54,8 @@ class Drawing(Protocol):
         """PSNR against the decoder's own images; infinite for the decoder itself."""
         ...
 
-    def to(self, device: torch.device | str) -> Drawing:
+    def to(self, device: torch.device | str) -> StandIn:
         """A copy on `device`."""
-        ...
-
-    def images(self, zeta: Tensor) -> Tensor:
-        """(n, s, s) images of whitened latents (n, d)."""
-        ...
-
-    def drawn(self, zeta: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (n, s, s) and their Jacobians (n, s^2, d)."""
         ...
 
 

@@ -25,7 +25,7 @@ from recon.decoders.companion import (
     whitened_latents,
     write_companion,
 )
-from recon.decoders.direct import DirectDrawing
+from recon.decoders.direct import DirectDrawer
 from recon.decoders.package import (
     COMPANION_SUFFIX,
     DecoderError,
@@ -283,7 +283,7 @@ def test_a_shipped_prior_belongs_to_its_decoder(name, classes):
     assert 0.5 < companion.made["unseen_misfit_z"] < 1.5
     zeta = companion.prior.sample(200, 77)
     with torch.no_grad():
-        error = (companion.sketch.images(zeta) - DirectDrawing.of(package).images(zeta)).square().mean()
+        error = (companion.sketch.images(zeta) - DirectDrawer.of(package).images(zeta)).square().mean()
     # Draws of the prior itself lie nearer than the wider ones that the fidelity was measured with.
     assert -10 * math.log10(float(error)) > companion.sketch.fidelity_db - 1
 

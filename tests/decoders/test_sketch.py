@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from recon.decoders.direct import DirectDrawing
+from recon.decoders.direct import DirectDrawer
 from recon.decoders.mixture import Mixture
 from recon.decoders.sketch import WARMER, Sketch, SketchSettings, train_sketch
 
@@ -99,7 +99,7 @@ def test_layers_that_do_not_fit_are_refused(shapes, message):
 
 
 def test_the_decoder_itself_draws_its_images_and_their_jacobians(toy):
-    direct = DirectDrawing.of(toy)
+    direct = DirectDrawer.of(toy)
     zeta = Mixture.normal(direct.size).sample(3, 2)
     images, jacobian = direct.drawn(zeta)
     latents = direct.whitening.latents(zeta)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from app.studies.dose import DoseStudy, run_dose_study
+from app.studies.dose import run_dose_study
+from app.studies.grid import DoseStudy
 from app.studies.objects import load_objects
 from app.studies.scene import StudyScene
 from app.studies.scores import Reference, References, reference_key

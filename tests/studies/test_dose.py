@@ -11,7 +11,8 @@ import pytest
 import app.studies.dose as dose_module
 from app.errors import Interrupted, UsageError
 from app.studies.cases import CaseFile, Outcome
-from app.studies.dose import DoseStudy, label_of, list_cases, numbers, run_dose_study
+from app.studies.dose import run_dose_study
+from app.studies.grid import DoseStudy, label_of, list_cases, numbers
 from app.studies.objects import StudyObject, load_objects
 from app.studies.runner import StudyError, dealt, processes
 from app.studies.work import Assignment, Workshop, work

@@ -1,0 +1,151 @@
+"""The latent estimator on a run: one exposure's posterior, what is stored of it, and its picture."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.calibration import software
+from app.errors import UsageError
+from app.figures import PosteriorPicture, posterior_figure
+from recon.dataset import Ptychogram
+from recon.decoders.companion import Companion, companion_path, load_companion, plain_companion
+from recon.decoders.package import DecoderPackage, find_package, load_package
+from recon.files.results import store_result
+from recon.illumination import Illumination
+from recon.operator import Drawing
+from recon.posterior import LatentEstimator, Posterior
+from recon.scene import Nuisances
+
+POSES = ("free", "known")
+FREE = Nuisances(shift_m=50e-6, rotation_rad=math.radians(10), scale=0.1)
+"""A sample put in by hand: 50 um, 10 degrees and 10 % of size about the middle of the decoder's square."""
+SAMPLES_STORED = 64
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A decoder with its prior.
+
+    Attributes:
+        package: the decoder.
+        companion: its prior, sketch and misfit; plain where none has been made.
+    """
+
+    package: DecoderPackage
+    companion: Companion
+
+    @classmethod
+    def load(cls, name: str) -> Decoder:
+        """A shipped decoder by name or any package by path.
+
+        Without a prior beside it a unit normal one is taken and the decoder draws for itself, slowly; `note` tells.
+
+        Raises:
+            DecoderError: the package or its prior is missing a part, foreign, or broken.
+        """
+        package = load_package(name)
+        prior = companion_path(find_package(name))
+        return cls(package, load_companion(prior, package) if prior.exists() else plain_companion(package))
+
+    @property
+    def note(self) -> str:
+        """What a user should know of its prior; empty for a full one."""
+        if not self.companion.plain:
+            return ""
+        name = self.package.name
+        return f"decoder {name!r} has no prior yet: a plain normal one is taken (ptychoscope train --prior {name})"
+
+
+def estimator(
+    decoder: Decoder, light: Illumination, field_m: float, pose: str = "free", device: str = "cpu"
+) -> LatentEstimator:
+    """The estimator of a calibrated bench.
+
+    Raises:
+        UsageError: `pose` is neither "free" nor "known".
+    """
+    if pose not in POSES:
+        raise UsageError(f"pose {pose!r}: known are {', '.join(POSES)}")
+    nuisances = FREE if pose == "free" else Nuisances()
+    return LatentEstimator.build(decoder.package, decoder.companion, light, field_m, nuisances=nuisances, device=device)
+
+
+def on_object_grid(image: NDArray, field_m: float, size: int, pixel_m: float) -> NDArray[np.float32]:
+    """(size, size) amplitude on the object's grid, index size//2 at the origin, of a decoder's image (s, s)."""
+    axis = (np.arange(size, dtype=np.float64) - size // 2) * pixel_m
+    weights = Drawing(len(image), field_m).weights(axis, 0)
+    drawn: NDArray[np.float32] = (weights @ image @ weights.T).astype(np.float32)
+    return drawn
+
+
+def store_posterior(path: Path, entry: int, found: Posterior, decoder: Decoder, psnr: float | None, name: str) -> None:
+    """Put a posterior into the run, beside the exposure it belongs to."""
+    arrays: dict[str, NDArray] = {
+        "image": found.mean,
+        "deviation": found.deviation,
+        "spread": found.spread,
+        "mode": found.mode,
+        "samples": found.samples[:SAMPLES_STORED],
+        "parameters": found.theta[:SAMPLES_STORED],
+        "latent": found.latent,
+        "frame_scores": found.frame_scores,
+        "pose": found.pose,
+        "pose_sigma": found.pose_sigma,
+    }
+    settings = numbers(found) | {
+        "method": "latent",
+        "decoder": decoder.package.name,
+        "decoder_sha256": decoder.package.sha256,
+        "prior": decoder.companion.described(),
+        "psnr_db": psnr,
+        "software": software(),
+    }
+    store_result(path, entry, arrays, settings, name=f"reconstruction_{name}")
+
+
+def numbers(found: Posterior) -> dict[str, Any]:
+    """A posterior's numbers for files, reports and the command's JSON line; all finite."""
+    verdict = found.verdict
+    return {
+        "verdict": verdict.word.value,
+        "reason": verdict.reason,
+        "probability_of_success": verdict.success,
+        "expected_psnr_db": verdict.expected_db,
+        "converged": found.converged,
+        "photons_counted": found.electrons,
+        "sigma_mean": float(found.deviation.mean()),
+        "classes": {str(label): share for label, share in found.classes.items()},
+        "log_evidence": found.log_evidence,
+        "foreign_log_odds": found.foreign.log_odds,
+        "modes": found.modes,
+        "iterations": found.iterations,
+        "efficiency": found.efficiency,
+        "accepted": found.accepted,
+        "counting": found.counting,
+        "flux": list(found.flux),
+        "pose": [float(v) for v in found.pose],
+        "pose_sigma": [float(v) for v in found.pose_sigma],
+    }
+
+
+def draw_posterior(
+    found: Posterior, data: Ptychogram, expected: NDArray, lit: NDArray | None, heading: str, path: Path
+) -> Path:
+    """The figure of a posterior; returns its path."""
+    picture = PosteriorPicture(
+        mean=found.mean,
+        deviation=found.deviation,
+        samples=found.samples[:: max(1, len(found.samples) // 4)][:4].astype(np.float32),
+        classes=found.classes,
+        measured=data.frames.sum(0),
+        expected=expected,
+        lit=lit,
+        verdict=f"{found.verdict.word.value}: {found.verdict.reason}",
+    )
+    return posterior_figure(picture, heading, path)
