@@ -161,7 +161,6 @@ def _said(found: Posterior) -> dict[str, Any]:
         "log_evidence": found.log_evidence,
         "foreign": found.foreign.log_odds,
         "evidence": [round(v, 3) for v in found.foreign.evidence],
-        "excess": found.foreign.excess,
         "typical": found.typicality,
         "odd": float(np.abs(found.frame_scores).max()),
         "electrons": found.electrons,

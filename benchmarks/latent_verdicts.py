@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,6 @@ class Thresholds:
     sure: float = verdict.SURE
     foreign_nats: float = verdict.FOREIGN_NATS
     own: float = foreign.OWN
-    excess_nats: float = verdict.EXCESS_NATS
     strange: float = verdict.STRANGE
     odd_frame: float = verdict.ODD_FRAME
     empty_nats: float = verdict.EMPTY_NATS
@@ -50,7 +49,6 @@ class Table:
     probability: NDArray[np.float64]
     evidence: NDArray[np.float64]
     log_evidence: NDArray[np.float64]
-    excess: NDArray[np.float64]
     typical: NDArray[np.float64]
     odd: NDArray[np.float64]
     recovered: NDArray[np.bool_]
@@ -71,7 +69,6 @@ class Table:
             np.array([row["success_probability"] for row in rows]),
             np.array([row["evidence"] for row in rows]),
             np.array([row["log_evidence"] for row in rows]),
-            np.array([row["excess"] for row in rows]),
             np.array([row["typical"] for row in rows]),
             np.array([row["odd"] for row in rows]),
             np.array([row["word"] == verdict.Word.RECOVERED.value for row in rows]),
@@ -92,7 +89,6 @@ class Table:
         return (
             (self.probability >= t.sure)
             & (self.foreign(t.own) <= t.foreign_nats)
-            & (self.excess <= t.excess_nats)
             & (self.typical >= -t.strange)
             & (self.odd <= t.odd_frame)
             & (self.log_evidence >= t.empty_nats)
@@ -135,16 +131,20 @@ def tuned(table: Table) -> Thresholds:
     now = Thresholds()
     grid = itertools.product(
         np.round(np.arange(0.5, 0.96, 0.05), 2),
-        (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0),
-        (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0),
-        np.arange(1.25, 3.1, 0.25),
+        (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 13.0, 20.0),
+        (0.25, 0.5, 1.0, 2.0, 4.0),
+        np.arange(1.5, 4.1, 0.25),
         (3.5, 4.0, 5.0, 6.0, 8.0),
     )
     best, least = now, np.inf
-    for sure, nats, excess, strange, odd in grid:
-        tried = Thresholds(float(sure), nats, now.own, excess, float(strange), odd, now.empty_nats)
-        apart = abs(tried.sure - now.sure) + 0.05 * abs(tried.strange - now.strange)
-        apart += 0.01 * (abs(nats - now.foreign_nats) + abs(excess - now.excess_nats) + abs(odd - now.odd_frame))
+    for sure, nats, own, strange, odd in grid:
+        tried = replace(now, sure=float(sure), foreign_nats=nats, own=own, strange=float(strange), odd_frame=odd)
+        apart = (
+            abs(tried.sure - now.sure)
+            + 0.01 * abs(nats - now.foreign_nats)
+            + 0.01 * abs(own - now.own)
+            + 0.05 * abs(strange - now.strange)
+        )
         missing = Shares.of(table, table.called(tried)).missing() + 0.02 * apart
         if missing < least:
             best, least = tried, missing
@@ -217,12 +217,11 @@ def _spread(table: Table) -> None:
     """Quantiles of what decides, by kind: where a threshold can lie."""
     columns = {
         "P(success)": table.probability,
-        "excess": table.excess,
         "typical": table.typical,
         "frames": table.odd,
         "evidence": table.log_evidence,
     }
-    columns |= {"foreign": table.foreign(foreign.OWN), "0.25": table.evidence[:, 0], "1": table.evidence[:, 2]}
+    columns |= {f"foreign {own:g}": table.foreign(own) for own in (0.25, 1.0, 4.0)}
     for kind in dict.fromkeys(table.kind.tolist()):
         for name, values in columns.items():
             quantiles = np.quantile(values[table.kind == kind], (0, 0.02, 0.05, 0.25, 0.5, 0.75, 0.95, 0.98, 1))

@@ -33,14 +33,11 @@ class Foreign:
         log_odds: nats, best strength above that of the class against best up to it.
         strength: most likely variance, in those of the misfit to images of the class.
         evidence: of each of `STRENGTHS` over no field at all, nats.
-        excess: nats by which the evidence for the class's own misfit exceeds what that misfit gives, three standard
-            deviations of it allowed for. A foreign object far from all that the decoder draws shows here first.
     """
 
     log_odds: float
     strength: float
     evidence: tuple[float, ...]
-    excess: float = 0.0
 
 
 def foreign_evidence(
@@ -74,11 +71,7 @@ def foreign_evidence(
     ours = max(e for e, s in zip(evidence, STRENGTHS, strict=True) if s <= OWN)
     theirs = max(e for e, s in zip(evidence, STRENGTHS, strict=True) if s > OWN)
     best = max(range(len(STRENGTHS)), key=evidence.__getitem__)
-    # Under a field of strength one the square is (1 + values) values times a chi-square of one degree of freedom.
-    expected = 0.5 * float((values - torch.log1p(values)).sum())
-    allowed = expected + 3 * math.sqrt(0.5 * float(values.square().sum()))
-    excess = evidence[STRENGTHS.index(1.0)] - allowed
-    return Foreign(theirs - max(ours, 0.0), STRENGTHS[best], tuple(evidence), excess)
+    return Foreign(theirs - max(ours, 0.0), STRENGTHS[best], tuple(evidence))
 
 
 def _field(size: int, device: torch.device) -> Tensor:

@@ -19,9 +19,7 @@ SURE = 0.85
 """Probability of success from which on an object counts as recovered."""
 DICE = 0.8
 """Overlap at amplitude 0.5 that a success needs, beside the PSNR."""
-EXCESS_NATS = 3.0
-"""The same, for more of it than the decoder's misfit to images of its class gives."""
-STRANGE = 2.0
+STRANGE = 2.5
 """Standard deviations by which the log prior density may lie below that of a draw from the prior."""
 ODD_FRAME = 6.0
 """Standard deviations by which a frame's light may miss its expectation."""
@@ -92,9 +90,6 @@ def judge(
         reason = (
             f"light that the decoder cannot draw: {foreign.log_odds:.1f} nats, {foreign.strength:g} times its misfit"
         )
-    elif foreign.excess > EXCESS_NATS:
-        word = Word.FOREIGN
-        reason = f"light that the decoder does not draw: {foreign.excess:.1f} nats more than its misfit explains"
     elif typicality < -STRANGE:
         word = Word.FOREIGN
         reason = f"its latents are unlike those of the class: {-typicality:.1f} standard deviations below their density"

@@ -84,7 +84,6 @@ def verdict_row(kind: str, index: int, probability: float, typical: float = 0.0,
         "success_probability": probability,
         "evidence": [0.0] * len(foreign.STRENGTHS),
         "log_evidence": 1000.0,
-        "excess": -1.0,
         "typical": typical,
         "odd": 1.0,
     }
@@ -108,7 +107,7 @@ def test_shares_count_what_metrics_define():
 def test_tuning_finds_thresholds_that_keep_the_claims():
     rng = np.random.default_rng(0)
     rows = [verdict_row("digit", k, 0.9 + 0.1 * rng.random(), rng.normal() * 0.4) for k in range(60)]
-    rows += [verdict_row("kmnist", k, 0.95, -1.9 - rng.random()) for k in range(60)]
+    rows += [verdict_row("kmnist", k, 0.95, -2.1 - rng.random()) for k in range(60)]
     table = Table.of(rows)
     assert Shares.of(table, table.called(Thresholds())).missing() > 0
     assert Shares.of(table, table.called(tuned(table))).missing() <= 0
