@@ -131,9 +131,9 @@ def tuned(table: Table) -> Thresholds:
     now = Thresholds()
     grid = itertools.product(
         np.round(np.arange(0.5, 0.96, 0.05), 2),
-        (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 13.0, 20.0),
+        (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0),
         (0.25, 0.5, 1.0, 2.0, 4.0),
-        np.arange(1.5, 4.1, 0.25),
+        np.arange(1.0, 3.1, 0.25),
         (3.5, 4.0, 5.0, 6.0, 8.0),
     )
     best, least = now, np.inf

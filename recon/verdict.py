@@ -19,7 +19,7 @@ SURE = 0.85
 """Probability of success from which on an object counts as recovered."""
 DICE = 0.8
 """Overlap at amplitude 0.5 that a success needs, beside the PSNR."""
-STRANGE = 2.5
+STRANGE = 2.0
 """Standard deviations by which the log prior density may lie below that of a draw from the prior."""
 ODD_FRAME = 6.0
 """Standard deviations by which a frame's light may miss its expectation."""

@@ -106,8 +106,8 @@ def test_shares_count_what_metrics_define():
 
 def test_tuning_finds_thresholds_that_keep_the_claims():
     rng = np.random.default_rng(0)
-    rows = [verdict_row("digit", k, 0.9 + 0.1 * rng.random(), rng.normal() * 0.4) for k in range(60)]
-    rows += [verdict_row("kmnist", k, 0.95, -2.1 - rng.random()) for k in range(60)]
+    rows = [verdict_row("digit", k, 0.9 + 0.1 * rng.random(), rng.uniform(-1.5, 1.5)) for k in range(60)]
+    rows += [verdict_row("kmnist", k, 0.95, -1.8 - rng.random()) for k in range(60)]
     table = Table.of(rows)
     assert Shares.of(table, table.called(Thresholds())).missing() > 0
     assert Shares.of(table, table.called(tuned(table))).missing() <= 0
