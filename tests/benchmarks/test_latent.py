@@ -85,6 +85,7 @@ def verdict_row(kind: str, index: int, probability: float, typical: float = 0.0,
         "evidence": [0.0] * len(foreign.STRENGTHS),
         "log_evidence": 1000.0,
         "typical": typical,
+        "pattern": 0.0,
         "odd": 1.0,
     }
     return row | ({"psnr": 25.0 if good else 15.0, "threshold": 20.0, "dice": 0.9} if kind == "digit" else {})
