@@ -285,6 +285,16 @@ class _Walk:
         clipped = logits.clamp_max(float(torch.logsumexp(logits, 0)) - 0.5 * math.log(len(logits)))
         again = _systematic(clipped.softmax(0), len(theta), self.generator)
         theta, target, true, self.mode = theta[again], target[again], true[again], self.mode[again]
+        theta, true, accepted = self.decide(theta, target, true, step, settings)
+        return Sample(theta, true, self.mode, log_evidence, efficiency, accepted)
+
+    def decide(
+        self, theta: Tensor, target: Tensor, true: Tensor, step: float, settings: LatentSettings
+    ) -> tuple[Tensor, Tensor, float]:
+        """Chains, their decoder's log posterior and the share accepted; the decoder's posterior stays what it was.
+
+        `target` and `true` (n,) are the log posteriors of `theta` (n, size), the stand-in's and the decoder's.
+        """
         accepted = 0.0
         for _ in range(settings.decisions):
             moved, value = theta, target
@@ -295,7 +305,7 @@ class _Walk:
             theta = torch.where(better[:, None], moved, theta)
             target, true = torch.where(better, value, target), torch.where(better, said, true)
             accepted += float(better.float().mean()) / settings.decisions
-        return Sample(theta, true, self.mode, log_evidence, efficiency, accepted)
+        return theta, true, accepted
 
     def _uniform(self, count: int, device: torch.device) -> Tensor:
         return torch.rand(count, generator=self.generator).to(device)

@@ -52,26 +52,7 @@ class PixelObject(nn.Module):
         return torch.view_as_complex(self.pixels)
 
 
-class _DrawnObject(nn.Module):
-    """What a decoder draws for `latent`, however the latent is searched; sub-classes set all three."""
-
-    package: DecoderPackage
-    latent: Tensor
-    resize: Tensor
-
-    def image(self) -> Tensor:
-        """The decoder's own (s, s) image in 0..1."""
-        return self.package.decode(self.latent[None])[0]
-
-    def amplitude(self) -> Tensor:
-        """(M, M) float32 on the object's grid."""
-        return self.resize @ self.image() @ self.resize.T
-
-    def forward(self) -> Tensor:
-        return self.amplitude().to(torch.complex64)
-
-
-class DecoderObject(_DrawnObject):
+class DecoderObject(nn.Module):
     """The amplitude that a decoder draws for one latent vector, real and non-negative up to the filter's overshoot.
 
     Args:
@@ -89,41 +70,13 @@ class DecoderObject(_DrawnObject):
         device = package.latent_mean.device
         self.resize = resize_matrix(size, pixel_m, field_m, package.architecture.image_size).to(device)
 
+    def image(self) -> Tensor:
+        """The decoder's own (s, s) image in 0..1."""
+        return self.package.decode(self.latent[None])[0]
 
-class WhitenedObject(_DrawnObject):
-    """The same amplitude searched in whitened latents: h = mean + V sqrt(lambda) zeta, zeta unit normal a priori.
+    def amplitude(self) -> Tensor:
+        """(M, M) float32 on the object's grid."""
+        return self.resize @ self.image() @ self.resize.T
 
-    Only axes with a variance above `threshold` of the largest are free; the others stay at the mean.
-
-    Args:
-        start: (d,) latent to begin with, projected onto the free axes; None takes the mean.
-    """
-
-    def __init__(
-        self,
-        package: DecoderPackage,
-        size: int,
-        pixel_m: float,
-        field_m: float,
-        start: Tensor | None = None,
-        threshold: float = 1e-4,
-    ):
-        super().__init__()
-        self.package = package
-        values = package.latent_eigenvalues
-        free = values > threshold * values[0]
-        self.axes = package.latent_eigenvectors[:, free] * values[free].sqrt()
-        zeta = torch.zeros(int(free.sum()), device=values.device)
-        if start is not None:
-            zeta = package.latent_eigenvectors[:, free].T @ (start - package.latent_mean) / values[free].sqrt()
-        self.zeta = nn.Parameter(zeta)
-        self.resize = resize_matrix(size, pixel_m, field_m, package.architecture.image_size).to(values.device)
-
-    @property
-    def latent(self) -> Tensor:  # type: ignore[override]  # computed here, a parameter in its sibling
-        """The decoder's (d,) latent."""
-        return self.package.latent_mean + self.axes @ self.zeta
-
-    def penalty(self) -> Tensor:
-        """|zeta|^2, twice the negative log prior: the units of Eq. 1."""
-        return self.zeta.square().sum()
+    def forward(self) -> Tensor:
+        return self.amplitude().to(torch.complex64)

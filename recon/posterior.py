@@ -192,7 +192,9 @@ class LatentEstimator:
     def observe(self, data: Ptychogram) -> Observation:
         """The frames as a likelihood: photon events in the dark, bins otherwise."""
         prepared = self.prepare(data)
-        brightest = max(float(frame[data.mask].max()) for frame in data.frames)
+        clipped = np.zeros(len(data), bool) if data.saturated is None else data.saturated
+        counted = (data.mask & ~part for part in clipped)
+        brightest = max(float(frame[good].max()) for frame, good in zip(data.frames, counted, strict=True))
         if prepared.watch is not None and brightest < MOST_TERMS - 1:
             return prepared.watch.count(data)
         return Bins.build(data, prepared.operator, prepared.light, MixedGaussian())
@@ -242,9 +244,9 @@ class LatentEstimator:
     ) -> Posterior:
         zeta = self.scene.zeta(theta)
         images = torch.cat([self.exact.drawer.images(part) for part in zeta.split(256)])
-        misfit = self.companion.misfit.of(images.mean(0))
         if self.scene.nuisances.poses:
             images = self.scene.transmitted(images, theta)
+        misfit = self.companion.misfit.of(images.mean(0))
         mean, spread = images.mean(0), images.var(0)
         joint = self.scene.prior.joint(zeta).softmax(1).mean(0)
         labels = self.scene.prior.labels

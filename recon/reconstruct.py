@@ -24,7 +24,7 @@ from recon.knownlight import KnownLight
 from recon.levels import resampled
 from recon.model import ForwardModel, object_size
 from recon.noise import StabilisedAmplitude, loss_named, pixel_weights
-from recon.objects import DecoderObject, WhitenedObject
+from recon.objects import DecoderObject
 from recon.pixels import as_channels, as_field, solve
 from recon.strength import noise_scale, validated
 
@@ -44,8 +44,6 @@ class ReconstructionSettings:
         loss: "mixed" (Eq. 1), "poisson" (the paper's Poisson-only), "amplitude", or "exact" (Poisson-Gaussian).
         warm_epochs: first epochs with the variance-stabilised amplitude loss, nearly quadratic in the field: from a
             cold start Eq. 1 ends in local minima at high dose. 0 is the paper's procedure.
-        prior: search whitened latents under their unit-normal prior; false searches the latent itself without any, as
-            the paper does.
         start: "mean" (Eq. 2) or "random", a draw from the latents' Gaussian; latent only.
         seed: order of the patterns, random start.
     """
@@ -55,7 +53,6 @@ class ReconstructionSettings:
     batch: int = 4
     loss: str = "mixed"
     warm_epochs: int = 0
-    prior: bool = False
     start: str = "mean"
     seed: int = 0
 
@@ -171,8 +168,6 @@ class _Search:
                 optimiser.zero_grad(set_to_none=True)
                 obj = target()
                 value = loss(self.expected(obj, batch), self.frames[batch], self.variance, self.weights[batch])
-                if isinstance(target, WhitenedObject):
-                    value = value + len(batch) / len(self.data) * target.penalty()
                 value.backward()
                 optimiser.step()
                 total += float(value.detach())
@@ -293,7 +288,7 @@ def reconstruct_latent(
     report: Report = lambda *_: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Reconstruction:
-    """The paper's latent reconstruction: only the latent vector is searched, with `prior` under the latents' Gaussian.
+    """The paper's latent reconstruction: only the latent vector is searched, without a prior.
 
     Args:
         field_m: side of the square that the decoder's image covers on the object.
@@ -309,8 +304,7 @@ def reconstruct_latent(
     start = None if settings.start == "mean" else random_latent(package, settings.seed)
     if start_latent is not None:
         start = torch.from_numpy(start_latent).to(device)
-    kind = WhitenedObject if settings.prior else DecoderObject
-    target = kind(package, search.size, illumination.geometry.pixel_size_m, field_m, start).to(device)
+    target = DecoderObject(package, search.size, illumination.geometry.pixel_size_m, field_m, start).to(device)
     losses, interrupted = search.run(target, report, stop)
     obj, expected = search.finished(target)
     with torch.no_grad():

@@ -37,7 +37,14 @@ INIT_LINES = 40
 
 # The work behind `calibrate`, `reconstruct`, `demo` and `study`: the command line imports these when it is asked for
 # them.
-LOADS_TORCH = ("app.calibration", "app.reconstruction", "app.demo", "app.studies.dose", "app.studies.work")
+LOADS_TORCH = (
+    "app.calibration",
+    "app.reconstruction",
+    "app.latent",
+    "app.demo",
+    "app.studies.dose",
+    "app.studies.work",
+)
 
 
 def _relative(path: Path) -> str:

@@ -65,7 +65,8 @@ def test_demo_reports_what_scripts_rely_on(demo):
 
 def test_demo_beats_its_own_baselines_in_the_dark(demo):
     darkest = demo["exposures"][0]
-    assert darkest["loss"] == "exact"
+    assert darkest["counting"] == "events"
+    assert 0 < darkest["sigma_mean"] < 0.5
     assert darkest["psnr_latent_db"] > demo["prior_mean_db"] + 2
     # The opponent has positivity and a strength that suits the noise: 12.9 dB here, where a constant one gave 10.9.
     assert darkest["psnr_latent_db"] > darkest["psnr_conventional_db"] + 1
@@ -100,16 +101,22 @@ def test_calibrate_command(run_path, tmp_path, capsys):
 
 @pytest.mark.parametrize("method", ["latent", "paper", "conventional"])
 def test_reconstruct_command(run_path, tmp_path, capsys, method):
-    code, out, _ = call(
-        capsys, "reconstruct", run_path, "--method", method, "--epochs", 4, "--out", tmp_path / "r", "--json"
-    )
+    brief = ("--pose", "known") if method == "latent" else ("--epochs", 4)
+    code, out, _ = call(capsys, "reconstruct", run_path, "--method", method, *brief, "--out", tmp_path / "r", "--json")
     assert code == 0
     values = last_json(out)
     assert {"method", "decoder", "exposure_s", "psnr_db", "seconds", "figure"} <= set(values)
     assert values["exposure_s"] == pytest.approx(3e-4)
     assert values["decoder"] == (None if method == "conventional" else "mnist")
     assert np.isfinite(values["psnr_db"])
-    assert load_result(run_path, 2, f"reconstruction_{method}") is not None
+    stored = load_result(run_path, 2, f"reconstruction_{method}")
+    assert stored is not None
+    if method == "latent":
+        assert {"verdict", "converged", "photons_counted", "sigma_mean"} <= set(values)
+        assert values["verdict"] in ("recovered", "ambiguous", "not enough light", "not of this class")
+        arrays, settings = stored
+        assert arrays["deviation"].mean() == pytest.approx(values["sigma_mean"])
+        assert settings["prior"]["plain"] is False
 
 
 def test_a_scan_must_be_calibrated_before_its_object_is_sought(tmp_path, capsys):
@@ -127,6 +134,9 @@ def test_a_scan_must_be_calibrated_before_its_object_is_sought(tmp_path, capsys)
         (["--decoder", "nobody"], "nobody"),
         (["--method", "magic"], "magic"),
         (["--loss", "hinge"], "hinge"),
+        (["--pose", "loose"], "loose"),
+        (["--epochs", "4"], "--epochs"),
+        (["--method", "paper", "--pose", "free"], "--pose"),
         (["--start", "nowhere"], "nowhere"),
         (["--exposure", "7"], "7"),
         (["--device", "abacus"], "abacus"),

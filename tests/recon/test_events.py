@@ -261,4 +261,5 @@ def test_frame_scores_of_the_truth_are_unit_normals_and_others_are_not() -> None
     assert abs(float(scores.mean())) < 4 / len(scores) ** 0.5
     assert 0.6 < float(scores.std()) < 1.3
     five_times = watch.count(_data(1500)).frame_scores(image)
-    assert float(five_times.mean()) > 4
+    # Read noise of ten thousand pixels, 30 electrons, is what keeps it from more.
+    assert float(five_times.mean()) > 3

@@ -8,7 +8,7 @@ import torch
 from scipy import integrate
 
 from recon.decoders.package import load_package
-from recon.objects import DecoderObject, PixelObject, WhitenedObject, mitchell, resize_matrix
+from recon.objects import DecoderObject, PixelObject, mitchell, resize_matrix
 
 PIXEL, FIELD, SIZE = 20e-6, 1.4e-3, 90
 
@@ -77,9 +77,8 @@ def test_pixels_are_the_start_and_free():
     assert torch.equal(start, before)
 
 
-@pytest.mark.parametrize("kind", [DecoderObject, WhitenedObject])
-def test_both_start_at_the_mean_latents_drawing(package, kind):
-    target = kind(package, SIZE, PIXEL, FIELD)
+def test_it_starts_at_the_mean_latents_drawing(package):
+    target = DecoderObject(package, SIZE, PIXEL, FIELD)
     image = package.decode(package.latent_mean[None])[0]
     resize = resize_matrix(SIZE, PIXEL, FIELD, 32)
     torch.testing.assert_close(target.latent.detach(), package.latent_mean)
@@ -96,33 +95,15 @@ def drawn_latent(package, seed):
     return package.latent_mean + package.latent_eigenvectors @ white
 
 
-def test_a_start_is_where_they_start(package):
+def test_a_start_is_where_it_starts(package):
     start = drawn_latent(package, 1)
     plain = DecoderObject(package, SIZE, PIXEL, FIELD, start)
-    white = WhitenedObject(package, SIZE, PIXEL, FIELD, start)
     assert torch.equal(plain.latent.detach(), start)
-    # The axes left out hold next to nothing.
-    spread = float((start - package.latent_mean).norm())
-    assert float((white.latent.detach() - start).norm()) < 0.05 * spread
     assert plain.latent.data_ptr() != start.data_ptr()
 
 
-def test_whitened_latents_have_unit_variance_and_their_penalty_is_the_mahalanobis_distance(package):
-    latents = torch.stack([drawn_latent(package, seed) for seed in range(300)])
-    targets = [WhitenedObject(package, 8, PIXEL, FIELD, latent) for latent in latents]
-    zeta = torch.stack([t.zeta.detach() for t in targets])
-    assert float(zeta.square().mean()) == pytest.approx(1, abs=0.05)
-    free = package.latent_eigenvalues > 1e-4 * package.latent_eigenvalues[0]
-    assert zeta.shape[1] == int(free.sum())
-    values, vectors = package.latent_eigenvalues[free].double(), package.latent_eigenvectors[:, free].double()
-    inverse = vectors @ torch.diag(1 / values) @ vectors.T
-    offset = (latents[0] - package.latent_mean).double()
-    assert float(targets[0].penalty().detach()) == pytest.approx(float(offset @ inverse @ offset), rel=1e-3)
-
-
-@pytest.mark.parametrize("kind", [DecoderObject, WhitenedObject])
-def test_gradients_are_finite_differences(package, kind):
-    target = kind(package, SIZE, PIXEL, FIELD, drawn_latent(package, 2))
+def test_gradients_are_finite_differences(package):
+    target = DecoderObject(package, SIZE, PIXEL, FIELD, drawn_latent(package, 2))
     (parameter,) = target.parameters()
     generator = torch.Generator().manual_seed(3)
     pattern = torch.rand(SIZE, SIZE, generator=generator)

@@ -117,7 +117,7 @@ def test_the_result_is_what_it_says(bright, truth, package):
 def test_in_little_light_the_latent_beats_the_conventional(truth, package):
     photons = 500.0
     measured = data(truth, photons, seed=1)
-    latent = reconstruct_latent(measured, light(photons), package, FIELD, replace(SETTINGS, prior=True))
+    latent = reconstruct_latent(measured, light(photons), package, FIELD, SETTINGS)
     pixels = reconstruct_pixels(measured, light(photons), CONVENTIONAL)
     ours, theirs = score(latent.object, truth), score(pixels.object, truth)
     assert ours > theirs + 2
@@ -179,23 +179,6 @@ def test_a_latent_method_can_not_see_the_object_of_a_calibration(package, truth)
     )
     with pytest.raises(AttributeError):
         reconstruct_latent(data(truth, 1e3), whole, package, FIELD, replace(SETTINGS, epochs=1))
-
-
-def test_the_prior_pulls_towards_the_mean_when_there_is_no_light(truth, package):
-    measured = data(truth, 30.0, seed=3)
-    with_prior, without = (
-        reconstruct_latent(measured, light(30.0), package, FIELD, replace(SETTINGS, epochs=25, prior=prior)).latent
-        for prior in (True, False)
-    )
-
-    def far(latent):
-        """Mahalanobis distance over the axes that hold variance; 1 an axis is typical."""
-        free = package.latent_eigenvalues > 1e-3 * package.latent_eigenvalues[0]
-        z = package.latent_eigenvectors[:, free].T @ (torch.from_numpy(latent) - package.latent_mean)
-        return float((z.square() / package.latent_eigenvalues[free]).mean())
-
-    assert far(with_prior) < 1.5
-    assert far(without) > 2 * far(with_prior)
 
 
 def test_settings_decide_where_the_search_starts(truth, package):

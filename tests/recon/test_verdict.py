@@ -1,0 +1,105 @@
+"""The rules of the verdict, on posteriors made by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from recon.foreign import Foreign
+from recon.verdict import EMPTY_NATS, FOREIGN_NATS, ODD_FRAME, SURE, Word, judge
+from tests.recon import latentscene as bench
+
+OWN = Foreign(-5.0, 1.0, ())
+PRIOR_MEAN = bench.bar(torch.randn(200, 5, generator=torch.Generator().manual_seed(0))).mean(0)
+MISFIT = torch.full((bench.SIDE, bench.SIDE), 0.003)
+
+
+def _samples(spread: float, count: int = 100) -> Tensor:
+    """Draws about one bar, its latents spread by so much."""
+    generator = torch.Generator().manual_seed(1)
+    centre = torch.tensor([[1.2, -1.0, 0.5, 0.2, 0.0]])
+    return bench.bar(centre + spread * torch.randn(count, 5, generator=generator))
+
+
+def _judged(spread: float = 0.1, **others: Any) -> Any:
+    arguments: dict[str, Any] = {
+        "images": _samples(spread),
+        "prior_mean": PRIOR_MEAN,
+        "misfit": MISFIT,
+        "log_evidence": 200.0,
+        "classes": {3: 0.9, 5: 0.1},
+        "foreign": OWN,
+        "frame_scores": torch.zeros(5),
+        "electrons": 300.0,
+    }
+    return judge(**(arguments | others))
+
+
+def test_a_narrow_posterior_is_recovered() -> None:
+    verdict = _judged(0.1)
+    assert verdict.word is Word.RECOVERED
+    assert verdict.success >= SURE
+    assert verdict.expected_db > verdict.needed_db
+
+
+def test_a_wide_posterior_is_not() -> None:
+    verdict = _judged(1.0)
+    assert verdict.word in (Word.AMBIGUOUS, Word.DARK)
+    assert verdict.success < SURE
+    assert verdict.expected_db < _judged(0.1).expected_db
+
+
+def test_two_modes_are_ambiguous_and_the_likelier_class_is_named() -> None:
+    first, second = torch.tensor([[1.2, -1.0, 0.5, 0.2, 0.0]]), torch.tensor([[-1.0, 1.2, 0.5, 0.2, 0.0]])
+    images = torch.cat((bench.bar(first).repeat(55, 1, 1), bench.bar(second).repeat(45, 1, 1)))
+    verdict = _judged(images=images)
+    assert verdict.word is Word.AMBIGUOUS
+    assert "class 3 with 0.90" in verdict.reason
+
+
+def test_little_evidence_over_an_empty_field_is_not_enough_light() -> None:
+    assert _judged(log_evidence=EMPTY_NATS - 0.1).word is Word.DARK
+    assert _judged(log_evidence=EMPTY_NATS + 0.1).word is Word.RECOVERED
+    # However sure the decoder's own images are, and however odd the rest: nothing has been seen.
+    dark = _judged(log_evidence=-2.0, foreign=Foreign(50.0, 64.0, ()), electrons=7.4)
+    assert dark.word is Word.DARK
+    assert "7 electrons" in dark.reason
+
+
+def test_light_that_the_decoder_cannot_draw_is_not_of_this_class() -> None:
+    verdict = _judged(foreign=Foreign(FOREIGN_NATS + 1, 16.0, ()))
+    assert verdict.word is Word.FOREIGN
+    assert "16 times" in verdict.reason
+    assert _judged(foreign=Foreign(FOREIGN_NATS - 1, 16.0, ())).word is Word.RECOVERED
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_frame_with_too_much_or_too_little_light_is_not_of_this_class(sign: int) -> None:
+    scores = torch.zeros(5)
+    scores[3] = sign * (ODD_FRAME + 0.5)
+    assert _judged(frame_scores=scores).word is Word.FOREIGN
+    assert _judged(frame_scores=scores * 0.8).word is Word.RECOVERED
+
+
+def test_unlikely_latents_are_not_of_this_class() -> None:
+    assert _judged(typicality=-5.0).word is Word.FOREIGN
+    assert _judged(typicality=0.5).word is Word.RECOVERED
+
+
+def test_a_poor_decoder_makes_success_less_likely() -> None:
+    # The misfit counts in what is expected; nothing is expected beyond it.
+    good, poor = _judged(0.1), _judged(0.1, misfit=10 * MISFIT)
+    assert poor.expected_db < good.expected_db
+    assert poor.expected_db < -10 * torch.log10(torch.tensor(0.03)) + 1e-3
+
+
+def test_the_order_of_the_samples_does_not_matter() -> None:
+    images = _samples(0.4)
+    turned = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(2))]
+    one, other = _judged(images=images), _judged(images=turned)
+    assert (one.word, one.reason) == (other.word, other.reason)
+    assert replace(one, expected_db=0, needed_db=0) == replace(other, expected_db=0, needed_db=0)
