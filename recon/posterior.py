@@ -31,6 +31,10 @@ BANK = 4096
 """Images of the bank: enough that one of them lies in the right basin at any dose that tells anything."""
 MAPPED = 64
 """Images of the prior whose mean light says which pixels to look at."""
+EXACT_STEPS = 12
+"""Gauss-Newton steps of the decoder itself, from where the sketch's search ended."""
+MOST_PREPARED = 8
+"""Sets of positions and exposures that are kept ready; tens of megabytes each, the oldest goes first."""
 DARK = 0.4
 """Electrons in the brightest pixel, expected of the prior, up to which photons are counted one by one."""
 
@@ -186,6 +190,8 @@ class LatentEstimator:
         if sigma <= RESOLVING_E and float(light.mean.max()) <= DARK:
             variance = torch.from_numpy(data.dark_variance).to(self.device)
             watch = Watch.build(operator, light, variance, torch.from_numpy(data.mask).to(self.device))
+        while len(self._prepared) >= MOST_PREPARED:
+            del self._prepared[next(iter(self._prepared))]
         self._prepared[key] = Prepared(operator, light, watch)
         return self._prepared[key]
 
@@ -193,7 +199,7 @@ class LatentEstimator:
         """The frames as a likelihood: photon events in the dark, bins otherwise."""
         prepared = self.prepare(data)
         clipped = np.zeros(len(data), bool) if data.saturated is None else data.saturated
-        counted = (data.mask & ~part for part in clipped)
+        counted = [data.mask & ~part for part in clipped]
         brightest = max(float(frame[good].max()) for frame, good in zip(data.frames, counted, strict=True))
         if prepared.watch is not None and brightest < MOST_TERMS - 1:
             return prepared.watch.count(data)
@@ -308,10 +314,6 @@ class LatentEstimator:
         """Mean log prior density of samples (n, size), in standard deviations above the mean of the bank's draws."""
         usual = self.scene.log_prior(self.bank.theta)
         return float((self.scene.log_prior(theta).mean() - usual.mean()) / usual.std())
-
-
-EXACT_STEPS = 12
-"""Gauss-Newton steps of the decoder itself, from where the sketch's search ended."""
 
 
 def _excess(scores: Tensor) -> float:
