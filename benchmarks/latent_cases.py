@@ -162,6 +162,7 @@ def _said(found: Posterior) -> dict[str, Any]:
         "foreign": found.foreign.log_odds,
         "evidence": [round(v, 3) for v in found.foreign.evidence],
         "typical": found.typicality,
+        "pattern": found.pattern,
         "odd": float(np.abs(found.frame_scores).max()),
         "electrons": found.electrons,
         "class": top,

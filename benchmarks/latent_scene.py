@@ -24,9 +24,10 @@ from scipy import ndimage
 
 from app.studies.objects import drawn_on
 from app.studies.scene import FIELD_M, StudyScene
-from recon.ceiling import decoded, prior_mean
+from recon.ceiling import prior_mean
 from recon.dataset import Ptychogram
-from recon.decoders.companion import Companion, Whitening, companion_path, load_companion
+from recon.decoders.companion import Companion, companion_path, load_companion
+from recon.decoders.direct import DirectDrawer
 from recon.decoders.package import DecoderPackage, find_package, load_package
 from recon.latent import LatentSettings
 from recon.metrics import dice, psnr_db, success_db
@@ -167,11 +168,11 @@ class Bench:
         From the encoder's latents by Levenberg-Marquardt in image space, which approximates the fit to noise-free
         frames from above.
         """
-        whole = Whitening.of(self.package)
+        drawer = DirectDrawer.of(self.package)
         found = []
         for part in torch.from_numpy(truths).to(self.device).split(50):
-            zeta = whole.whitened(self.package.encode(part))
-            images, jacobian = decoded(self.package, whole, zeta)
+            zeta = drawer.whitening.whitened(self.package.encode(part))
+            images, jacobian = drawer.drawn(zeta)
             cost = (part - images).square().sum((1, 2))
             damping = torch.full_like(cost, 1e-2)
             for _ in range(FIT_STEPS):
@@ -179,7 +180,7 @@ class Bench:
                 gram = gram + damping[:, None, None] * torch.diag_embed(gram.diagonal(dim1=1, dim2=2) + 1e-4)
                 pull = jacobian.transpose(1, 2) @ (part - images).flatten(1)[:, :, None]
                 tried = zeta + torch.linalg.solve(gram, pull)[:, :, 0]
-                new_images, new_jacobian = decoded(self.package, whole, tried)
+                new_images, new_jacobian = drawer.drawn(tried)
                 new_cost = (part - new_images).square().sum((1, 2))
                 better = new_cost < cost
                 damping = torch.where(better, damping * 0.3, damping * 4)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class Thresholds:
     foreign_nats: float = verdict.FOREIGN_NATS
     own: float = foreign.OWN
     strange: float = verdict.STRANGE
+    unlike: float = verdict.UNLIKE
     odd_frame: float = verdict.ODD_FRAME
     empty_nats: float = verdict.EMPTY_NATS
 
@@ -50,6 +51,7 @@ class Table:
     evidence: NDArray[np.float64]
     log_evidence: NDArray[np.float64]
     typical: NDArray[np.float64]
+    pattern: NDArray[np.float64]
     odd: NDArray[np.float64]
     recovered: NDArray[np.bool_]
 
@@ -70,6 +72,7 @@ class Table:
             np.array([row["evidence"] for row in rows]),
             np.array([row["log_evidence"] for row in rows]),
             np.array([row["typical"] for row in rows]),
+            np.array([row["pattern"] for row in rows]),
             np.array([row["odd"] for row in rows]),
             np.array([row["word"] == verdict.Word.RECOVERED.value for row in rows]),
         )
@@ -90,6 +93,7 @@ class Table:
             (self.probability >= t.sure)
             & (self.foreign(t.own) <= t.foreign_nats)
             & (self.typical >= -t.strange)
+            & (self.pattern <= t.unlike)
             & (self.odd <= t.odd_frame)
             & (self.log_evidence >= t.empty_nats)
         )
@@ -131,20 +135,16 @@ def tuned(table: Table) -> Thresholds:
     now = Thresholds()
     grid = itertools.product(
         np.round(np.arange(0.5, 0.96, 0.05), 2),
-        (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 13.0, 20.0),
-        (0.25, 0.5, 1.0, 2.0, 4.0),
-        np.arange(1.5, 4.1, 0.25),
-        (3.5, 4.0, 5.0, 6.0, 8.0),
+        (1.0, 2.0, 3.0, 4.0, 6.0, 9.0),
+        np.arange(1.0, 3.1, 0.25),
+        np.arange(0.5, 6.1, 0.5),
+        (4.0, 5.0, 6.0, 8.0),
     )
     best, least = now, np.inf
-    for sure, nats, own, strange, odd in grid:
-        tried = replace(now, sure=float(sure), foreign_nats=nats, own=own, strange=float(strange), odd_frame=odd)
-        apart = (
-            abs(tried.sure - now.sure)
-            + 0.01 * abs(nats - now.foreign_nats)
-            + 0.01 * abs(own - now.own)
-            + 0.05 * abs(strange - now.strange)
-        )
+    for sure, nats, strange, unlike, odd in grid:
+        tried = Thresholds(float(sure), nats, now.own, float(strange), float(unlike), odd, now.empty_nats)
+        apart = abs(tried.sure - now.sure) + 0.05 * abs(tried.strange - now.strange)
+        apart += 0.01 * (abs(nats - now.foreign_nats) + abs(unlike - now.unlike) + abs(odd - now.odd_frame))
         missing = Shares.of(table, table.called(tried)).missing() + 0.02 * apart
         if missing < least:
             best, least = tried, missing
@@ -218,6 +218,7 @@ def _spread(table: Table) -> None:
     columns = {
         "P(success)": table.probability,
         "typical": table.typical,
+        "pattern": table.pattern,
         "frames": table.odd,
         "evidence": table.log_evidence,
     }

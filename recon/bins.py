@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recon.dataset import Ptychogram
 from recon.noise import Likelihood
-from recon.observation import FLUX_TOLERANCE, LightMap, Terms, information
+from recon.observation import FLUX_TOLERANCE, LightMap, Terms, information, pattern_weight
 from recon.operator import CameraOperator
 
 BIN_M = 10.5e-6
@@ -154,6 +154,19 @@ class Bins:
         expected = intensity[:, :, 0].sum(1)
         noise = torch.where(used, self.variance, 0.0).sum(1)
         return (self.measured.sum(1) - expected) / (expected + noise + (FLUX_TOLERANCE * expected).square()).sqrt()
+
+    def pattern_scores(self, image: Tensor) -> Tensor:
+        """(N,) how much more of each frame's light lies where an image (s, s) is bright than it says, in deviations."""
+        _, intensity = self._light(image[None])
+        intensity = intensity[:, :, 0]
+        used = torch.arange(self.measured.shape[1], device=self.measured.device) < torch.tensor(
+            self.counts, device=self.measured.device
+        ).unsqueeze(1)
+        typical = intensity.square().sum(1, keepdim=True) / intensity.sum(1, keepdim=True).clamp_min(1e-12)
+        weight = torch.where(used, pattern_weight(intensity, typical), 0.0)
+        expected = (weight * intensity).sum(1)
+        variance = (weight.square() * (intensity + self.variance)).sum(1) + (FLUX_TOLERANCE * expected).square()
+        return ((weight * self.measured).sum(1) - expected) / variance.clamp_min(1e-12).sqrt()
 
 
 def _fewest(values: Tensor, share: float, most: int) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from recon.dataset import Ptychogram
-from recon.observation import FLUX_TOLERANCE, LightMap, Terms, information
+from recon.observation import FLUX_TOLERANCE, LightMap, Terms, information, pattern_weight
 from recon.operator import CameraOperator
 
 MISSED_SIGMA = 2.0
@@ -44,6 +44,7 @@ class Watch:
         thresholds: (N, g, side, g, side) electrons; infinite where a pixel is not looked at.
         quadratic: (N, L, L) Q of each frame.
         share: (N,) x^T Q x over the light in the pixels that are looked at, for the light expected from the prior.
+        weights: (N, g, g) of the light at a block's centre in x^T Q x.
     """
 
     operator: CameraOperator
@@ -52,13 +53,14 @@ class Watch:
     thresholds: Tensor
     quadratic: Tensor
     share: Tensor
+    weights: Tensor
 
     @classmethod
     def build(cls, operator: CameraOperator, light: LightMap, variance: Tensor, mask: Tensor) -> Watch:
         """For a sensor with the dark `variance` (H, W) and `mask` (H, W) of good pixels."""
         sigma = variance.sqrt()
         covered, good = light.pixels(sigma), light.pixels(mask)
-        thresholds, quadratic, share = [], [], []
+        thresholds, quadratic, share, weights = [], [], [], []
         for j in range(len(operator)):
             mean = light.mean[j][:, None, :, None].clamp_min(1e-12)
             # Odds of one electron against none at the reading t: mean exp((2 t - 1)/(2 sigma^2)).
@@ -68,19 +70,21 @@ class Watch:
             weight = torch.where(seen, 1 - _missed(threshold, covered), 0.0).sum((1, 3))
             looked = seen.sum((1, 3)) * light.mean[j]
             share.append((weight * light.mean[j]).sum() / looked.sum().clamp_min(1e-12))
+            weights.append(weight)
             weight = weight.flatten()
             lit = weight > 0
             grid = operator.on_grid(j, light.centres(0), light.centres(1))[lit]
             stacked = torch.cat((grid.real, grid.imag))
             quadratic.append(stacked.T @ (stacked * weight[lit].repeat(2)[:, None]))
             thresholds.append(torch.where(seen, threshold, math.inf))
-        return cls(operator, light, sigma, torch.stack(thresholds), torch.stack(quadratic), torch.stack(share))
+        stacks = (torch.stack(part) for part in (thresholds, quadratic, share, weights))
+        return cls(operator, light, sigma, *stacks)
 
     def count(self, data: Ptychogram) -> Events:
         """The events of frames that were taken as the operator says; clipped pixels do not count."""
         operator, light = self.operator, self.light
         device = operator.probe.device
-        quadratic = self.quadratic
+        quadratic, weights = self.quadratic, self.weights
         places, seen, noise = [], [], []
         covered = light.pixels(self.sigma.square())
         for j in range(len(data)):
@@ -91,6 +95,9 @@ class Watch:
                 looked = looked & ~clipped
                 quadratic = quadratic.clone() if quadratic is self.quadratic else quadratic
                 quadratic[j] -= self._dark(j, clipped)
+                weights = weights.clone() if weights is self.weights else weights
+                missed_there = _missed(self.thresholds[j], light.pixels(self.sigma))
+                weights[j] -= torch.where(clipped, 1 - missed_there, 0.0).sum((1, 3))
             places.append(self._places(looked & (reading > self.thresholds[j])))
             seen.append(torch.where(looked, reading, 0.0).sum())
             noise.append(torch.where(looked, covered, 0.0).sum())
@@ -117,7 +124,18 @@ class Watch:
         counts = [len(part) for part in readings]
         total = torch.stack(seen)
         return Events(
-            operator, rows, counts, padded, missed, quadratic, float(total.sum()), total, torch.stack(noise), self.share
+            operator,
+            rows,
+            counts,
+            padded,
+            missed,
+            quadratic,
+            float(total.sum()),
+            total,
+            torch.stack(noise),
+            self.share,
+            light,
+            weights,
         )
 
     def _dark(self, frame: int, chosen: Tensor) -> Tensor:
@@ -159,6 +177,8 @@ class Events:
         seen: (N,) electrons in the pixels of each frame that are looked at.
         noise: (N,) variance of their read noise.
         share: (N,) x^T Q x over the light in those pixels.
+        light: blocks.
+        weights: (N, g, g) of the light at a block's centre in x^T Q x.
     """
 
     operator: CameraOperator
@@ -171,6 +191,8 @@ class Events:
     seen: Tensor
     noise: Tensor
     share: Tensor
+    light: LightMap
+    weights: Tensor
 
     def _light(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Local images (N, L, S), fields (N, 2 m, S), intensities (N, m, S) and quadratic forms (N, S)."""
@@ -217,6 +239,25 @@ class Events:
         _, _, _, quadratic = self._light(image[None])
         expected = quadratic[:, 0] / self.share
         return (self.seen - expected) / (expected + self.noise + (FLUX_TOLERANCE * expected).square()).sqrt()
+
+    def pattern_scores(self, image: Tensor) -> Tensor:
+        """(N,) how much more of each frame's light lies where an image (s, s) is bright than it says, in deviations."""
+        _, _, intensity, _ = self._light(image[None])
+        intensity = intensity[:, :, 0]
+        blocks = self.light.of(self.operator, image)
+        dark = self.weights * blocks
+        typical = dark.square().sum((1, 2)) / dark.sum((1, 2)).clamp_min(1e-12) / self.light.side**2
+        odds, slope = _polynomial(self.ratios, intensity[:, :, None])
+        pull = (slope / (1 + odds))[:, :, 0]
+        weight = pattern_weight(intensity, typical[:, None])
+        lit = pattern_weight(blocks, typical[:, None, None])
+        expected, counted = (dark * lit).sum((1, 2)), (dark * lit.square()).sum((1, 2))
+        found = (weight * intensity * (pull - self.missed)).sum(1)
+        # Read noise leaves a part of what counting would tell, about the same in all frames; a frame that happens to
+        # hold few photons is no more certain for that.
+        left = ((weight * intensity).square() * (pull * (pull - 1)).clamp_min(0)).sum() / counted.sum().clamp_min(1e-12)
+        variance = left * counted + (FLUX_TOLERANCE * expected).square()
+        return (found - expected) / variance.clamp_min(1e-12).sqrt()
 
 
 def _normal(z: Tensor) -> Tensor:

@@ -58,6 +58,8 @@ class Posterior:
         classes: probability of each class, by label.
         log_evidence: nats, against an empty field of view.
         foreign: evidence that the object is not of the decoder's class.
+        pattern: how far the light in the frames lies elsewhere than the mode puts it, in standard deviations; at most
+            about zero where frames and object belong together.
         typicality: mean log prior density of the samples, in standard deviations above that of draws from the prior.
         frame_scores: (N,) electrons seen less expected, in standard deviations.
         flux: mean and standard deviation of the light over the calibrated one; (1, 0) where it was held.
@@ -84,6 +86,7 @@ class Posterior:
     log_evidence: float
     foreign: Foreign
     typicality: float
+    pattern: float
     frame_scores: NDArray[np.float32]
     flux: tuple[float, float]
     pose: NDArray[np.float32]
@@ -262,6 +265,7 @@ class LatentEstimator:
         foreign = foreign_evidence(observation, lit_images[0], jacobian[0], prior_precision[0], misfit)
         scores = observation.frame_scores(lit_images[0])
         typicality = self._typicality(theta)
+        pattern = _excess(observation.pattern_scores(lit_images[0]))
         verdict = judge(
             images=images,
             prior_mean=self.bank.images.float().mean(0),
@@ -272,6 +276,7 @@ class LatentEstimator:
             frame_scores=scores,
             electrons=observation.electrons,
             typicality=typicality,
+            pattern=pattern,
         )
         latents = Whitening.of(self.package).latents(zeta.mean(0)[None])[0]
 
@@ -290,6 +295,7 @@ class LatentEstimator:
             log_evidence=log_evidence,
             foreign=foreign,
             typicality=typicality,
+            pattern=pattern,
             frame_scores=out(scores),
             flux=(float(flux.mean()), float(flux.std())),
             pose=out(pose.mean(0)),
@@ -308,3 +314,8 @@ class LatentEstimator:
         """Mean log prior density of samples (n, size), in standard deviations above the mean of the bank's draws."""
         usual = self.scene.log_prior(self.bank.theta)
         return float((self.scene.log_prior(theta).mean() - usual.mean()) / usual.std())
+
+
+def _excess(scores: Tensor) -> float:
+    """Mean square of scores (N,) less one, in the standard deviations that it has for normal ones."""
+    return float(scores.square().mean() - 1) * math.sqrt(len(scores) / 2)

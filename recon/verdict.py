@@ -19,8 +19,10 @@ SURE = 0.85
 """Probability of success from which on an object counts as recovered."""
 DICE = 0.8
 """Overlap at amplitude 0.5 that a success needs, beside the PSNR."""
-STRANGE = 2.5
+STRANGE = 2.0
 """Standard deviations by which the log prior density may lie below that of a draw from the prior."""
+UNLIKE = 3.5
+"""Standard deviations by which the mean square of the frames' pattern scores may exceed one."""
 ODD_FRAME = 6.0
 """Standard deviations by which a frame's light may miss its expectation."""
 
@@ -64,12 +66,14 @@ def judge(
     frame_scores: Tensor,
     electrons: float,
     typicality: float = 0.0,
+    pattern: float = 0.0,
 ) -> Verdict:
     """The verdict over samples (n, s, s) from a posterior.
 
     Success is what `reference/metrics.md` calls one, the truth unknown: each sample in turn plays the truth, with the
     decoder's misfit on top. `typicality` is the mean log prior density of the samples, in standard deviations above the
-    mean of draws from the prior: samples from the posterior of an object of the class are such draws.
+    mean of draws from the prior: samples from the posterior of an object of the class are such draws. `pattern`
+    is the mean square of the frames' pattern scores at the mode less one, in standard deviations of that.
     """
     mean = images.mean(0)
     noise = float(misfit.mean())
@@ -93,6 +97,9 @@ def judge(
     elif typicality < -STRANGE:
         word = Word.FOREIGN
         reason = f"its latents are unlike those of the class: {-typicality:.1f} standard deviations below their density"
+    elif pattern > UNLIKE:
+        word = Word.FOREIGN
+        reason = f"the light in the frames lies elsewhere than the image puts it: {pattern:.1f} standard deviations"
     elif odd > ODD_FRAME:
         word = Word.FOREIGN
         reason = f"a frame's light misses its expectation by {odd:.1f} standard deviations"

@@ -154,3 +154,12 @@ def test_frame_scores_tell_a_frame_that_is_too_bright() -> None:
     odd = _bins(replace(data, frames=frames), 1e5).frame_scores(image)
     assert int(odd.argmax()) == 2
     assert float(odd[2]) > 8
+
+
+def test_pattern_scores_of_the_truth_are_small_and_tell_frames_at_wrong_positions() -> None:
+    data = _data(3e4)
+    image = bench.bar(TRUE)[0]
+    shuffled = replace(data, frames=np.ascontiguousarray(data.frames[[1, 2, 3, 4, 0]]))
+    right, wrong = (_bins(d, 3e4).pattern_scores(image).square().mean() for d in (data, shuffled))
+    assert float(right) < 2.5
+    assert float(wrong) > 5

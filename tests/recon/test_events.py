@@ -263,3 +263,36 @@ def test_frame_scores_of_the_truth_are_unit_normals_and_others_are_not() -> None
     five_times = watch.count(_data(1500)).frame_scores(image)
     # Read noise of ten thousand pixels, 30 electrons, is what keeps it from more.
     assert float(five_times.mean()) > 3
+
+
+def test_pattern_scores_of_the_truth_are_at_most_unit_normals() -> None:
+    watch = _watch(300)
+    image = bench.bar(TRUE)[0]
+    scores = torch.cat([watch.count(_data(300, seed)).pattern_scores(image) for seed in range(8)])
+    assert abs(float(scores.mean())) < 4 / len(scores) ** 0.5
+    # An error of the light of a tenth is allowed for beside the photons' noise.
+    assert 0.5 < float(scores.std()) < 1.2
+
+
+def test_pattern_scores_tell_frames_at_wrong_positions() -> None:
+    watch, data = _watch(1000), _data(1000)
+    image = bench.bar(TRUE)[0]
+    shuffled = replace(data, frames=np.ascontiguousarray(data.frames[[1, 2, 3, 4, 0]]))
+    right, wrong = (watch.count(d).pattern_scores(image).square().mean() for d in (data, shuffled))
+    assert float(right) < 2.5
+    assert float(wrong) > 5 * float(right)
+    assert float(wrong) > 5
+
+
+def test_pattern_scores_leave_clipped_pixels_out() -> None:
+    watch, data = _watch(1000), _data(1000)
+    image = bench.bar(TRUE)[0]
+    clipped = np.zeros(data.frames.shape, bool)
+    clipped[:, 90:99, 93:101] = True
+    frames = data.frames.copy()
+    frames[clipped] = 9.0
+    events = watch.count(replace(data, frames=frames, saturated=clipped))
+    assert torch.allclose(
+        events.pattern_scores(image), watch.count(replace(data, saturated=clipped)).pattern_scores(image)
+    )
+    assert float(events.pattern_scores(image).square().mean()) < 2.5

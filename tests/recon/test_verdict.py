@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recon.foreign import Foreign
-from recon.verdict import EMPTY_NATS, FOREIGN_NATS, ODD_FRAME, SURE, Word, judge
+from recon.verdict import EMPTY_NATS, FOREIGN_NATS, ODD_FRAME, STRANGE, SURE, UNLIKE, Word, judge
 from tests.recon import latentscene as bench
 
 OWN = Foreign(-5.0, 1.0, ())
@@ -103,3 +103,19 @@ def test_the_order_of_the_samples_does_not_matter() -> None:
     one, other = _judged(images=images), _judged(images=turned)
     assert (one.word, one.reason) == (other.word, other.reason)
     assert replace(one, expected_db=0, needed_db=0) == replace(other, expected_db=0, needed_db=0)
+
+
+def test_latents_unlike_the_class_are_not_of_it() -> None:
+    verdict = _judged(typicality=-STRANGE - 0.1)
+    assert verdict.word is Word.FOREIGN
+    assert f"{STRANGE + 0.1:.1f} standard deviations" in verdict.reason
+    # More usual than usual is nothing to hold against an object.
+    for usual in (-STRANGE + 0.1, STRANGE + 1):
+        assert _judged(typicality=usual).word is Word.RECOVERED
+
+
+def test_light_elsewhere_than_the_image_puts_it_is_not_of_this_class() -> None:
+    verdict = _judged(pattern=UNLIKE + 0.1)
+    assert verdict.word is Word.FOREIGN
+    assert f"{UNLIKE + 0.1:.1f} standard deviations" in verdict.reason
+    assert _judged(pattern=UNLIKE - 0.1).word is Word.RECOVERED
