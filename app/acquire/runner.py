@@ -31,12 +31,14 @@ from recon.files.write import RunWriter
 
 STREAM_CODES = {Stream.DARK: 1, Stream.EMPTY: 2, Stream.CALIBRATION: 3, Stream.EVALUATION: 4}
 """Noise streams of a simulated camera; never renumber them, or resumed runs change."""
-_REPEATS_PER_STEP = 2**20
-_FRAMES_PER_VISIT = 2**44
+REPEATS_PER_STEP = 2**20
+FRAMES_PER_VISIT = 2**44
 _RETAKE = 2**32
 """Number of visits that no plan reaches: a point that is taken again is yet another visit."""
 LAST_PATIENCE_S = 1.0
 """A disk that takes nothing is waited for so long by somebody who has asked twice to leave."""
+WATCH_S = 0.1
+"""How often somebody who watches looks at a bench whose run is paused."""
 
 
 class RunState(StrEnum):
@@ -105,6 +107,8 @@ class Runner:
         overhead_s: read-out time per frame, for the estimate.
         inspect_dark: shown the exposure and image of every dark before it is recorded; raises when it is not dark.
         patience_s: after an abort a disk that takes nothing is waited for so long.
+        watch: called several times a second in the thread of `run`, while a device works and while paused: somebody
+            who shows the bench looks at it here. It must be quick and must not raise.
     """
 
     def __init__(
@@ -118,6 +122,7 @@ class Runner:
         overhead_s: float = 0.0,
         inspect_dark: Callable[[float, NDArray[np.uint16]], None] = _believe,
         patience_s: float = PATIENCE_S,
+        watch: Callable[[], None] | None = None,
     ):
         self._plan = plan
         self._points = Stream.EVALUATION if plan.low_dose else Stream.CALIBRATION
@@ -129,6 +134,7 @@ class Runner:
         self._overhead_s = overhead_s
         self._inspect_dark = inspect_dark
         self._patience_s = patience_s
+        self._watch = watch
         self._state = RunState.IDLE
         self._wake = threading.Condition()
         self._pause_wanted = False
@@ -291,8 +297,8 @@ class Runner:
             if self._abort_wanted:
                 raise Cancelled("run", "aborted by the operator; resume it from its file")
             if devices.seed_frame is not None:
-                number = step.number * _REPEATS_PER_STEP + repeat
-                devices.seed_frame(STREAM_CODES[step.stream], step.visit * _FRAMES_PER_VISIT + number)
+                number = step.number * REPEATS_PER_STEP + repeat
+                devices.seed_frame(STREAM_CODES[step.stream], step.visit * FRAMES_PER_VISIT + number)
             exposure = devices.camera.acquire(self._aborting)
             if step.stream is Stream.DARK:
                 self._inspect_dark(step.exposure_s, exposure.image)
@@ -327,19 +333,28 @@ class Runner:
         return readback
 
     def _aborting(self) -> bool:
+        if self._watch is not None:
+            self._watch()
         return self._abort_wanted
 
     def _checkpoint(self) -> None:
         """Between two steps: wait while paused, leave when aborted."""
-        with self._wake:
-            if self._pause_wanted and not self._aborting():
-                self._become(RunState.PAUSED)
-                while self._pause_wanted and not self._aborting():
-                    self._wake.wait()
-                if not self._aborting():
-                    self._become(RunState.RUNNING)
-        if self._aborting():
+        paused = False
+        while True:
+            with self._wake:
+                if not self._pause_wanted or self._abort_wanted:
+                    break
+                if not paused:
+                    paused = True
+                    self._become(RunState.PAUSED)
+                self._wake.wait(None if self._watch is None else WATCH_S)
+            # Not under the lock: whoever pauses or aborts must never wait for a device.
+            if self._watch is not None:
+                self._watch()
+        if self._abort_wanted:
             raise Cancelled("run", "aborted by the operator; resume it from its file")
+        if paused:
+            self._become(RunState.RUNNING)
 
     def _prepare_estimate(self) -> None:
         plan = self._plan
