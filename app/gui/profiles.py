@@ -1,0 +1,114 @@
+"""The plots below the picture: histogram with its levels, cuts along the crosshair, radial profile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pyqtgraph as pg
+from PyQt5.QtWidgets import QButtonGroup, QHBoxLayout, QVBoxLayout, QWidget
+
+from app.gui.theme import GAP, Theme, style_plot
+from app.gui.widgets import toggle
+from app.live.viewer import View
+
+HISTOGRAM, CUTS, RADIAL = "Histogram", "Cuts", "Radial"
+
+
+class ProfilePlot(QWidget):
+    """One plot, three things to show.
+
+    Args:
+        levels: called when a person drags the levels.
+    """
+
+    def __init__(self, levels: Callable[[float, float], None]):
+        super().__init__()
+        self._levels = levels
+        self._follow = True
+        self._view: View | None = None
+        self.kind = HISTOGRAM
+        row = QHBoxLayout()
+        row.setSpacing(GAP // 2)
+        group = QButtonGroup(self)
+        tips = {
+            HISTOGRAM: "How often each digital number occurs, of the full frame; drag the levels",
+            CUTS: "Digital numbers along the crosshair's row and column",
+            RADIAL: "Mean digital number against the distance from the beam's centre",
+        }
+        self.choices = {}
+        for name, tip in tips.items():
+            choice = toggle(name, tip)
+            choice.clicked.connect(lambda _, name=name: self.choose(name))
+            group.addButton(choice)
+            row.addWidget(choice)
+            self.choices[name] = choice
+        self.choices[HISTOGRAM].setChecked(True)
+        row.addStretch()
+        self.canvas = pg.GraphicsLayoutWidget()
+        self.plot = self.canvas.addPlot()
+        self.plot.setMenuEnabled(False)
+        self.plot.hideButtons()
+        self.plot.setMouseEnabled(y=False)
+        self.first = self.plot.plot([], [])
+        self.second = self.plot.plot([], [])
+        self.bars = pg.PlotCurveItem(stepMode="center", fillLevel=0)
+        self.plot.addItem(self.bars)
+        self.band = pg.LinearRegionItem(brush=pg.mkBrush(90, 169, 230, 30), hoverBrush=pg.mkBrush(90, 169, 230, 50))
+        self.band.sigRegionChangeFinished.connect(self._dragged)
+        self.plot.addItem(self.band)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(GAP // 2)
+        column.addLayout(row)
+        column.addWidget(self.canvas)
+        self.setMinimumHeight(120)
+        self.choose(HISTOGRAM)
+
+    def choose(self, kind: str) -> None:
+        """Show this from now on."""
+        self.kind = kind
+        self.choices[kind].setChecked(True)
+        self.band.setVisible(kind == HISTOGRAM)
+        self.bars.setVisible(kind == HISTOGRAM)
+        self.first.setVisible(kind != HISTOGRAM)
+        self.second.setVisible(kind == CUTS)
+        labels = {
+            HISTOGRAM: ("pixels, log10", "digital number"),
+            CUTS: ("digital number", "pixel along the row (blue) and the column (orange)"),
+            RADIAL: ("digital number", "distance from the centre, pixels"),
+        }
+        self.plot.setLabel("left", labels[kind][0])
+        self.plot.setLabel("bottom", labels[kind][1])
+        self.plot.enableAutoRange()
+        if self._view is not None:
+            self.show_view(self._view)
+
+    def show_view(self, view: View) -> None:
+        """Draw what is chosen of this view."""
+        self._view, picture = view, view.picture
+        if self.kind == HISTOGRAM:
+            self.bars.setData(picture.edges, np.log10(picture.counts + 1.0))
+            self._follow = False
+            self.band.setRegion(picture.levels)
+            self._follow = True
+        elif self.kind == CUTS:
+            self.first.setData(np.arange(len(picture.row_cut)), picture.row_cut)
+            self.second.setData(np.arange(len(picture.column_cut)), picture.column_cut)
+        else:
+            self.first.setData(picture.radius, picture.radial)
+
+    def restyle(self, theme: Theme) -> None:
+        self.canvas.setBackground(theme.plot)
+        style_plot(self.plot, theme)
+        self.first.setPen(pg.mkPen(theme.accent, width=1.2))
+        self.second.setPen(pg.mkPen(theme.chosen, width=1.2))
+        self.bars.setPen(pg.mkPen(theme.accent))
+        faint = pg.mkColor(theme.accent)
+        faint.setAlpha(90)
+        self.bars.setBrush(pg.mkBrush(faint))
+
+    def _dragged(self) -> None:
+        if self._follow:
+            low, high = self.band.getRegion()
+            self._levels(float(low), float(high))
