@@ -26,6 +26,7 @@ from app.acquire.planning import approach_point, step_durations
 from app.acquire.recorder import PATIENCE_S, Recorder
 from app.devices import Devices
 from drivers.base import Cancelled, LightState, StagePosition
+from recon.dataset import DatasetError
 from recon.files.revisions import FrameKey
 from recon.files.write import RunWriter
 
@@ -109,6 +110,7 @@ class Runner:
         patience_s: after an abort a disk that takes nothing is waited for so long.
         watch: called several times a second in the thread of `run`, while a device works and while paused: somebody
             who shows the bench looks at it here. It must be quick and must not raise.
+        retaken: a scan point of a complete run that is taken again, and nothing else; None executes the plan.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class Runner:
         inspect_dark: Callable[[float, NDArray[np.uint16]], None] = _believe,
         patience_s: float = PATIENCE_S,
         watch: Callable[[], None] | None = None,
+        retaken: int | None = None,
     ):
         self._plan = plan
         self._points = Stream.EVALUATION if plan.low_dose else Stream.CALIBRATION
@@ -135,6 +138,8 @@ class Runner:
         self._inspect_dark = inspect_dark
         self._patience_s = patience_s
         self._watch = watch
+        self._retaken = retaken
+        self._end = len(plan.steps)
         self._state = RunState.IDLE
         self._wake = threading.Condition()
         self._pause_wanted = False
@@ -186,14 +191,15 @@ class Runner:
         except BaseException:
             self._become(RunState.FAILED)
             raise
-        if writer.steps_committed >= len(self._plan.steps):
+        if self._retaken is None and writer.steps_committed >= len(self._plan.steps):
             with writer:
                 if writer.outcome != RunState.COMPLETED:
                     writer.set_outcome(RunState.COMPLETED.value)
             self._become(RunState.COMPLETED)
             return self._state
         try:
-            first_step, first_repeat = self._begin(writer)
+            begin = self._begin if self._retaken is None else self._begin_again
+            first_step, first_repeat = begin(writer)
         except BaseException:
             writer.close()
             self._become(RunState.FAILED)
@@ -219,8 +225,27 @@ class Runner:
         self._again = (visit, writer.revisions + 1)
         return visit, 0
 
+    def _begin_again(self, writer: RunWriter) -> tuple[int, int]:
+        """The first step of the point that is taken again. Raises `DatasetError`."""
+        point = self._retaken
+        assert point is not None
+        if writer.steps_committed < len(self._plan.steps):
+            raise DatasetError(f"{writer.path}: is not complete; resume it before points are taken again")
+        visit = self._plan.last_visit(point)
+        if not visit:
+            raise DatasetError(f"{writer.path}: its plan never visits point {point}; choose another")
+        taken = [FrameKey(s.number, k, s.stream.value, s.exposure_s) for s in visit for k in range(s.repeats)]
+        places = [self._plan.place_in_entry(s) + k for s in visit for k in range(s.repeats)]
+        writer.retake(point, taken, "the operator wished it", places)
+        writer.set_outcome("running")
+        writer.log(f"point {point} is taken again")
+        self._again = (visit[0].number, writer.revisions + 1)
+        self._end = visit[-1].number + 1
+        return visit[0].number, 0
+
     def _record(self, writer: RunWriter, first_step: int, first_repeat: int) -> RunState:
-        self._done = sum(step.repeats for step in self._plan.steps[:first_step]) + first_repeat
+        to_come = sum(step.repeats for step in self._plan.steps[first_step : self._end]) - first_repeat
+        self._done = self._plan.frames - to_come
         self._prepare_estimate()
         recorder = Recorder(writer, self._frame_committed)
         ended, words = RunState.FAILED, ""
@@ -280,11 +305,12 @@ class Runner:
             lines.append(f"not stopped: {error}")
 
     def _execute(self, recorder: Recorder, first_step: int, first_repeat: int) -> None:
-        if not self._devices.stage.homed and any(step.target for step in self._plan.steps[first_step:]):
+        steps = self._plan.steps[first_step : self._end]
+        if not self._devices.stage.homed and any(step.target for step in steps):
             self._checkpoint()
             self._moved = True
             self._devices.stage.home(self._aborting)
-        for step in self._plan.steps[first_step:]:
+        for step in steps:
             self._checkpoint()
             self._execute_step(step, recorder, first_repeat if step.number == first_step else 0)
 
@@ -368,7 +394,8 @@ class Runner:
         self._done += 1
         step = frame.step
         per_frame = step.exposure_s + self._overhead_s
-        remaining = self._remaining_after[step.number + 1] + (step.repeats - 1 - frame.repeat) * per_frame
+        remaining = self._remaining_after[step.number + 1] - self._remaining_after[self._end]
+        remaining += (step.repeats - 1 - frame.repeat) * per_frame
         self._observer.frame_committed(frame, Progress(self._done, self._plan.frames, remaining))
 
     def _become(self, state: RunState) -> None:

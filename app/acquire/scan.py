@@ -208,6 +208,7 @@ class Scan:
         say: told of every warning of the preflight.
         label: what people call the sample, and their notes.
         replay_of: the run whose recorded devices these are; "" for a measurement. Nothing is approached then.
+        retaken: a point of a complete run that is taken again, with `resume`; None for a whole scan.
     """
 
     plan: Plan
@@ -221,6 +222,7 @@ class Scan:
     say: Callable[[str], None] = _to_stderr
     label: Label = Label()
     replay_of: str = ""
+    retaken: int | None = None
 
     @classmethod
     def new(
@@ -319,6 +321,7 @@ class Scan:
             overhead_s=self.profile.camera.frame_overhead_s,
             inspect_dark=DarkCheck(self._sensor),
             watch=watch,
+            retaken=self.retaken,
         )
 
     def _sensor(self) -> SensorGuess:

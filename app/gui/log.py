@@ -65,6 +65,9 @@ class LogPanel(Panel):
         self._seen = self._journal.count
         self._write(messages)
 
+    def _copy(self) -> None:
+        QGuiApplication.clipboard().setText(self.text.toPlainText())
+
     def _again(self) -> None:
         self.text.clear()
         self._write([message for message in self._journal.since(0) if message.number <= self._seen])

@@ -213,13 +213,11 @@ class StagePanel(Panel):
             field.edited.connect(self._show_target)
         self.go = button("Go to…", "Move there, after a confirmation (Enter in a field)", self._ask_go)
         self.home = button("Home…", "Run both axes to the ends of their travel, after a confirmation", self._ask_home)
-        self.park = button(
-            "Park…", "To the parking place: the sample out of the beam", partial(self._ask_place, "park")
-        )
+        self.park = button("Park…", "To the parking place: sample out of the beam", partial(self._ask_place, "park"))
         self.load = button("Load…", "To where a sample is changed", partial(self._ask_place, "load"))
         self.unload = button("Unload…", "To where a sample is changed", partial(self._ask_place, "unload"))
         self.centre = button(
-            "Centre…", "To where the beam hits the sample's middle", partial(self._ask_place, "centre")
+            "Centre…", "To where the beam hits the sample's centre", partial(self._ask_place, "centre")
         )
         self.origin = toggle("Zero here", "Count the positions shown from here; nothing moves and no limit changes")
         self.origin.clicked.connect(self._zero)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -24,7 +24,7 @@ from app.live.state import Doing, RunStatus
 from app.profile import Profile
 from app.progress import Course
 from app.stopping import Interrupt
-from drivers.base import Cancelled, LimitError, NotReadyError, Region, StagePosition
+from drivers.base import LimitError, NotReadyError, Region, StagePosition
 from recon.files.read import open_run
 
 SUGGESTED = 0.7
@@ -238,19 +238,7 @@ def scan(request: ScanRequest) -> Order:
     def act(owner: DeviceOwner) -> None:
         owner.require("camera", "stage", "light")
         made = request.scan(owner.setup)
-        made = _speaking(made, owner)
-        watcher = _Watcher(owner, made)
-        runner = made.runner(watcher, owner.watch)
-        begun = [listener.run_begins(made) for listener in owner.listeners]
-        watcher.others = [observer for observer in begun if observer is not None]
-        with owner.still_camera(), owner.running(runner):
-            try:
-                outcome = runner.run()
-            except Cancelled:
-                raise
-            except Exception as error:
-                watcher.failed(error)
-                raise
+        outcome = _carried_out(owner, made)
         told = f"scan: {outcome.value}, {made.path}"
         owner.journal.info(told + ("; it can be resumed" if outcome is RunState.ABORTED else ""))
         if outcome is RunState.COMPLETED:
@@ -260,6 +248,36 @@ def scan(request: ScanRequest) -> Order:
                 owner.journal.warning(warning)
 
     return Order("scan", act, doing=Doing.SCANNING)
+
+
+def retake(path: Path, points: Sequence[int]) -> Order:
+    """Take points of a complete run again, one after the other, each a revision of its file."""
+
+    def act(owner: DeviceOwner) -> None:
+        owner.require("camera", "stage", "light")
+        for point in points:
+            made = replace(Scan.interrupted(path, devices=owner.setup.devices), retaken=point)
+            outcome = _carried_out(owner, made)
+            owner.journal.info(f"scan: point {point} taken again, {outcome.value}, {path}")
+            if outcome is not RunState.COMPLETED:
+                return
+
+    return Order("take again", act, doing=Doing.SCANNING)
+
+
+def _carried_out(owner: DeviceOwner, made: Scan) -> RunState:
+    """Run a scan, shown and watched. Raises what `Runner.run` raises."""
+    made = _speaking(made, owner)
+    watcher = _Watcher(owner, made)
+    runner = made.runner(watcher, owner.watch)
+    begun = [listener.run_begins(made) for listener in owner.listeners]
+    watcher.others = [observer for observer in begun if observer is not None]
+    with owner.still_camera(), owner.running(runner):
+        try:
+            return runner.run()
+        except Exception as error:
+            watcher.failed(error)
+            raise
 
 
 def unfinished(path: Path) -> str | None:

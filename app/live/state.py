@@ -11,7 +11,7 @@ from app.acquire.runner import RunState
 from app.profile import Profile
 from drivers.base import CameraInfo, Interval, LightState, StageInfo, StagePosition
 
-STALE_S = 1.5
+STALE_S = 3.0
 """A device that has not been heard of for longer is not to be believed any more."""
 
 

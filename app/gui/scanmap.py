@@ -1,0 +1,163 @@
+"""The points of a scan on the object, with the illumination drawn true to scale: where it is dense, it overlaps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pyqtgraph as pg
+from numpy.typing import NDArray
+from PyQt5.QtCore import Qt
+
+from app.acquire.plan import Plan, Step
+from app.gui.theme import DARK, Theme, style_plot
+from app.profile import Profile
+
+
+class ScanMap(pg.PlotWidget):
+    """See above. A click chooses a point to be taken again; nothing moves.
+
+    Args:
+        chosen: called when the choice of points changes.
+    """
+
+    def __init__(self, chosen: Callable[[], object]):
+        super().__init__()
+        self._chosen = chosen
+        self._theme = DARK
+        self._plan: Plan | None = None
+        self._points: NDArray[np.float64] = np.zeros((0, 2))
+        self._spot_m = 1e-6
+        self._done: frozenset[int] = frozenset()
+        self._current: int | None = None
+        self.selected: set[int] = set()
+        plot = self.getPlotItem()
+        plot.setMenuEnabled(False)
+        plot.hideButtons()
+        plot.setAspectLocked(True)
+        plot.invertY(True)
+        plot.setLabel("left", "y on the object", units="m")
+        plot.setLabel("bottom", "x on the object", units="m")
+        self.limits = pg.PlotCurveItem()
+        self.field = pg.PlotCurveItem()
+        self.path = pg.PlotCurveItem()
+        self.spots = pg.ScatterPlotItem(pxMode=False, symbol="o")
+        self.dots = pg.ScatterPlotItem(size=7, symbol="o", hoverable=True, hoverSize=10)
+        self.current = pg.ScatterPlotItem(pxMode=False, symbol="o")
+        for item in (self.limits, self.field, self.spots, self.path, self.current, self.dots):
+            plot.addItem(item)
+        self.dots.sigClicked.connect(self._clicked)
+        self.setToolTip("Grey: illumination at each point. Orange: evaluation points. Green: done. Click: take again")
+
+    def show_plan(self, plan: Plan | None, profile: Profile | None) -> None:
+        """Draw a plan; the same one is not drawn again."""
+        if plan is self._plan:
+            return
+        self._plan = plan
+        self.selected = {point for point in self.selected if plan is not None and point < len(plan.positions_m)}
+        self._done, self._current = frozenset(), None
+        if plan is None or profile is None:
+            self._points = np.zeros((0, 2))
+            for item in (self.spots, self.dots, self.current):
+                item.setData([], [])
+            self.path.setData([], [])
+            return
+        self._points = np.array(plan.positions_m).reshape(-1, 2)
+        self._spot_m = profile.geometry.pinhole_diameter_m
+        half = profile.reconstruction.field_m / 2
+        self.field.setData([-half, half, half, -half, -half], [-half, -half, half, half, -half])
+        self.limits.setData(*_limits(profile))
+        order = list(dict.fromkeys(s.position_index for s in plan.steps if s.position_index >= 0))
+        self.path.setData(self._points[order, 1], self._points[order, 0])
+        self._draw()
+        # Fitted to the scan: the stage's limits are far away and show when one zooms out.
+        reach = float(np.abs(self._points).max(initial=0.0)) + self._spot_m * 0.55
+        reach = max(reach, half) * 1.02
+        self.getPlotItem().setRange(xRange=(-reach, reach), yRange=(-reach, reach), padding=0)
+
+    def show_progress(self, step: Step | None, complete: bool) -> None:
+        """Mark the points before this step as done and its own as the current one."""
+        if self._plan is None:
+            return
+        done: frozenset[int] = frozenset()
+        current = None
+        if complete:
+            done = frozenset(range(len(self._points)))
+        elif step is not None:
+            before = self._plan.steps[: step.number]
+            done = frozenset(s.position_index for s in before if s.position_index >= 0) - {step.position_index}
+            current = step.position_index if step.position_index >= 0 else None
+        if (done, current) != (self._done, self._current):
+            self._done, self._current = done, current
+            self._draw()
+
+    def restyle(self, theme: Theme) -> None:
+        self._theme = theme
+        self.setBackground(theme.plot)
+        style_plot(self.getPlotItem(), theme)
+        self.field.setPen(pg.mkPen(theme.accent, width=1.2, style=Qt.DashLine))
+        self.limits.setPen(pg.mkPen(theme.warn, width=1.4))
+        path = pg.mkColor(theme.faint)
+        path.setAlpha(120)
+        self.path.setPen(pg.mkPen(path, width=1))
+        self._draw()
+
+    def _draw(self) -> None:
+        theme, points = self._theme, self._points
+        if not len(points) or self._plan is None:
+            return
+        chosen = set(self._plan.evaluation_indices)
+        used = range(len(points)) if not self._plan.low_dose else sorted(chosen)
+        spot = pg.mkColor(theme.faint)
+        spot.setAlpha(26)
+        lit = pg.mkColor(theme.done)
+        lit.setAlpha(46)
+        self.spots.setData(
+            x=points[list(used), 1],
+            y=points[list(used), 0],
+            size=self._spot_m,
+            pen=None,
+            brush=[pg.mkBrush(lit if k in self._done else spot) for k in used],
+        )
+
+        def brush(k: int) -> object:
+            if k in self._done:
+                return pg.mkBrush(theme.done)
+            return pg.mkBrush(theme.chosen if k in chosen else theme.faint)
+
+        self.dots.setData(
+            x=points[list(used), 1],
+            y=points[list(used), 0],
+            data=list(used),
+            brush=[brush(k) for k in used],
+            pen=[
+                pg.mkPen(theme.bad, width=2.5)
+                if k in self.selected
+                else pg.mkPen(theme.chosen, width=1.5)
+                if k in chosen
+                else pg.mkPen(None)
+                for k in used
+            ],
+        )
+        if self._current is None:
+            self.current.setData([], [])
+        else:
+            y, x = points[self._current]
+            self.current.setData(
+                x=[x], y=[y], size=self._spot_m, pen=pg.mkPen(theme.accent, width=2.5), brush=pg.mkBrush(None)
+            )
+
+    def _clicked(self, _: object, spots: list) -> None:
+        for spot in spots[:1]:
+            self.selected ^= {int(spot.data())}
+        self._draw()
+        self._chosen()
+
+
+def _limits(profile: Profile) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """x and y on the object of the soft limits' corners, round and closed."""
+    stage = profile.stage
+    (y0, y1), (x0, x1) = stage.limits_y_m, stage.limits_x_m
+    corners = np.array([(y0, x0), (y0, x1), (y1, x1), (y1, x0), (y0, x0)]) - stage.centre_m
+    on_object = corners @ np.array(stage.stage_to_object).T
+    return on_object[:, 1], on_object[:, 0]
