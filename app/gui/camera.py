@@ -59,11 +59,11 @@ class CameraPanel(Panel):
         self.status = QLabel()
         self.status.setObjectName("number")
         self.status.setTextInteractionFlags(Qt.TextSelectableByMouse)
-        split = QSplitter(Qt.Vertical)
+        split = QSplitter(Qt.Horizontal)
         split.addWidget(self.canvas)
         split.addWidget(self.plots)
         split.setStretchFactor(0, 1)
-        split.setSizes([600, 150])
+        split.setSizes([620, 300])
         split.setChildrenCollapsible(False)
         column = QVBoxLayout(self)
         column.setContentsMargins(GAP, GAP, GAP, GAP)
@@ -109,6 +109,11 @@ class CameraPanel(Panel):
             item.sigPositionChanged.connect(self._marked)
         self.centre_mark.sigPositionChangeFinished.connect(self._centred)
         self._show_marks(False)
+        self._show_axes(False)
+
+    def _show_axes(self, on: bool) -> None:
+        for name in ("left", "bottom", "right", "top"):
+            self.plot.showAxis(name, on)
 
     def _build_controls(self) -> None:
         self.live = toggle("Live", "Show live frames (Space). Nothing moves; a scan pauses this.")
@@ -156,9 +161,9 @@ class CameraPanel(Panel):
         self.colours.setToolTip("Colour map")
         self.colours.setAccessibleName("Colour map")
         self.colours.currentTextChanged.connect(lambda name: self.picture.setLookupTable(colour_table(name)))
-        self.lock = toggle("Lock levels", "Keep the present levels (L); else they follow each frame's 1 and 99.95 %")
+        self.lock = toggle("Lock", "Keep the present levels (L); else they follow each frame's 1 and 99.95 %")
         self.lock.clicked.connect(self._lock)
-        self.overlay = toggle("Saturation", "Mark saturated pixels in red")
+        self.overlay = toggle("Clipped", "Mark saturated pixels in red")
         self.overlay.setChecked(True)
         self.overlay.toggled.connect(lambda on: self._set(overlay=on))
         self.dark = toggle("Dark", "Subtract the mean of the next 16 frames from the view only: block the beam first")
@@ -166,7 +171,7 @@ class CameraPanel(Panel):
         self.marks = toggle("Crosshair", "Crosshair, cuts and beam centre (C); drag them")
         self.marks.toggled.connect(self._show_marks)
         self.centre = button("Find centre", "Put the centre on the light of this frame", self._find_centre)
-        self.fit = button("Fit", "Show the whole frame (0)", self.plot.autoRange)
+        self.fit = button("Fit", "Show the whole frame (0)", lambda: self.plot.autoRange(padding=0.01))
         self._display = QHBoxLayout()
         self._display.setSpacing(GAP)
         for widget in (faint("Scale"), self.scale, faint("Colours"), self.colours, self.lock, self.overlay, self.dark):
@@ -234,7 +239,8 @@ class CameraPanel(Panel):
         self._view = view
         self.picture.setImage(view.picture.indices, autoLevels=False, levels=(0, 255))
         if first:
-            self.plot.autoRange()
+            self._show_axes(True)
+            self.plot.autoRange(padding=0.01)
             self._place_marks(view.picture.mark, view.picture.centre)
         self.plots.show_view(view)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PyQt5.QtCore import Qt
-from PyQt5.QtWidgets import QFrame, QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+from PyQt5.QtWidgets import QFrame, QHBoxLayout, QLabel, QProgressBar, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from app.gui.stopping import StopButton
 from app.gui.theme import DARK, GAP, Theme
@@ -76,6 +76,9 @@ class TopBar(QWidget):
             lambda: owner.give(orders.reconnect(*self._broken)),
         )
         self.activity = QLabel()
+        # Long words must not widen the window.
+        self.activity.setSizePolicy(QSizePolicy.Ignored, QSizePolicy.Preferred)
+        self.activity.setAlignment(Qt.AlignRight | Qt.AlignVCenter)
         self.progress = QProgressBar()
         self.progress.setFixedWidth(170)
         self.stop: QPushButton = StopButton(stop)  # type: ignore[arg-type]
@@ -88,8 +91,7 @@ class TopBar(QWidget):
         for lamp in self.lamps.values():
             row.addWidget(lamp)
         row.addWidget(self.reconnect)
-        row.addStretch(1)
-        row.addWidget(self.activity)
+        row.addWidget(self.activity, 1)
         row.addWidget(self.progress)
         row.addSpacing(GAP)
         row.addWidget(self.stop)
@@ -128,8 +130,9 @@ class TopBar(QWidget):
             done, total = run.done, run.total
             words = f"{run.state.value}: frame {done} of {total}"
             if run.done and run.remaining_s > 0:
-                words += f", about {duration(run.remaining_s)} to go"
+                words += f", {duration(run.remaining_s)} to go"
         self.activity.setText(words)
+        self.activity.setToolTip(words)
         self.progress.setVisible(total > 0)
         if total:
             self.progress.setRange(0, total)

@@ -8,7 +8,7 @@ from PyQt5.QtGui import QColor, QGuiApplication, QTextCharFormat, QTextCursor
 from PyQt5.QtWidgets import QComboBox, QHBoxLayout, QPlainTextEdit, QVBoxLayout
 
 from app.gui.theme import DARK, GAP, Theme
-from app.gui.widgets import Panel, button, faint
+from app.gui.widgets import Panel, button
 from app.live.journal import Journal, Message, Severity
 from app.live.state import BenchState
 
@@ -43,16 +43,16 @@ class LogPanel(Panel):
         self.copy = button(
             "Copy", "Copy all lines", lambda: QGuiApplication.clipboard().setText(self.text.toPlainText())
         )
-        row = QHBoxLayout()
-        row.addWidget(faint("Show"))
-        row.addWidget(self.choice)
-        row.addStretch()
-        row.addWidget(self.copy)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(GAP, GAP // 2, GAP, GAP)
-        column.setSpacing(GAP // 2)
-        column.addLayout(row)
-        column.addWidget(self.text)
+        side = QVBoxLayout()
+        side.setSpacing(GAP // 2)
+        side.addWidget(self.choice)
+        side.addWidget(self.copy)
+        side.addStretch()
+        row = QHBoxLayout(self)
+        row.setContentsMargins(GAP, 0, GAP, GAP)
+        row.setSpacing(GAP)
+        row.addWidget(self.text, 1)
+        row.addLayout(side)
 
     def restyle(self, theme: Theme) -> None:
         self._theme = theme

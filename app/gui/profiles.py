@@ -50,9 +50,11 @@ class ProfilePlot(QWidget):
         self.plot.setMenuEnabled(False)
         self.plot.hideButtons()
         self.plot.setMouseEnabled(y=False)
+        for name in ("left", "bottom"):
+            self.plot.getAxis(name).enableAutoSIPrefix(False)
         self.first = self.plot.plot([], [])
         self.second = self.plot.plot([], [])
-        self.bars = pg.PlotCurveItem(stepMode="center", fillLevel=0)
+        self.bars = pg.PlotCurveItem([0.0, 1.0], [0.0], stepMode="center", fillLevel=0)
         self.plot.addItem(self.bars)
         self.band = pg.LinearRegionItem(brush=pg.mkBrush(90, 169, 230, 30), hoverBrush=pg.mkBrush(90, 169, 230, 50))
         self.band.sigRegionChangeFinished.connect(self._dragged)
@@ -62,7 +64,7 @@ class ProfilePlot(QWidget):
         column.setSpacing(GAP // 2)
         column.addLayout(row)
         column.addWidget(self.canvas)
-        self.setMinimumHeight(120)
+        self.setMinimumWidth(220)
         self.choose(HISTOGRAM)
 
     def choose(self, kind: str) -> None:
@@ -74,9 +76,9 @@ class ProfilePlot(QWidget):
         self.first.setVisible(kind != HISTOGRAM)
         self.second.setVisible(kind == CUTS)
         labels = {
-            HISTOGRAM: ("pixels, log10", "digital number"),
-            CUTS: ("digital number", "pixel along the row (blue) and the column (orange)"),
-            RADIAL: ("digital number", "distance from the centre, pixels"),
+            HISTOGRAM: ("log10 of the pixels", "digital number"),
+            CUTS: ("digital number", "pixel: row blue, column orange"),
+            RADIAL: ("digital number", "pixels from the centre"),
         }
         self.plot.setLabel("left", labels[kind][0])
         self.plot.setLabel("bottom", labels[kind][1])

@@ -69,11 +69,13 @@ class ScanPanel(Panel):
         self.estimates = QGridLayout()
         self.estimates.setHorizontalSpacing(GAP * 2)
         self.numbers: dict[str, QLabel] = {}
-        for k, name in enumerate(("Time", "Frames", "Travel", "Disk", "Dose on the sample", "Overlap")):
+        places = {"Time": (0, 0, 1), "Frames": (0, 2, 1), "Travel": (1, 0, 1), "Disk": (1, 2, 1)}
+        places |= {"Dose": (2, 0, 3), "Overlap": (3, 0, 3)}
+        for name, (row, left, width) in places.items():
             label = QLabel("–")
             label.setTextInteractionFlags(Qt.TextSelectableByMouse)
-            self.estimates.addWidget(faint(name), k // 2, 2 * (k % 2))
-            self.estimates.addWidget(label, k // 2, 2 * (k % 2) + 1)
+            self.estimates.addWidget(faint(name), row, left)
+            self.estimates.addWidget(label, row, left + 1, 1, width)
             self.numbers[name] = label
         self.estimates.setColumnStretch(1, 1)
         self.estimates.setColumnStretch(3, 1)
@@ -82,13 +84,12 @@ class ScanPanel(Panel):
         self.findings.setWordWrap(True)
         self.findings.setFocusPolicy(Qt.NoFocus)
         self.findings.setSelectionMode(QListWidget.NoSelection)
-        self.findings.setMinimumHeight(64)
-        self.findings.setMaximumHeight(130)
+        self.findings.setFixedHeight(44)
         self.confirm = ConfirmBar()
         self.begin = button("Start scan", "Homes if needed, then scans (Ctrl+Return)", self._start, primary=True)
         self.pause = button("Pause", "Wait before the next step (Ctrl+P); goes on where it was", self._pause)
         self.abort = button("Abort", "End the scan now; it can be resumed", owner.abort)
-        self.resume = button("Resume a run…", "Complete a run that was interrupted", self._ask_resume)
+        self.resume = button("Resume…", "Complete a run that was interrupted", self._ask_resume)
         self.again = button("Take again", "Click points on the map, then take them again", self._ask_again)
         self._lay_out()
         self._timer = QTimer(self)
@@ -121,8 +122,8 @@ class ScanPanel(Panel):
         whole = QVBoxLayout(self)
         whole.setContentsMargins(GAP * 3 // 2, GAP, GAP * 3 // 2, GAP)
         whole.setSpacing(GAP)
-        whole.addWidget(self.map, 5)
-        whole.addWidget(scroll, 4)
+        whole.addWidget(self.map, 4)
+        whole.addWidget(scroll, 5)
         whole.addWidget(self.findings)
         whole.addWidget(self.confirm)
         whole.addLayout(run)
@@ -181,7 +182,7 @@ class ScanPanel(Panel):
         if cost is not None:
             values["Time"] = duration(cost.duration_s) + ("" if self._bench.stage.homed else " and homing")
             values["Travel"] = quantity(cost.travel_m, "m", 3)
-            values["Dose on the sample"] = f"{cost.sample_photons:.3g} photons"
+            values["Dose"] = f"{cost.sample_photons:.3g} photons on the sample, {cost.beam_photons:.3g} in all"
         for name, value in values.items():
             self.numbers[name].setText(value)
         if planned.error:
@@ -209,7 +210,9 @@ class ScanPanel(Panel):
                 bad = finding.severity is Severity.ERROR
                 line("✕" if bad else "!", theme.bad if bad else theme.warn, finding.message)
             if not any(finding.severity is Severity.ERROR for finding in checked.findings):
-                line("✓", theme.good, "Travel, exposures, saturation, disk and devices were checked: it can start")
+                line("✓", theme.good, "Travel, exposures, saturation, disk and devices: it can start")
+        rows = sum(max(self.findings.sizeHintForRow(k), 22) for k in range(self.findings.count()))
+        self.findings.setFixedHeight(min(max(rows + 8, 30), 150))
 
     def _enable(self) -> None:
         bench, run = self._bench, self._bench.run

@@ -53,13 +53,13 @@ class ScanForm(QWidget):
         self.last: ScanRequest | None = None
         self.mode = QComboBox()
         self.mode.addItems([SINGLE, LOW_DOSE])
-        self.mode.setToolTip(
-            "Single trajectory: bright frame and series at each point. Low dose: no bright scan"
-        )
+        self.mode.setToolTip("Single trajectory: bright frame and series at each point. Low dose: no bright scan")
         self.positions = _whole(1, 100_000, "Points of the Fermat spiral")
         self.overlap = QDoubleSpinBox()
         self.overlap.setRange(0, 99)
         self.overlap.setDecimals(1)
+        self.overlap.setButtonSymbols(QDoubleSpinBox.NoButtons)
+        self.overlap.setMinimumWidth(56)
         self.overlap.setSuffix(" %")
         self.overlap.setToolTip("Linear: 1 - mean distance of nearest neighbours / diameter of the illumination")
         self.evaluation = _whole(0, 100_000, "Points of the evaluation series: every k-th of the spiral")
@@ -318,5 +318,7 @@ def unused_name(folder: Path) -> Path:
 def _whole(low: int, high: int, tip: str) -> QSpinBox:
     spin = QSpinBox()
     spin.setRange(low, high)
+    spin.setButtonSymbols(QSpinBox.NoButtons)
+    spin.setMinimumWidth(56)
     spin.setToolTip(tip)
     return spin

@@ -21,7 +21,8 @@ class StopButton(QPushButton):
         self.setObjectName("stop")
         self.setToolTip("Stop the stage now and abort the scan, which can be resumed (Esc, always)")
         self.setAccessibleName("Stop")
-        self.setMinimumWidth(130)
+        self.setMinimumWidth(140)
+        self.setFocusPolicy(Qt.TabFocus)
         self.pressed.connect(lambda: stop())
 
 

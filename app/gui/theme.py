@@ -151,7 +151,7 @@ def _sheet(t: Theme) -> str:
     QPushButton#primary {{ background: {t.accent}; color: #ffffff; border-color: {t.accent}; font-weight: 600; }}
     QPushButton#primary:disabled {{ background: {t.panel}; color: {t.faint}; border-color: {t.line}; }}
     QPushButton#stop {{ background: {t.stop}; color: #ffffff; border: 1px solid {t.stop}; border-radius: 5px;
-        font-weight: 700; padding: 5px 20px; min-height: 24px; }}
+        font-weight: 700; padding: 5px 12px; min-height: 24px; }}
     QPushButton#stop:hover, QPushButton#stop:focus {{ background: #e03e3a; border-color: #ffffff; }}
     QLineEdit, QPlainTextEdit, QAbstractSpinBox, QComboBox {{ background: {t.field}; color: {t.text};
         border: 1px solid {t.line}; border-radius: 4px; padding: 3px 6px; min-height: 18px;
@@ -170,6 +170,7 @@ def _sheet(t: Theme) -> str:
         border-radius: 4px; }}
     QListWidget#bare {{ background: transparent; border: none; }}
     QHeaderView::section {{ background: {t.panel}; color: {t.faint}; border: none; padding: 3px 6px; }}
+    QTabBar {{ qproperty-drawBase: 0; background: {t.window}; border: none; }}
     QTabBar::tab {{ background: {t.window}; color: {t.faint}; padding: 6px 14px; border: none; }}
     QTabBar::tab:selected {{ background: {t.panel}; color: {t.text}; border-bottom: 2px solid {t.accent}; }}
     QTabBar::tab:hover {{ color: {t.text}; }}

@@ -103,7 +103,8 @@ class QuantityEdit(QDoubleSpinBox):
         self.setSingleStep(step)
         self.setKeyboardTracking(False)
         self.setFocusPolicy(Qt.StrongFocus)
-        self.setMinimumWidth(96)
+        self.setMinimumWidth(88)
+        self.setButtonSymbols(QDoubleSpinBox.NoButtons)
         self.valueChanged.connect(self.edited)
 
     def show_value(self, value: float) -> None:

@@ -7,11 +7,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from app.acquire.drift import record_drift
 from app.acquire.frame import Frame
 from app.acquire.preflight import Finding
 from app.acquire.runner import Observer, Progress, RunState
 from app.acquire.scan import Label, Scan
+from app.bench import registration
 from app.bench.align import Alignment, align
 from app.bench.exposing import find_exposure
 from app.bench.motion import planned_moves, words
@@ -311,7 +315,8 @@ class _Watcher:
         exposure = frame.exposure.exposure_s
         if self._owner.state.camera.exposure_s != exposure:
             self._owner.publish(camera=replace(self._owner.state.camera, exposure_s=exposure))
-        self._put(step=frame.step, done=progress.done, total=progress.total, remaining_s=progress.remaining_s)
+        remaining_s = progress.remaining_s / self._owner.setup.speed
+        self._put(step=frame.step, done=progress.done, total=progress.total, remaining_s=remaining_s)
         for other in self.others:
             other.frame_committed(frame, progress)
 
@@ -385,7 +390,28 @@ def plan_alignment(start: StagePosition, then: Then[list[str]]) -> Order:
     return Order("plan the alignment", act, key="plan")
 
 
-def run_alignment(start: StagePosition, now: float, then: Then[Alignment]) -> Order:
+@dataclass(frozen=True)
+class Aligned:
+    """What an alignment found.
+
+    Attributes:
+        found: the measurement.
+        picture: (rows, columns) the sample's transmission, put together from all places.
+    """
+
+    found: Alignment
+    picture: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, found: Alignment) -> Aligned:
+        places = found.positions_m / found.grid.pixel_m
+        mask = registration.trusted(found.beam.wave)
+        seen = [one.transmission for one in found.seen]
+        picture, _, _ = registration.mosaic(seen, places - np.nanmean(places, axis=0), mask)
+        return cls(found, picture)
+
+
+def run_alignment(start: StagePosition, now: float, then: Then[Aligned]) -> Order:
     """Measure how stage, beam and camera lie together; the moves have been confirmed."""
 
     def act(owner: DeviceOwner) -> None:
@@ -394,7 +420,7 @@ def run_alignment(start: StagePosition, now: float, then: Then[Alignment]) -> Or
         try:
             with owner.still_camera():
                 session.home_if_needed()
-                then(align(session, start, now))
+                then(Aligned.of(align(session, start, now)))
         except BaseException:
             # Whatever moves on an error has to stand.
             owner.setup.devices.stage.stop()

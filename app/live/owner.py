@@ -17,14 +17,26 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from app.acquire.frame import Frame
-from app.acquire.runner import Observer, Runner
+from app.acquire.runner import Observer, Runner, RunState
 from app.acquire.scan import Scan
 from app.errors import known_message
 from app.live.asking import Question
 from app.live.journal import Journal
 from app.live.setup import MakeSetup, Setup
 from app.live.slot import Slot
-from app.live.state import Activity, BeamState, BenchState, CameraState, DeviceState, Doing, Health, Kind, StageState
+from app.live.state import (
+    Activity,
+    BeamState,
+    BenchState,
+    CameraState,
+    DeviceState,
+    Doing,
+    Health,
+    Kind,
+    RunStatus,
+    StageState,
+)
+from app.replaying import Replay
 from drivers.base import (
     AcquisitionError,
     CameraInfo,
@@ -46,6 +58,8 @@ REST_S = 0.02
 """Longest rest between two looks at the queue."""
 LIVE_S = 0.01
 """Least time between two live frames that are taken from the camera."""
+LIVELY_S = 0.1
+"""Longest exposure that a bench begins its live view with."""
 DEVICES = ("camera", "stage", "light")
 OWNER_THREAD = "devices"
 
@@ -104,6 +118,7 @@ class DeviceOwner:
         frames: the newest frame.
         question: what a person is asked.
         listeners: told of every run that begins.
+        wants_live: whether live view is on, or comes back when a camera is connected.
     """
 
     def __init__(self, clock: Clock, journal: Journal):
@@ -121,7 +136,7 @@ class DeviceOwner:
         self._state = BenchState()
         self._setup: Setup | None = None
         self._open: set[str] = set()
-        self._live_wanted = False
+        self.wants_live = False
         self._looked = self._live_looked = clock.monotonic()
         self._runner: Runner | None = None
         self._calling = ""
@@ -208,6 +223,12 @@ class DeviceOwner:
         """The device that is being asked something at this moment; "" none."""
         return self._calling
 
+    @property
+    def replay(self) -> Replay | None:
+        """The run that is replayed; its playhead may be moved from any thread."""
+        setup = self._setup
+        return None if setup is None else setup.replay
+
     # ---- For orders, in the devices' thread --------------------------------------------------------------------------
 
     @property
@@ -253,14 +274,14 @@ class DeviceOwner:
     def still_camera(self) -> Iterator[None]:
         """Inside, the camera shows no live frames and can be triggered; afterwards as before."""
         self.require("camera")
-        wanted = self._live_wanted
-        self.set_live(False)
+        live = self._state.camera.live
+        if live:
+            self._live(False)
         try:
             yield
         finally:
-            if wanted and "camera" in self._open:
-                with contextlib.suppress(InstrumentError):
-                    self.set_live(True)
+            if live and "camera" in self._open:
+                self._guarded("camera", lambda: self._live(True))
 
     @contextmanager
     def running(self, runner: Runner) -> Iterator[None]:
@@ -299,8 +320,17 @@ class DeviceOwner:
             if self._guarded(name, device.open):
                 self._open.add(name)
         if "camera" in names and "camera" in self._open:
-            self._guarded("camera", lambda: self.set_live(self._live_wanted or setup.kind is Kind.REPLAY))
+            if setup.replay is None:
+                self._guarded("camera", lambda: self._first_exposure(setup))
+            self._guarded("camera", lambda: self._live(self.wants_live or setup.kind is Kind.REPLAY))
         self._look()
+
+    def _first_exposure(self, setup: Setup) -> None:
+        """What was set before, else the bright scan's as far as that makes a lively picture."""
+        camera = setup.devices.camera
+        limits = camera.info.exposure_s
+        wanted = self._state.camera.exposure_s or min(setup.profile.scan.calibration_exposure_s, LIVELY_S)
+        self.camera_changed(camera.set_exposure(min(max(wanted, limits.low), limits.high)))
 
     def close(self) -> None:
         """Close all devices, each also when another fails to."""
@@ -321,12 +351,15 @@ class DeviceOwner:
     def set_live(self, wanted: bool) -> None:
         """Live frames from now on, or none. Raises what the camera raises."""
         self.require("camera")
+        self._live(wanted)
+        self.wants_live = wanted
+
+    def _live(self, wanted: bool) -> None:
         camera = self.setup.devices.camera
         if wanted:
             camera.start_live()
         else:
             camera.stop_live()
-        self._live_wanted = wanted
         self.publish(camera=replace(self._state.camera, live=wanted))
 
     def camera_changed(self, exposure_s: float | None = None) -> None:
@@ -450,6 +483,17 @@ class DeviceOwner:
             number = None if setup.replay is None else setup.replay.playhead.number
             info = self._state.camera.info or setup.devices.camera.info
             self.frames.put(Look(exposure, info, number=number))
+            if setup.replay is not None:
+                self._replayed(setup.replay, exposure)
+
+    def _replayed(self, replay: Replay, exposure: Exposure) -> None:
+        """What a recorded frame says besides itself."""
+        own, number = replay.recorded, replay.playhead.number
+        run = RunStatus(
+            own.plan, own.profile, own.path, RunState.COMPLETED, own.step_of(number), number + 1, len(own.moments)
+        )
+        self.publish(run=run, camera=replace(self._state.camera, exposure_s=exposure.exposure_s))
+        self._look()
 
 
 def _lost(error: InstrumentError) -> bool:

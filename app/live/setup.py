@@ -29,6 +29,7 @@ class Setup:
         devices: closed.
         seed, sample: as asked for.
         replay: of a replay, else None.
+        speed: bench seconds a real second.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Setup:
     seed: int = 0
     sample: str | None = None
     replay: Replay | None = None
+    speed: float = 1.0
 
     @classmethod
     def of_profile(
@@ -65,7 +67,8 @@ class Setup:
             clock = PacedClock(speed, START_OF_SIMULATED_TIME if speed != 1.0 else None)
         devices = open_devices(bench, seed, sample, clock, ask)
         kind = Kind.SIMULATED if profile.simulated else Kind.REAL
-        return cls(name, kind, profile, known, measured, devices, seed, sample)
+        paced = clock.speed if isinstance(clock, PacedClock) else 1.0
+        return cls(name, kind, profile, known, measured, devices, seed, sample, speed=paced)
 
     @classmethod
     def of_run(cls, path: Path) -> Setup:

@@ -197,9 +197,7 @@ class RunWriter:
     def profile_json(self) -> str:
         return bytes(self._first[schema.PROFILE][()]).decode()
 
-    def retake(
-        self, point: int, taken: Sequence[FrameKey], reason: str, places: Sequence[int] | None = None
-    ) -> None:
+    def retake(self, point: int, taken: Sequence[FrameKey], reason: str, places: Sequence[int] | None = None) -> None:
         """The next frames to come are those of `taken` once more: they supersede frames of a point.
 
         Args:
