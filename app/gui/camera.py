@@ -174,7 +174,7 @@ class CameraPanel(Panel):
         self.fit = button("Fit", "Show the whole frame (0)", lambda: self.plot.autoRange(padding=0.01))
         self._display = QHBoxLayout()
         self._display.setSpacing(GAP)
-        for widget in (faint("Scale"), self.scale, faint("Colours"), self.colours, self.lock, self.overlay, self.dark):
+        for widget in (self.scale, self.colours, self.lock, self.overlay, self.dark):
             self._display.addWidget(widget)
         self._display.addStretch()
         for widget in (self.marks, self.centre, self.fit):

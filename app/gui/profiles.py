@@ -66,6 +66,13 @@ class ProfilePlot(QWidget):
         column.addWidget(self.canvas)
         self.setMinimumWidth(220)
         self.choose(HISTOGRAM)
+        self._show_axes(False)
+
+    def _show_axes(self, on: bool) -> None:
+        for name in ("left", "bottom"):
+            self.plot.showAxis(name, on)
+        self.band.setVisible(on and self.kind == HISTOGRAM)
+        self.bars.setVisible(on and self.kind == HISTOGRAM)
 
     def choose(self, kind: str) -> None:
         """Show this from now on."""
@@ -83,12 +90,16 @@ class ProfilePlot(QWidget):
         self.plot.setLabel("left", labels[kind][0])
         self.plot.setLabel("bottom", labels[kind][1])
         self.plot.enableAutoRange()
+        self._show_axes(self._view is not None)
         if self._view is not None:
             self.show_view(self._view)
 
     def show_view(self, view: View) -> None:
         """Draw what is chosen of this view."""
+        first = self._view is None
         self._view, picture = view, view.picture
+        if first:
+            self._show_axes(True)
         if self.kind == HISTOGRAM:
             self.bars.setData(picture.edges, np.log10(picture.counts + 1.0))
             self._follow = False

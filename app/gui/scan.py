@@ -122,7 +122,7 @@ class ScanPanel(Panel):
         whole = QVBoxLayout(self)
         whole.setContentsMargins(GAP * 3 // 2, GAP, GAP * 3 // 2, GAP)
         whole.setSpacing(GAP)
-        whole.addWidget(self.map, 4)
+        whole.addWidget(self.map, 3)
         whole.addWidget(scroll, 5)
         whole.addWidget(self.findings)
         whole.addWidget(self.confirm)
@@ -180,7 +180,7 @@ class ScanPanel(Panel):
                 linear, area = planned.overlaps.linear_mean, planned.overlaps.area
                 values["Overlap"] = f"{100 * linear:.0f} % linear, {100 * area:.0f} % area"
         if cost is not None:
-            values["Time"] = duration(cost.duration_s) + ("" if self._bench.stage.homed else " and homing")
+            values["Time"] = duration(cost.duration_s)
             values["Travel"] = quantity(cost.travel_m, "m", 3)
             values["Dose"] = f"{cost.sample_photons:.3g} photons on the sample, {cost.beam_photons:.3g} in all"
         for name, value in values.items():
@@ -229,6 +229,9 @@ class ScanPanel(Panel):
         self.resume.setEnabled(bench.idle and not bound)
         self.form.setEnabled(not scanning and not bound)
         finished = run is not None and run.state is RunState.COMPLETED and self._bench.kind is not Kind.REPLAY
+        if self._planned is not None and self._planned.cost is not None:
+            homing = "" if bench.stage.homed else " and homing"
+            self.numbers["Time"].setText(duration(self._planned.cost.duration_s) + homing)
         self.again.setEnabled(bool(finished) and bench.idle and bool(self.map.selected))
         self.again.setText(f"Take {len(self.map.selected)} again" if self.map.selected else "Take again")
 

@@ -46,6 +46,8 @@ class ScanMap(pg.PlotWidget):
         self.current = pg.ScatterPlotItem(pxMode=False, symbol="o")
         for item in (self.limits, self.field, self.spots, self.path, self.current, self.dots):
             plot.addItem(item)
+        for axis in ("left", "bottom"):
+            plot.hideAxis(axis)
         self.dots.sigClicked.connect(self._clicked)
         self.setToolTip("Grey: illumination at each point. Orange: evaluation points. Green: done. Click: take again")
 
@@ -62,6 +64,8 @@ class ScanMap(pg.PlotWidget):
                 item.setData([], [])
             self.path.setData([], [])
             return
+        for axis in ("left", "bottom"):
+            self.getPlotItem().showAxis(axis)
         self._points = np.array(plan.positions_m).reshape(-1, 2)
         self._spot_m = profile.geometry.pinhole_diameter_m
         half = profile.reconstruction.field_m / 2

@@ -126,6 +126,8 @@ class StageMap(pg.PlotWidget):
         self.target = pg.ScatterPlotItem(size=14, symbol="x")
         for item in (self.travel, self.limits, self.trail, self.places, self.target, self.here):
             plot.addItem(item)
+        for axis in ("left", "bottom"):
+            plot.hideAxis(axis)
         self._trail: list[tuple[float, float]] = []
         self._shown: StageProfile | None = None
         self._theme: Theme | None = None
@@ -135,6 +137,8 @@ class StageMap(pg.PlotWidget):
         if stage is self._shown:
             return
         self._shown = stage
+        for axis in ("left", "bottom"):
+            self.getPlotItem().showAxis(axis)
         self._trail.clear()
         self.travel.setData(*_box((0.0, stage.travel_m), (0.0, stage.travel_m)))
         self.limits.setData(*_box(stage.limits_y_m, stage.limits_x_m))

@@ -11,7 +11,7 @@ from typing import Any
 
 from PyQt5.QtCore import QByteArray, Qt, QTimer
 from PyQt5.QtGui import QKeySequence
-from PyQt5.QtWidgets import QAction, QApplication, QDockWidget, QMainWindow, QTabWidget, QVBoxLayout, QWidget
+from PyQt5.QtWidgets import QAction, QApplication, QDockWidget, QMainWindow, QMenuBar, QTabWidget, QVBoxLayout, QWidget
 
 from app.gui import settings as remembered
 from app.gui.align import AlignPanel
@@ -91,7 +91,7 @@ class Window(QMainWindow):
         self.viewer.start()
         self.planner.start()
         self.refresh()
-        self.camera.live.setFocus()
+        self.camera.canvas.setFocus()
         self._timer.start(TICK_MS)
 
     # ---- Building ----------------------------------------------------------------------------------------------------
@@ -101,14 +101,17 @@ class Window(QMainWindow):
         return (self.camera, self.stage, self.light, self.scan, self.align, self.replay, self.log)
 
     def _place_panels(self) -> None:
+        # Above everything and as wide as the window: STOP has its place whatever is docked where.
         head = QWidget()
         column = QVBoxLayout(head)
         column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(4)
+        column.setSpacing(0)
+        self.menus = QMenuBar()
+        column.addWidget(self.menus)
         column.addWidget(self.top)
         column.addWidget(self.notices)
-        column.addWidget(self.camera, 1)
-        self.setCentralWidget(head)
+        self.setMenuWidget(head)
+        self.setCentralWidget(self.camera)
         self.setDockOptions(QMainWindow.AllowTabbedDocks | QMainWindow.AllowNestedDocks | QMainWindow.AnimatedDocks)
         self.setTabPosition(Qt.AllDockWidgetAreas, QTabWidget.North)
         self.setCorner(Qt.BottomRightCorner, Qt.RightDockWidgetArea)
@@ -127,7 +130,7 @@ class Window(QMainWindow):
             self.tabifyDockWidget(self.docks["align"], self.docks[f"guest-{number}"])
         self.docks["stage"].raise_()
         self.docks["replay"].hide()
-        self.resize(1500, 960)
+        self.resize(1440, 940)
         self.resizeDocks([self.docks["stage"], self.docks["scan"]], [450, 450], Qt.Horizontal)
         self.resizeDocks([self.docks["log"]], [120], Qt.Vertical)
 
@@ -149,7 +152,7 @@ class Window(QMainWindow):
                 action.setShortcut(QKeySequence(keys))
             return action
 
-        bench = self.menuBar().addMenu("&Bench")
+        bench = self.menus.addMenu("&Bench")
         entry(bench, "Connect…", self.ask_connect, "Ctrl+O")
         self.reconnect_action = entry(bench, "Reconnect failed devices", self.top.reconnect.click, "Ctrl+R")
         entry(bench, "Disconnect", lambda: self.owner.give(orders.disconnect()))
@@ -157,21 +160,21 @@ class Window(QMainWindow):
         entry(bench, "Open a recording…", self.ask_recording, "Ctrl+Shift+O")
         bench.addSeparator()
         entry(bench, "Quit", self.close, "Ctrl+Q")
-        scan = self.menuBar().addMenu("&Scan")
+        scan = self.menus.addMenu("&Scan")
         entry(scan, "Start", self.scan.begin.click, "Ctrl+Return")
         entry(scan, "Pause or continue", self.scan.pause.click, "Ctrl+P")
         entry(scan, "Abort", self.scan.abort.click)
         entry(scan, "Resume a run…", self.scan.resume.click)
         entry(scan, "STOP", self.stop)
-        light = self.menuBar().addMenu("&Light")
+        light = self.menus.addMenu("&Light")
         entry(light, "Block or let through", self.light.switch, "Ctrl+B")
-        replay = self.menuBar().addMenu("Re&play")
+        replay = self.menus.addMenu("Re&play")
         entry(replay, "Play or pause", self.replay.play.click, "Ctrl+Space")
         entry(replay, "One frame on", self.replay.on.click, ".")
         entry(replay, "One frame back", self.replay.back.click, ",")
         entry(replay, "First frame", self.replay.first.click, "Ctrl+Home")
         entry(replay, "Last frame", self.replay.last.click, "Ctrl+End")
-        view = self.menuBar().addMenu("&View")
+        view = self.menus.addMenu("&View")
         for number, (name, dock) in enumerate(self.docks.items(), start=1):
             action = entry(view, dock.windowTitle(), partial(self.show_panel, name), f"Alt+{number}")
             action.setToolTip("Show this panel")
