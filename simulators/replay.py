@@ -155,8 +155,9 @@ class Playhead:
             self._speed = speed
 
     def seek(self, number: int) -> None:
-        """To a frame; numbers beyond the recording go to its ends."""
+        """To a frame; numbers beyond the recording go to its ends. What plays goes on from there, until the end."""
         with self._lock:
+            self._playing = self._playing and self._now() < self.duration_s
             if self._times:
                 self._set(self._times[min(max(number, 0), len(self._times) - 1)])
 

@@ -15,7 +15,7 @@ from app.gui.program import configure_plots
 from app.gui.window import Window
 from app.live.setup import Setup
 from app.live.state import BenchState, Health
-from drivers.base import Camera, Cancel, Facts, Stage, StageInfo, StagePosition, SystemClock, never
+from drivers.base import Camera, Cancel, Facts, InstrumentError, Stage, StageInfo, StagePosition, SystemClock, never
 
 PATIENCE_MS = 20_000
 FAST = 300.0
@@ -35,7 +35,7 @@ class ShiftedClock(SystemClock):
 
 
 class SpyStage:
-    """Writes down what would move, and waits in `position` while it is told to."""
+    """Writes down what would move; `position` waits while `hang`, and fails with `gone`."""
 
     def __init__(self, stage: Stage):
         self._stage = stage
@@ -44,6 +44,7 @@ class SpyStage:
         self.hung = threading.Event()
         self.released = threading.Event()
         self.hang = False
+        self.gone: InstrumentError | None = None
 
     def open(self) -> None:
         self._stage.open()
@@ -63,6 +64,8 @@ class SpyStage:
         if self.hang:
             self.hung.set()
             self.released.wait(20)
+        if self.gone is not None:
+            raise self.gone
         return self._stage.position()
 
     def home(self, cancel: Cancel = never) -> None:
@@ -109,13 +112,12 @@ class Desk:
         profile: str = "tiny",
         seed: int = 0,
         camera: Callable[[Camera], Camera] = lambda camera: camera,
-        stage: Callable[[Stage], Stage] = lambda stage: stage,
     ) -> None:
         """Connect a simulated bench, its devices wrapped, and wait until they are there."""
 
         def make(ask):
             setup = Setup.of_profile(profile, ask, seed, speed=speed)
-            self.stage = SpyStage(stage(setup.devices.stage))
+            self.stage = SpyStage(setup.devices.stage)
             devices = replace(setup.devices, camera=camera(setup.devices.camera), stage=self.stage)
             return replace(setup, devices=devices)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.acquire.runner import RunState
 from app.live.state import Health
 from drivers.base import AcquisitionError, ConnectionLost, DeviceTimeout
-from simulators.faults import Fault, FaultyCamera, FaultyStage
+from simulators.faults import Fault, FaultyCamera
 from tests.gui.rigs import Desk
 
 
@@ -31,14 +31,15 @@ def test_a_camera_that_is_unplugged_while_live_is_a_fault_and_can_be_reconnected
 
 
 def test_a_stage_that_is_lost_is_a_fault_and_the_camera_goes_on(at_desk):
-    silent = ConnectionLost("stage", "has not answered for 1 s; check its cable")
-    at_desk.connect(stage=lambda stage: FaultyStage(stage, Fault("position", 6, silent)))
+    at_desk.connect()
     window = at_desk.window
+    at_desk.stage.gone = ConnectionLost("stage", "has not answered for 1 s; check its cable")
     at_desk.until(lambda: lamp(at_desk, "stage") is Health.FAULT)
     assert at_desk.bench.stage.position is None
     assert not window.stage.home.isEnabled()
     seen = window.owner.frames.newest().number
     at_desk.until(lambda: window.owner.frames.newest().number > seen + 2)
+    at_desk.stage.gone = None
     at_desk.click(window.top.reconnect)
     at_desk.until(lambda: lamp(at_desk, "stage") is Health.CONNECTED)
     assert at_desk.stage.motions == []
@@ -53,8 +54,10 @@ def test_a_device_that_does_not_open_leaves_the_others_usable(at_desk):
     at_desk.until(lambda: lamp(at_desk, "camera") is Health.CONNECTED)
 
 
-def test_a_stage_that_hangs_is_silent_and_the_window_lives(at_desk):
+def test_a_stage_that_hangs_is_silent_and_the_window_lives(at_desk, tmp_path):
     at_desk.connect()
+    # The checks ask the stage as well; after them it is only looked at.
+    at_desk.ready_to_scan(tmp_path / "run.h5")
     at_desk.stage.hang = True
     at_desk.until(at_desk.stage.hung.is_set)
     at_desk.clock.shift_s = 10.0
