@@ -309,7 +309,7 @@ class DeviceOwner:
     def reconnect(self, *names: str) -> None:
         """Close and open these devices. Nothing moves."""
         setup = self.setup
-        if "stage" in names and "stage" not in self._open:
+        if "stage" in names:
             for wire in setup.devices.wires:
                 self._guarded("stage", wire.open)
         for name in names:

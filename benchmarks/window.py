@@ -1,0 +1,299 @@
+"""What the window costs and whether it ever stands still: heartbeat, STOP, memory, scan time.
+
+    python -m benchmarks.window [heartbeat] [stop] [memory] [--write]
+
+`heartbeat`: a scan of 512 x 512 frames on the simulated bench in real time, without the window and with it, in turns.
+The longest gap between two turns of the window's event loop is measured by a timer that is due every 2 ms; the first
+second, in which the window is drawn for the first time, does not count. `stop`: the button is pressed while the stage
+moves, simulated and through thorlabs-apt-device on emulated controllers; timed until the stage stands, for the
+emulated one also until the bytes are obeyed (it brakes at 1 mm/s^2). `memory`: resident memory before and after 10,000
+live frames of 512 x 512. `--write` appends the results to RESULTS.md beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+
+from PyQt5.QtCore import Qt, QTimer
+from PyQt5.QtTest import QTest
+
+from app.acquire.runner import RunState
+from app.acquire.scan import Scan
+from app.gui.program import configure_plots, make_application
+from app.gui.window import Window
+from app.live import orders
+from app.live.orders import ScanRequest
+from app.live.setup import Setup
+from app.live.state import Doing
+from app.profile import Profile, load_profile
+from benchmarks.report import append_rows, machine
+from drivers.base import StagePosition, SystemClock
+from drivers.manual import nobody
+from simulators.apt_protocol import Id
+
+BEAT_MS = 2
+GAP_CLAIM_MS = 50.0
+STOP_CLAIM_MS = 100.0
+OVERHEAD_CLAIM = 0.03
+STOPS = 12
+LIVE_FRAMES = 10_000
+WARM_FRAMES = 500
+SPEED = 1.0
+
+
+class Heartbeat:
+    """How long the event loop left a timer waiting."""
+
+    def __init__(self) -> None:
+        self.gaps_ms: list[float] = []
+        self._last = time.perf_counter()
+        self._timer = QTimer()
+        self._timer.setTimerType(Qt.PreciseTimer)
+        self._timer.timeout.connect(self._beat)
+        self._timer.start(BEAT_MS)
+
+    def _beat(self) -> None:
+        now = time.perf_counter()
+        self.gaps_ms.append(1e3 * (now - self._last))
+        self._last = now
+
+    def restart(self) -> None:
+        self.gaps_ms.clear()
+        self._last = time.perf_counter()
+
+
+@contextmanager
+def window_of(make: Callable) -> Iterator[tuple[Window, Callable]]:
+    """An open window on a bench, and what lets it live until a condition holds."""
+    app = make_application()
+    configure_plots()
+    folder = tempfile.TemporaryDirectory()
+    window = Window(SystemClock(), Path(folder.name) / "settings.json")
+    window.show()
+
+    def live(until: Callable[[], bool], patience_s: float = 600.0) -> None:
+        end = time.monotonic() + patience_s
+        while not until():
+            # Waits in the event loop, as `exec` does.
+            app.processEvents()
+            QTest.qWait(1)
+            if time.monotonic() > end:
+                raise TimeoutError("the window did not get there: " + window.journal.since(0)[-1].text)
+
+    window.use(make)
+    live(lambda: window.owner.state.idle and bool(window.owner.state.name))
+    try:
+        yield window, live
+    finally:
+        window.leave()
+        live(lambda: not window.isVisible())
+        folder.cleanup()
+
+
+def short_profile() -> Profile:
+    """`quick` with fewer points: 512 x 512 frames."""
+    raw = load_profile("quick").model_dump()
+    raw["scan"] |= {"positions": 24, "evaluation_positions": 4, "dark_frames": 6, "empty_frames": 2}
+    return Profile.model_validate(raw)
+
+
+def setup_of(name: str) -> Callable:
+    return lambda ask: Setup.of_profile(name, ask, 0, speed=SPEED)
+
+
+def scan_alone(profile: Profile, path: Path) -> float:
+    """Seconds of the scan without a window."""
+    setup = setup_of("quick")(nobody)
+    with setup.devices:
+        scan = Scan.new(profile, path, devices=setup.devices)
+        begin = time.monotonic()
+        if scan.runner().run() is not RunState.COMPLETED:
+            raise RuntimeError("the scan did not complete")
+        return time.monotonic() - begin
+
+
+def scan_in_window(profile: Profile, path: Path) -> tuple[float, list[float], int]:
+    """Seconds of the scan with the window open, the gaps of its event loop, and the frames that it showed."""
+    with window_of(setup_of("quick")) as (window, live):
+        window.show_panel("scan")
+        beat = Heartbeat()
+        first = window.viewer.views.newest()
+        done: list[float] = []
+        begun: list[float] = []
+
+        def watch() -> bool:
+            run = window.owner.state.run
+            if run is None:
+                return False
+            if not begun and run.state is not RunState.IDLE:
+                begun.append(time.monotonic())
+            if begun and time.monotonic() - begun[0] < 1.0:
+                beat.restart()
+            if not run.running and not done:
+                done.append(time.monotonic())
+            return not run.running and window.owner.state.idle
+
+        window.owner.give(orders.scan(ScanRequest(path, profile)))
+        live(watch)
+        last = window.viewer.views.newest()
+        shown = (last.number if last else 0) - (first.number if first else 0)
+        if window.owner.state.run.state is not RunState.COMPLETED:
+            raise RuntimeError(f"the scan did not complete: {window.owner.state.run}")
+        return done[0] - begun[0], list(beat.gaps_ms), shown
+
+
+def heartbeat(repeats: int) -> list[tuple[str, str, str]]:
+    profile = short_profile()
+    alone, inside, gaps, shown = [], [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for k in range(repeats):
+            alone.append(scan_alone(profile, Path(folder) / f"alone-{k}.h5"))
+            seconds, found, frames = scan_in_window(profile, Path(folder) / f"window-{k}.h5")
+            inside.append(seconds)
+            gaps.append(found)
+            shown.append(frames)
+            print(
+                f"{k}: alone {alone[-1]:.2f} s, with window {seconds:.2f} s, longest gap {max(found):.1f} ms",
+                flush=True,
+            )
+    every = sorted(gap for found in gaps for gap in found)
+    over = sum(gap > GAP_CLAIM_MS for gap in every)
+    share = statistics.median(b / a - 1 for a, b in zip(alone, inside, strict=True))
+    pairs = ", ".join(f"{a:.2f}/{b:.2f}" for a, b in zip(alone, inside, strict=True))
+    what = f"scan of 66 frames of 512 x 512 in real time, {repeats} times"
+    return [
+        (
+            f"longest gap of the window's event loop, {what}",
+            f"{every[-1]:.1f} ms; 99.9 % below {every[int(0.999 * len(every))]:.1f} ms; {over} of {len(every)} above "
+            f"{GAP_CLAIM_MS:.0f} ms; longest of each scan {', '.join(f'{max(g):.1f}' for g in gaps)} ms",
+            f"at most {GAP_CLAIM_MS:.0f} ms",
+        ),
+        (
+            f"scan time with the window open over without, {what}",
+            f"median {100 * share:+.2f} % (without/with {pairs} s); {statistics.median(shown):.0f} frames shown",
+            f"within {100 * OVERHEAD_CLAIM:.0f} %",
+        ),
+    ]
+
+
+def stop_times(name: str) -> tuple[list[float], list[float]]:
+    """Milliseconds from the press of the button to the bytes obeyed (emulated) and to the stage standing."""
+    obeyed, standing = [], []
+    with window_of(setup_of(name)) as (window, live):
+        setup = window.owner._setup
+        stage = setup.devices.stage
+        wire = setup.devices.wires[0] if setup.devices.wires else None
+        window.owner.give(orders.home())
+        live(lambda: window.owner.state.idle and window.owner.state.stage.homed)
+        for k in range(STOPS):
+            target = StagePosition(1e-3, 1e-3) if k % 2 else StagePosition(24e-3, 24e-3)
+            window.owner.give(orders.move_to(target))
+            live(lambda: window.owner.state.activity.doing is Doing.MOVING)
+            before = stage.position()
+            live(lambda before=before: stage.position().distance_to(before) > 3e-6)
+            if wire is not None:
+                wire.heard.clear()
+            begin = time.monotonic()
+            QTest.mousePress(window.top.stop, Qt.LeftButton)
+            if wire is not None:
+                while wire.motor(0).moving or wire.motor(1).moving:
+                    time.sleep(0.0005)
+                standing.append(1e3 * (time.monotonic() - begin))
+                heard = {one.axis: one.time for one in reversed(wire.messages(Id.MOVE_STOP))}
+                obeyed.append(1e3 * (max(heard.values()) - begin))
+            else:
+                returned = stage.position()
+                standing.append(1e3 * (time.monotonic() - begin))
+                live(lambda: window.owner.state.idle)
+                if stage.position() != returned:
+                    raise RuntimeError("the stage moved after STOP")
+            live(lambda: window.owner.state.idle)
+    return obeyed, standing
+
+
+def stop() -> list[tuple[str, str, str]]:
+    def spread(values: list[float]) -> str:
+        return f"median {statistics.median(values):.3g} ms, worst {max(values):.3g} ms"
+
+    claim = f"within {STOP_CLAIM_MS:.0f} ms"
+    _, simulated = stop_times("quick")
+    obeyed, standing = stop_times("emulated")
+    return [
+        (f"STOP pressed to the simulated stage standing, live view on, {STOPS} moves", spread(simulated), claim),
+        (
+            f"STOP pressed to its bytes obeyed by both axes, emulated kst101, live view on, {STOPS} moves",
+            spread(obeyed),
+            claim,
+        ),
+        ("STOP pressed to both axes standing, emulated kst101, braking at 1 mm/s^2", spread(standing), "-"),
+    ]
+
+
+def resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def memory(frames: int) -> list[tuple[str, str, str]]:
+    with window_of(lambda ask: Setup.of_profile("quick", ask, 0, speed=100.0)) as (window, live):
+        window.owner.give(orders.live(True))
+
+        def shown() -> int:
+            newest = window.owner.frames.newest()
+            return 0 if newest is None else newest.number
+
+        live(lambda: shown() > WARM_FRAMES)
+        first, before, begin = shown(), resident_mb(), time.monotonic()
+        course = []
+        for k in range(1, 11):
+            live(lambda k=k: shown() >= first + k * frames // 10)
+            course.append(resident_mb())
+            print(f"{k * frames // 10} frames: {course[-1]:.1f} MB", flush=True)
+        seconds = time.monotonic() - begin
+    return [
+        (
+            f"resident memory over {frames} live frames of 512 x 512, after {WARM_FRAMES} others",
+            f"{before:.1f} to {course[-1]:.1f} MB, at most {max(course):.1f} MB ({frames / seconds:.0f} a second)",
+            "flat",
+        )
+    ]
+
+
+def main() -> int:
+    """Print the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", default=["heartbeat", "stop", "memory"])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--frames", type=int, default=LIVE_FRAMES)
+    parser.add_argument("--write", action="store_true", help="append the result to RESULTS.md")
+    arguments = parser.parse_args()
+    load = os.getloadavg()[0]
+    rows: list[tuple[str, str, str]] = []
+    for part in arguments.parts:
+        work = {
+            "heartbeat": lambda: heartbeat(arguments.repeats),
+            "stop": stop,
+            "memory": lambda: memory(arguments.frames),
+        }
+        rows += work[part]()
+    for name, value, claim in rows:
+        print(f"{name}: {value}; claim {claim}")
+    if arguments.write:
+        made_on = machine("PyQt5", "pyqtgraph", "numpy")
+        made_on += f"; offscreen; load {load:.1f} before, {os.getloadavg()[0]:.1f} after"
+        append_rows(f"python -m benchmarks.window {' '.join(arguments.parts)}", rows, made_on)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
