@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from app.bench import align as measurement
 from app.bench.align import AlignError
 from app.live import orders
 from tests.gui.rigs import Desk
@@ -48,6 +49,9 @@ def test_a_failure_is_told_and_the_stage_is_stopped(at_desk, monkeypatch):
 
 def test_a_measured_alignment_is_shown_and_written_only_when_wished(at_desk, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # Fewer places and no second look: how good it is, is for the tests of the measurement.
+    monkeypatch.setattr(measurement, "STEPS", 3)
+    monkeypatch.setattr(measurement, "SECOND_LOOKS", 0)
     at_desk.connect()
     planned(at_desk)
     align, file = at_desk.window.align, tmp_path / "characterisation.toml"
