@@ -7,12 +7,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyqtgraph as pg
 from PyQt5.QtCore import Qt
 from PyQt5.QtGui import QKeySequence
-from PyQt5.QtWidgets import QComboBox, QHBoxLayout, QLabel, QMenu, QShortcut, QSplitter, QToolButton, QVBoxLayout
+from PyQt5.QtWidgets import (
+    QComboBox,
+    QHBoxLayout,
+    QLabel,
+    QMenu,
+    QShortcut,
+    QSizePolicy,
+    QSplitter,
+    QToolButton,
+    QVBoxLayout,
+)
 
 from app.gui.colours import NAMES, colour_table
 from app.gui.profiles import ProfilePlot
@@ -59,6 +70,10 @@ class CameraPanel(Panel):
         self.status = QLabel()
         self.status.setObjectName("number")
         self.status.setTextInteractionFlags(Qt.TextSelectableByMouse)
+        # Long words must not widen the window.
+        self.status.setSizePolicy(QSizePolicy.Ignored, QSizePolicy.Preferred)
+        self._pointed: tuple[int, int] | None = None
+        self.canvas.scene().sigMouseMoved.connect(self._point)
         split = QSplitter(Qt.Horizontal)
         split.addWidget(self.canvas)
         split.addWidget(self.plots)
@@ -250,9 +265,12 @@ class CameraPanel(Panel):
             return ""
         picture, look = view.picture, view.look
         rows, columns = picture.indices.shape
-        share = 100 * picture.brightest / look.info.saturation_adu
+        share = 100 * picture.bright / look.info.saturation_adu
         words = [f"{rows} x {columns}", quantity(look.exposure.exposure_s, "s"), f"brightest {share:.0f} %"]
         words.append(f"{picture.saturated} saturated" if picture.saturated else "none saturated")
+        if self._pointed is not None and self._pointed[0] < rows and self._pointed[1] < columns:
+            value = look.exposure.image[self._pointed]
+            words.append(f"row {self._pointed[0]}, column {self._pointed[1]}: {value}")
         if picture.subtracted:
             words.append("dark subtracted")
         if self._viewer.dark_left:
@@ -260,7 +278,7 @@ class CameraPanel(Panel):
         if look.frame is not None:
             step = look.frame.step
             point = f" at point {step.position_index}" if step.position_index >= 0 else ""
-            words.append(f"{step.stream.value} frame{point}")
+            words.append(f"{step.stream.value}{point}")
         if look.number is not None:
             words.append(f"recorded frame {look.number}")
         elif self._frozen:
@@ -278,6 +296,12 @@ class CameraPanel(Panel):
     def _set(self, **changes: object) -> None:
         self._viewer.settings = replace(self._viewer.settings, **changes)  # type: ignore[arg-type]
         self.lock.setChecked(self._viewer.settings.locked is not None)
+
+    def _point(self, place: Any) -> None:
+        """The pixel under the mouse is told below the picture."""
+        there = self.plot.getViewBox().mapSceneToView(place)
+        inside = self.picture.boundingRect().contains(there)
+        self._pointed = (int(there.y()), int(there.x())) if inside else None
 
     def _freeze(self, on: bool) -> None:
         self._frozen = on

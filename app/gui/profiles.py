@@ -25,7 +25,7 @@ class ProfilePlot(QWidget):
     def __init__(self, levels: Callable[[float, float], None]):
         super().__init__()
         self._levels = levels
-        self._follow = True
+        self._follow = self._fitted = True
         self._view: View | None = None
         self.kind = HISTOGRAM
         row = QHBoxLayout()
@@ -59,6 +59,7 @@ class ProfilePlot(QWidget):
         self.band = pg.LinearRegionItem(brush=pg.mkBrush(90, 169, 230, 30), hoverBrush=pg.mkBrush(90, 169, 230, 50))
         self.band.sigRegionChangeFinished.connect(self._dragged)
         self.plot.addItem(self.band)
+        self.plot.getViewBox().sigRangeChangedManually.connect(self._zoomed)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(GAP // 2)
@@ -90,6 +91,7 @@ class ProfilePlot(QWidget):
         self.plot.setLabel("left", labels[kind][0])
         self.plot.setLabel("bottom", labels[kind][1])
         self.plot.enableAutoRange()
+        self._fitted = True
         self._show_axes(self._view is not None)
         if self._view is not None:
             self.show_view(self._view)
@@ -105,6 +107,11 @@ class ProfilePlot(QWidget):
             self._follow = False
             self.band.setRegion(picture.levels)
             self._follow = True
+            if self._fitted:
+                # A few hot pixels far away must not squeeze all the others; zooming out shows them.
+                low, high = picture.levels
+                end = min(float(picture.edges[-1]), max(2.0 * high - low, low + 16.0))
+                self.plot.setXRange(float(picture.edges[0]), end, padding=0.03)
         elif self.kind == CUTS:
             self.first.setData(np.arange(len(picture.row_cut)), picture.row_cut)
             self.second.setData(np.arange(len(picture.column_cut)), picture.column_cut)
@@ -120,6 +127,9 @@ class ProfilePlot(QWidget):
         faint = pg.mkColor(theme.accent)
         faint.setAlpha(90)
         self.bars.setBrush(pg.mkBrush(faint))
+
+    def _zoomed(self, *_: object) -> None:
+        self._fitted = False
 
     def _dragged(self) -> None:
         if self._follow:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from PyQt5.QtCore import Qt
-from PyQt5.QtWidgets import QComboBox, QHBoxLayout, QLabel, QSlider, QVBoxLayout
+from PyQt5.QtWidgets import QComboBox, QHBoxLayout, QLabel, QSizePolicy, QSlider, QVBoxLayout
 
 from app.gui.theme import GAP
 from app.gui.widgets import Panel, button, duration, faint, quantity
@@ -29,11 +29,11 @@ class ReplayPanel(Panel):
         super().__init__()
         self._replay = replay
         self._following = True
-        self.first = button("⏮", "First frame (Home)", lambda: self._seek(0))
+        self.first = button("|◀", "First frame (Home)", lambda: self._seek(0))
         self.back = button("◀", "One frame back (,)", lambda: self._step(-1))
         self.play = button("Play", "Play or pause (Ctrl+Space)", self._play)
         self.on = button("▶", "One frame on (.)", lambda: self._step(1))
-        self.last = button("⏭", "Last frame (End)", lambda: self._seek(10**9))
+        self.last = button("▶|", "Last frame (End)", lambda: self._seek(10**9))
         for small in (self.first, self.back, self.on, self.last):
             small.setFixedWidth(40)
         self.play.setMinimumWidth(72)
@@ -50,6 +50,10 @@ class ReplayPanel(Panel):
         self.words = QLabel()
         self.words.setTextInteractionFlags(Qt.TextSelectableByMouse)
         self.about = faint()
+        for label in (self.words, self.about):
+            # Long words must not widen the window.
+            label.setSizePolicy(QSizePolicy.Ignored, QSizePolicy.Preferred)
+        self.about.setAlignment(Qt.AlignRight | Qt.AlignVCenter)
         row = QHBoxLayout()
         row.setSpacing(GAP // 2)
         for widget in (self.first, self.back, self.play, self.on, self.last):
@@ -59,9 +63,8 @@ class ReplayPanel(Panel):
         row.addSpacing(GAP)
         row.addWidget(self.slider, 1)
         line = QHBoxLayout()
-        line.addWidget(self.words)
-        line.addStretch()
-        line.addWidget(self.about)
+        line.addWidget(self.words, 3)
+        line.addWidget(self.about, 2)
         column = QVBoxLayout(self)
         column.setContentsMargins(GAP * 3 // 2, GAP, GAP * 3 // 2, GAP)
         column.setSpacing(GAP)

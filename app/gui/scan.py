@@ -139,6 +139,8 @@ class ScanPanel(Panel):
         before, self._bench = self._bench, bench
         if bench.profile is not None and bench.profile is not before.profile:
             self.form.show_profile(bench.profile)
+            self._checked = None
+            self._show_findings()
             self._timer.start(0)
         elif _devices(before) != _devices(bench) and bench.kind is not Kind.REPLAY:
             self._timer.start()
@@ -201,7 +203,9 @@ class ScanPanel(Panel):
             item.setToolTip(text)
             self.findings.addItem(item)
 
-        if checked is None:
+        if self._bench.kind is Kind.REPLAY:
+            line("○", theme.faint, "A recording: nothing can be scanned")
+        elif checked is None:
             line("○", theme.faint, "Not checked yet")
         elif checked.error:
             line("✕", theme.bad, checked.error)

@@ -115,9 +115,12 @@ class QuantityEdit(QDoubleSpinBox):
             self.blockSignals(False)
 
     def textFromValue(self, value: float) -> str:
-        return quantity(value, self._unit, 7)
+        return quantity(value, self._unit, 4 if self._ladder else 7)
 
     def valueFromText(self, text: str) -> float:
+        if text == self.textFromValue(self.value()):
+            # What is shown has fewer digits than what is meant.
+            return self.value()
         found = self._parse(text)
         return self.value() if found is None else found
 

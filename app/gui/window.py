@@ -128,6 +128,7 @@ class Window(QMainWindow):
         for number, guest in enumerate(self.guests):
             self._dock(f"guest-{number}", guest.title, guest.widget, Qt.RightDockWidgetArea)
             self.tabifyDockWidget(self.docks["align"], self.docks[f"guest-{number}"])
+        self.splitDockWidget(self.docks["replay"], self.docks["log"], Qt.Vertical)
         self.docks["stage"].raise_()
         self.docks["replay"].hide()
         self.resize(1440, 940)

@@ -83,8 +83,9 @@ def suggest_exposure(then: Then[float] | None = None) -> Order:
     def act(owner: DeviceOwner) -> None:
         with owner.still_camera():
             camera = owner.setup.devices.camera
-            seconds, _ = find_exposure(session_of(owner), camera.info.black_level_adu, SUGGESTED, 0)
-            owner.camera_changed(camera.set_exposure(seconds))
+            found, _ = find_exposure(session_of(owner), camera.info.black_level_adu, SUGGESTED, 0)
+        seconds = camera.info.exposure_s.low if found < camera.info.exposure_s.low else float(f"{found:.2g}")
+        owner.camera_changed(camera.set_exposure(min(seconds, camera.info.exposure_s.high)))
         owner.journal.info(f"camera: {seconds:.4g} s brings the brightest pixels to about {100 * SUGGESTED:.0f} %")
         if then is not None:
             then(seconds)

@@ -272,14 +272,16 @@ class DeviceOwner:
 
     @contextmanager
     def still_camera(self) -> Iterator[None]:
-        """Inside, the camera shows no live frames and can be triggered; afterwards as before."""
+        """Inside, the camera shows no live frames and can be triggered; afterwards all is as before."""
         self.require("camera")
-        live = self._state.camera.live
+        live, exposure_s = self._state.camera.live, self._state.camera.exposure_s
         if live:
             self._live(False)
         try:
             yield
         finally:
+            if exposure_s is not None and "camera" in self._open:
+                self._guarded("camera", lambda: self._expose(exposure_s))
             if live and "camera" in self._open:
                 self._guarded("camera", lambda: self._live(True))
 
@@ -325,12 +327,15 @@ class DeviceOwner:
             self._guarded("camera", lambda: self._live(self.wants_live or setup.kind is Kind.REPLAY))
         self._look()
 
+    def _expose(self, seconds: float) -> None:
+        self.camera_changed(self.setup.devices.camera.set_exposure(seconds))
+
     def _first_exposure(self, setup: Setup) -> None:
         """What was set before, else the bright scan's as far as that makes a lively picture."""
         camera = setup.devices.camera
         limits = camera.info.exposure_s
         wanted = self._state.camera.exposure_s or min(setup.profile.scan.calibration_exposure_s, LIVELY_S)
-        self.camera_changed(camera.set_exposure(min(max(wanted, limits.low), limits.high)))
+        self._expose(min(max(wanted, limits.low), limits.high))
 
     def close(self) -> None:
         """Close all devices, each also when another fails to."""
@@ -430,7 +435,8 @@ class DeviceOwner:
             self.publish(stage=replace(self._state.stage, device=state, position=None, homed=False))
         elif name == "light":
             self.publish(beam=replace(self._state.beam, device=state))
-        self.journal.error(f"{_words(error)} (then press Reconnect)" if name in DEVICES else _words(error))
+        words = _words(error)
+        self.journal.error(words if "reconnect" in words.lower() else f"{words}; then press Reconnect")
 
     def _look(self) -> None:
         """Ask every connected device how it is, and publish."""

@@ -58,6 +58,7 @@ class Picture:
         counts, edges: (B,) and (B + 1,) histogram of the shown values.
         saturated: number of raw pixels at the converter's end.
         brightest: largest raw value.
+        bright: largest raw value that its neighbours have as well: single hot pixels do not count.
         mean: of the raw values.
         row_cut, column_cut: shown values along the crosshair's row and column.
         radius, radial: (R,) pixels and mean shown value at that distance from the centre.
@@ -71,6 +72,7 @@ class Picture:
     edges: NDArray[np.float64]
     saturated: int
     brightest: int
+    bright: int
     mean: float
     row_cut: NDArray[np.float64]
     column_cut: NDArray[np.float64]
@@ -117,6 +119,7 @@ def render(image: NDArray[np.uint16], saturation_adu: int, settings: ViewSetting
         edges=edges,
         saturated=saturated,
         brightest=brightest,
+        bright=_bright(image),
         mean=float(raw @ np.arange(_VALUES)) / image.size,
         row_cut=shown[mark[0]].astype(np.float64) - offset,
         column_cut=shown[:, mark[1]].astype(np.float64) - offset,
@@ -151,6 +154,16 @@ def find_centre(image: NDArray[np.uint16]) -> tuple[float, float] | None:
     rows, columns = light.sum(axis=1), light.sum(axis=0)
     total = light.sum()
     return float(rows @ np.arange(len(rows)) / total), float(columns @ np.arange(len(columns)) / total)
+
+
+def _bright(image: NDArray[np.uint16]) -> int:
+    """The brightest place, the dimmest of 2 x 2 pixels; of a frame with a single row or column its largest value."""
+    rows, columns = (n // 2 * 2 for n in image.shape)
+    if not rows or not columns:
+        return int(image.max())
+    part = image[:rows, :columns]
+    low = np.minimum(np.minimum(part[::2, ::2], part[1::2, ::2]), np.minimum(part[::2, 1::2], part[1::2, 1::2]))
+    return int(low.max())
 
 
 def _percentiles(counts: NDArray[np.int64], wanted: tuple[float, float], offset: int) -> tuple[float, float]:

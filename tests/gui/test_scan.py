@@ -47,10 +47,20 @@ def test_pause_holds_the_scan_and_continue_completes_it(at_desk, tmp_path):
     at_desk.click(scan.pause)
     at_desk.until(lambda: at_desk.bench.run.state is RunState.PAUSED)
     at_desk.until(lambda: scan.pause.text() == "Continue")
+    plan, lock = at_desk.bench.run.plan, at_desk.window.owner._runner._wake
+
+    def all_written() -> bool:
+        step = at_desk.bench.run.step
+        return at_desk.bench.run.done == sum(one.repeats for one in plan.steps[: step.number + 1])
+
+    at_desk.until(all_written)
     held, age = at_desk.bench.run.done, at_desk.window.owner.bench.newest().number
-    # While it is paused the devices are still looked at.
+    # While it is paused the devices are still looked at, and whoever pauses or aborts need not wait for that.
     at_desk.until(lambda: at_desk.window.owner.bench.newest().number > age + 3)
-    assert at_desk.bench.run.done == held
+    assert lock.acquire(timeout=5)
+    lock.release()
+    assert at_desk.bench.run.done - held <= 1
+    assert at_desk.bench.run.state is RunState.PAUSED
     at_desk.click(scan.pause)
     run_to_the_end(at_desk)
     assert at_desk.bench.run.state is RunState.COMPLETED
