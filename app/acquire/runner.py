@@ -373,7 +373,9 @@ class Runner:
                 if not paused:
                     paused = True
                     self._become(RunState.PAUSED)
-                self._wake.wait(None if self._watch is None else WATCH_S)
+                # Whoever heard of the pause may have ended it already.
+                if self._pause_wanted and not self._abort_wanted:
+                    self._wake.wait(None if self._watch is None else WATCH_S)
             # Not under the lock: whoever pauses or aborts must never wait for a device.
             if self._watch is not None:
                 self._watch()
