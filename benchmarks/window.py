@@ -29,6 +29,7 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 from PyQt5.QtCore import Qt, QTimer
 from PyQt5.QtTest import QTest
 
+from app.acquire.planning import make_plan
 from app.acquire.runner import RunState
 from app.acquire.scan import Scan
 from app.gui.program import configure_plots, make_application
@@ -192,7 +193,7 @@ def heartbeat(repeats: int) -> list[tuple[str, str, str]]:
     longest, fair = every[-1], max(gap.wall - gap.queued for gap in every)
     share = statistics.median(b / a - 1 for a, b in zip(alone, inside, strict=True))
     pairs = ", ".join(f"{a:.2f}/{b:.2f}" for a, b in zip(alone, inside, strict=True))
-    what = f"scan of 66 frames of 512 x 512 in real time, {repeats} times"
+    what = f"scan of {make_plan(profile).frames} frames of 512 x 512 in real time, {repeats} times"
     return [
         (
             f"longest gap of the window's event loop, {what}",

@@ -63,6 +63,7 @@ class TopBar(QWidget):
         self._owner = owner
         self._theme = DARK
         self._broken: tuple[str, ...] = ()
+        self._shown: tuple[object, ...] = ()
         self.name = QLabel()
         font = self.name.font()
         font.setBold(True)
@@ -102,12 +103,7 @@ class TopBar(QWidget):
     def refresh(self, bench: BenchState, age_s: float) -> None:
         theme = self._theme
         self.name.setText(bench.name or "No bench")
-        colour = theme.warn if bench.kind is Kind.SIMULATED else theme.accent
-        self.kind.setText(bench.kind.value)
-        self.kind.setVisible(bool(bench.kind.value) and bool(bench.name))
-        self.kind.setStyleSheet(
-            f"color: {colour}; border: 1px solid {colour}; border-radius: 4px; padding: 1px 6px; font-weight: 600;"
-        )
+        self._show_kind(bench)
         calling, states = self._owner.calling, []
         for name, device in (
             ("camera", bench.camera.device),
@@ -122,6 +118,18 @@ class TopBar(QWidget):
         self.reconnect.setVisible(bool(self._broken))
         self.reconnect.setEnabled(bench.idle)
         self._show_activity(bench)
+
+    def _show_kind(self, bench: BenchState) -> None:
+        colour = self._theme.warn if bench.kind is Kind.SIMULATED else self._theme.accent
+        shown = (bench.kind, bool(bench.name), colour)
+        if shown == self._shown:
+            return
+        self._shown = shown
+        self.kind.setText(bench.kind.value)
+        self.kind.setVisible(bool(bench.kind.value) and bool(bench.name))
+        self.kind.setStyleSheet(
+            f"color: {colour}; border: 1px solid {colour}; border-radius: 4px; padding: 1px 6px; font-weight: 600;"
+        )
 
     def _show_activity(self, bench: BenchState) -> None:
         activity, run = bench.activity, bench.run

@@ -52,8 +52,10 @@ from drivers.manual import ManualLight
 
 LOOK_S = 0.1
 """How often an idle stage is asked where it is."""
-WATCH_S = 0.04
+WATCH_S = 0.08
 """How often while something works."""
+WATCH_LIVE_S = 0.03
+"""Least time between two live frames while something works."""
 REST_S = 0.02
 """Longest rest between two looks at the queue."""
 LIVE_S = 0.01
@@ -251,7 +253,7 @@ class DeviceOwner:
         """Look at stage and live frames if it is time to; never raises."""
         if self._clock.monotonic() - self._looked >= WATCH_S:
             self._look()
-        if self._state.camera.live and self._clock.monotonic() - self._live_looked >= WATCH_S:
+        if self._state.camera.live and self._clock.monotonic() - self._live_looked >= WATCH_LIVE_S:
             self._look_live(0.0)
 
     def tell(self, words: str, done: int = 0, total: int = 0) -> None:
