@@ -32,7 +32,7 @@ from PyQt5.QtTest import QTest
 from app.acquire.planning import make_plan
 from app.acquire.runner import RunState
 from app.acquire.scan import Scan
-from app.gui.program import configure_plots, make_application
+from app.gui.program import configure_plots, make_application, settle
 from app.gui.window import Window
 from app.live import orders
 from app.live.orders import ScanRequest
@@ -103,6 +103,7 @@ def window_of(make: Callable) -> Iterator[tuple[Window, Callable]]:
     folder = tempfile.TemporaryDirectory()
     window = Window(SystemClock(), Path(folder.name) / "settings.json")
     window.show()
+    settle()
 
     def live(until: Callable[[], bool], patience_s: float = 600.0) -> None:
         end = time.monotonic() + patience_s
