@@ -154,6 +154,11 @@ class Runner:
     def state(self) -> RunState:
         return self._state
 
+    @property
+    def abort_wanted(self) -> bool:
+        """Whether somebody wished its end."""
+        return self._abort_wanted
+
     def pause(self) -> None:
         """Stop before the next step; the step in progress is finished."""
         with self._wake:

@@ -306,6 +306,11 @@ class Scan:
             ) from None
         measured = parse(text, f"in {path}") if text else None
         bench = profile if measured is None else measured.content.for_devices(profile)
+        if devices is not None and (devices.seed, devices.sample) != (seed, sample):
+            raise DatasetError(
+                f"{path}: was begun with seed {seed} and object {sample or '-'}, connected are seed {devices.seed} and "
+                f"object {devices.sample or '-'}; connect the former"
+            )
         devices = devices or open_devices(bench, seed, sample or None, ask=ask)
         return cls(plan, profile, devices, path, True, measured)
 

@@ -40,7 +40,7 @@ from drivers.base import Region
 
 EMPTY = "No picture yet"
 UNCONNECTED = "No camera connected\n\nBench > Connect (Ctrl+O)"
-STILL = "Live view is off\n\nSpace starts it"
+STILL = "Live view is off\n\nF5 starts it"
 
 
 class CameraPanel(Panel):
@@ -131,7 +131,7 @@ class CameraPanel(Panel):
             self.plot.showAxis(name, on)
 
     def _build_controls(self) -> None:
-        self.live = toggle("Live", "Show live frames (Space). Nothing moves; a scan pauses this.")
+        self.live = toggle("Live", "Show live frames (F5). Nothing moves; a scan pauses this.")
         self.live.clicked.connect(lambda on: self._owner.give(orders.live(on)))
         self.freeze = toggle("Freeze", "Keep the picture that is shown (F); the camera goes on.")
         self.freeze.toggled.connect(self._freeze)
@@ -199,7 +199,7 @@ class CameraPanel(Panel):
         def key(sequence: str, act: Callable[[], object]) -> None:
             QShortcut(QKeySequence(sequence), self, lambda: act(), context=Qt.WindowShortcut)
 
-        key("Space", self.live.click)
+        key("F5", self.live.click)
         key("F", self.freeze.click)
         key("L", self.lock.click)
         key("C", self.marks.click)

@@ -222,10 +222,7 @@ class ScanPanel(Panel):
         bench, run = self._bench, self._bench.run
         scanning = bench.activity.doing is Doing.SCANNING
         bound = bench.kind is Kind.REPLAY or not bench.name
-        current = self._checked is not None and self._checked.request == self._request()
-        able = current and self._checked is not None and not self._checked.error
-        able = able and not any(f.severity is Severity.ERROR for f in self._checked.findings)  # type: ignore[union-attr]
-        self.begin.setEnabled(bool(able) and bench.idle and not bound)
+        self.begin.setEnabled(self._checked_well() and bench.idle and not bound)
         paused = run is not None and run.state is RunState.PAUSED
         self.pause.setEnabled(scanning)
         self.pause.setText("Continue" if scanning and paused else "Pause")
@@ -239,6 +236,13 @@ class ScanPanel(Panel):
         self.again.setEnabled(bool(finished) and bench.idle and bool(self.map.selected))
         self.again.setText(f"Take {len(self.map.selected)} again" if self.map.selected else "Take again")
 
+    def _checked_well(self) -> bool:
+        """Whether what is asked for now has been checked and can be done."""
+        checked = self._checked
+        if checked is None or checked.error or checked.request != self._request():
+            return False
+        return not any(finding.severity is Severity.ERROR for finding in checked.findings)
+
     # ---- What a person does ------------------------------------------------------------------------------------------
 
     def _request(self) -> ScanRequest | None:
@@ -246,6 +250,7 @@ class ScanPanel(Panel):
 
     def _edited(self) -> None:
         self._last_run = None
+        self._enable()
         self._timer.start()
 
     def _think(self) -> None:
@@ -263,7 +268,7 @@ class ScanPanel(Panel):
 
     def _start(self) -> None:
         request = self._request()
-        if request is not None:
+        if request is not None and self._checked_well():
             self._owner.give(orders.scan(request))
 
     def _pause(self) -> None:

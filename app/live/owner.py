@@ -142,7 +142,7 @@ class DeviceOwner:
         self._looked = self._live_looked = clock.monotonic()
         self._runner: Runner | None = None
         self._calling = ""
-        self.question = Question(self.stopped)
+        self.question = Question(self._unasked)
         self._thread = threading.Thread(target=self._run, name=OWNER_THREAD, daemon=True)
         self.bench.put(self._state)
 
@@ -248,6 +248,11 @@ class DeviceOwner:
         """The `Cancel` of an order: whether STOP was pressed since it was given. Looks at the bench meanwhile."""
         self.watch()
         return self._current is None or self._stops != self._current[1] or self._ending
+
+    def _unasked(self) -> bool:
+        """Whether nobody needs to answer any more."""
+        runner = self._runner
+        return self.stopped() or (runner is not None and runner.abort_wanted)
 
     def watch(self) -> None:
         """Look at stage and live frames if it is time to; never raises."""

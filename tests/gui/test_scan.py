@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from app.acquire.runner import RunState
 from app.acquire.scan import Scan
 from app.live.state import Doing
-from app.profile import load_profile
+from app.profile import PROFILES, load_profile
 from recon.files.read import open_run
 from tests.files.compare import assert_same_measurement
 from tests.gui.rigs import Desk
@@ -159,6 +161,50 @@ def test_what_cannot_be_resumed_says_so(at_desk, tmp_path, name):
         path.write_text("hello")
     at_desk.window.scan.resume_run(path)
     at_desk.click(at_desk.window.scan.confirm.yes)
-    words = "was begun with camera" if name == "completed" else "not a readable HDF5 file"
+    words = "was begun with seed 7" if name == "completed" else "not a readable HDF5 file"
     at_desk.until(lambda: words in at_desk.messages())
     assert at_desk.window.notices.banner.isVisible()
+
+
+def manual_light(folder: Path) -> str:
+    """`tiny` with the beam in a person's hands."""
+    path = folder / "manual.toml"
+    text = (PROFILES / "tiny.toml").read_text()
+    path.write_text(text.replace('[light]\ndriver = "simulated"', '[light]\ndriver = "manual"'))
+    return str(path)
+
+
+def test_a_person_who_holds_the_shutter_is_asked_in_the_window(at_desk, tmp_path):
+    at_desk.connect(profile=manual_light(tmp_path))
+    at_desk.ready_to_scan(tmp_path / "run.h5")
+    confirm = at_desk.window.notices.confirm
+    at_desk.click(at_desk.window.scan.begin)
+    at_desk.until(confirm.isVisible)
+    assert "block the beam" in confirm.words
+    at_desk.click(confirm.yes)
+    at_desk.until(lambda: confirm.isVisible() and "let the beam through" in confirm.words)
+    at_desk.click(confirm.yes)
+    run_to_the_end(at_desk)
+    assert at_desk.bench.run.state is RunState.COMPLETED
+
+
+def test_an_abort_ends_the_question(at_desk, tmp_path):
+    at_desk.connect(profile=manual_light(tmp_path))
+    at_desk.ready_to_scan(tmp_path / "run.h5")
+    at_desk.click(at_desk.window.scan.begin)
+    at_desk.until(at_desk.window.notices.confirm.isVisible)
+    at_desk.click(at_desk.window.scan.abort)
+    run_to_the_end(at_desk)
+    assert at_desk.bench.run.state is RunState.ABORTED
+    at_desk.until(lambda: not at_desk.window.notices.confirm.isVisible())
+
+
+def test_a_beam_that_nobody_blocked_is_told(at_desk, tmp_path):
+    at_desk.connect(profile=manual_light(tmp_path))
+    at_desk.ready_to_scan(tmp_path / "run.h5")
+    at_desk.click(at_desk.window.scan.begin)
+    at_desk.until(at_desk.window.notices.confirm.isVisible)
+    at_desk.click(at_desk.window.notices.confirm.no)
+    run_to_the_end(at_desk)
+    assert at_desk.bench.run.state is RunState.FAILED
+    assert "was not confirmed" in at_desk.messages()
