@@ -13,7 +13,7 @@ from app.live.state import BenchState
 class GuestPanel(Protocol):
     """A panel that the window gives a dock of its own.
 
-    It follows runs as an `app.live.owner.RunListener` among the owner's listeners, and shows in `refresh` what its own
+    It follows runs as an `app.live.order.RunListener` among the owner's listeners, and shows in `refresh` what its own
     slots hold by then. It never reads a run's file while that is being written and never makes a device call.
     """
 

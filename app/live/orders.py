@@ -22,7 +22,8 @@ from app.bench.motion import planned_moves, words
 from app.bench.prompt import Terminal
 from app.bench.session import ALIGN_STREAM, Session
 from app.errors import known_message
-from app.live.owner import DeviceOwner, Look, Order
+from app.live.order import Look, Order
+from app.live.owner import DeviceOwner
 from app.live.setup import MakeSetup, Setup
 from app.live.state import Doing, RunStatus
 from app.profile import Profile

@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
-from app.acquire.frame import Frame
-from app.acquire.runner import Observer, Runner, RunState
-from app.acquire.scan import Scan
-from app.errors import known_message
+from app.acquire.runner import Runner, RunState
 from app.live.asking import Question
 from app.live.journal import Journal
+from app.live.order import DEVICES, Look, Order, RunListener, device_of, line_of, lost
 from app.live.setup import MakeSetup, Setup
 from app.live.slot import Slot
 from app.live.state import (
@@ -39,11 +36,8 @@ from app.live.state import (
 from app.replaying import Replay
 from drivers.base import (
     AcquisitionError,
-    CameraInfo,
     Cancelled,
     Clock,
-    ConnectionLost,
-    DeviceTimeout,
     Exposure,
     InstrumentError,
     NotReadyError,
@@ -62,50 +56,7 @@ LIVE_S = 0.01
 """Least time between two live frames that are taken from the camera."""
 LIVELY_S = 0.1
 """Longest exposure that a bench begins its live view with."""
-DEVICES = ("camera", "stage", "light")
 OWNER_THREAD = "devices"
-
-
-@dataclass(frozen=True)
-class Look:
-    """A frame to be shown.
-
-    Attributes:
-        exposure: the image with its exposure and time.
-        info: the camera that took it.
-        frame: with step and positions, when a run took it.
-        number: of a replayed frame, from 0.
-    """
-
-    exposure: Exposure
-    info: CameraInfo
-    frame: Frame | None = None
-    number: int | None = None
-
-
-@dataclass(frozen=True)
-class Order:
-    """Something that the devices' thread is to do.
-
-    Attributes:
-        name: for messages: "move", "home".
-        act: what; raises what failed.
-        key: an order that waits is replaced by a newer one with the same key; "" waits its turn.
-        doing: what it is; anything but NOTHING is refused while something else is under way.
-    """
-
-    name: str
-    act: Callable[[DeviceOwner], None]
-    key: str = ""
-    doing: Doing = Doing.NOTHING
-
-
-class RunListener(Protocol):
-    """Somebody who wants to follow runs, as a live reconstruction does."""
-
-    def run_begins(self, scan: Scan) -> Observer | None:
-        """A run is about to start; what is returned watches it. Called in the devices' thread; be quick."""
-        ...
 
 
 class DeviceOwner:
@@ -186,7 +137,7 @@ class DeviceOwner:
             try:
                 setup.devices.stage.stop()
             except Exception as error:
-                self.journal.error(f"STOP: {_words(error)}")
+                self.journal.error(f"STOP: {line_of(error)}")
 
     def pause(self) -> None:
         """Pause the run in progress before its next step."""
@@ -356,7 +307,7 @@ class DeviceOwner:
             try:
                 shut()
             except Exception as error:
-                self.journal.warning(_words(error))
+                self.journal.warning(line_of(error))
         setup.close()
         self.publish(camera=CameraState(), stage=StageState(), beam=BeamState(), name="", profile=None, known=None)
 
@@ -408,7 +359,7 @@ class DeviceOwner:
         try:
             order.act(self)
         except Cancelled as error:
-            self.journal.warning(f"{order.name}: stopped. {_words(error)}")
+            self.journal.warning(f"{order.name}: stopped. {line_of(error)}")
         except Exception as error:
             self._failed(order.name, error)
         finally:
@@ -416,10 +367,10 @@ class DeviceOwner:
             self._look()
 
     def _failed(self, name: str, error: Exception) -> None:
-        if isinstance(error, InstrumentError) and _lost(error):
-            self._fault(_device_of(error), error)
+        if isinstance(error, InstrumentError) and lost(error):
+            self._fault(device_of(error), error)
             return
-        self.journal.error(f"{name}: {_words(error)}")
+        self.journal.error(f"{name}: {line_of(error)}")
 
     def _guarded(self, name: str, call: Callable[[], Any]) -> bool:
         """Make a call; a failure is a fault of the device and told. Returns whether it worked."""
@@ -435,14 +386,14 @@ class DeviceOwner:
 
     def _fault(self, name: str, error: Exception) -> None:
         self._open.discard(name)
-        state = DeviceState(Health.FAULT, _words(error))
+        state = DeviceState(Health.FAULT, line_of(error))
         if name == "camera":
             self.publish(camera=replace(self._state.camera, device=state, live=False))
         elif name == "stage":
             self.publish(stage=replace(self._state.stage, device=state, position=None, homed=False))
         elif name == "light":
             self.publish(beam=replace(self._state.beam, device=state))
-        words = _words(error)
+        words = line_of(error)
         self.journal.error(words if "reconnect" in words.lower() else f"{words}; then press Reconnect")
 
     def _look(self) -> None:
@@ -486,7 +437,7 @@ class DeviceOwner:
         except AcquisitionError as error:
             camera = self._state.camera
             if camera.lost == 0:
-                self.journal.warning(f"{_words(error)}; live frames that are lost are counted from now on")
+                self.journal.warning(f"{line_of(error)}; live frames that are lost are counted from now on")
             self.publish(camera=replace(camera, lost=camera.lost + 1))
             return
         except Exception as error:
@@ -507,23 +458,3 @@ class DeviceOwner:
         )
         self.publish(run=run, camera=replace(self._state.camera, exposure_s=exposure.exposure_s))
         self._look()
-
-
-def _lost(error: InstrumentError) -> bool:
-    """Whether the device is not to be used until it is reconnected."""
-    return isinstance(error, ConnectionLost | DeviceTimeout) and _device_of(error) in DEVICES
-
-
-def _device_of(error: InstrumentError) -> str:
-    """Drivers name an axis behind the device."""
-    return error.device.split()[0]
-
-
-def _words(error: BaseException) -> str:
-    """One line for people; of a bug also where it is."""
-    known = known_message(error)
-    if known is not None:
-        return known
-    place = traceback.extract_tb(error.__traceback__)
-    where = f" ({place[-1].filename.rsplit('/', 1)[-1]}:{place[-1].lineno})" if place else ""
-    return f"{type(error).__name__}: {error}{where}; please report this"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from app.live.owner import Look
+from app.live.order import Look
 from app.live.picture import Picture, ViewSettings, render
 from app.live.slot import Slot
 from drivers.base import Clock

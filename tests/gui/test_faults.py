@@ -97,7 +97,7 @@ def test_a_camera_that_dies_in_a_scan_leaves_a_failed_run_that_reconnecting_resu
 
 
 def test_a_bug_in_an_order_is_a_message_and_the_thread_goes_on(at_desk):
-    from app.live.owner import Order
+    from app.live.order import Order
 
     at_desk.connect()
     at_desk.window.owner.give(Order("nonsense", lambda owner: 1 / 0))

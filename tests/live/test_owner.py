@@ -11,8 +11,9 @@ from app.acquire.frame import Frame
 from app.acquire.runner import Progress, RunState
 from app.live import orders
 from app.live.journal import Journal, Severity
+from app.live.order import Order
 from app.live.orders import ScanRequest
-from app.live.owner import DeviceOwner, Order
+from app.live.owner import DeviceOwner
 from app.live.pace import PacedClock
 from app.live.planner import Ask, Planner, planned
 from app.live.setup import Setup

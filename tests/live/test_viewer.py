@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.live.owner import Look
+from app.live.order import Look
 from app.live.picture import ViewSettings
 from app.live.slot import Slot
 from app.live.viewer import Viewer
