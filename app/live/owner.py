@@ -133,7 +133,8 @@ class DeviceOwner:
         runner, setup = self._runner, self._setup
         if runner is not None:
             runner.abort()
-        if setup is not None and "stage" in self._open:
+        # Also a stage that is at fault: it may be moving all the same.
+        if setup is not None:
             try:
                 setup.devices.stage.stop()
             except Exception as error:

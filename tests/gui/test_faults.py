@@ -39,6 +39,9 @@ def test_a_stage_that_is_lost_is_a_fault_and_the_camera_goes_on(at_desk):
     assert not window.stage.home.isEnabled()
     seen = window.owner.frames.newest().number
     at_desk.until(lambda: window.owner.frames.newest().number > seen + 2)
+    before = len(at_desk.stage.stops)
+    window.stop()
+    assert len(at_desk.stage.stops) == before + 1
     at_desk.stage.gone = None
     at_desk.click(window.top.reconnect)
     at_desk.until(lambda: lamp(at_desk, "stage") is Health.CONNECTED)
