@@ -145,9 +145,9 @@ def fault(p: Photographer) -> None:
     w.notices.banner.hide()
 
 
-def replay(p: Photographer, folder: Path) -> None:
+def replay(p: Photographer, path: Path) -> None:
     w = p.window
-    w.open_recording(folder / "run.h5")
+    w.open_recording(path)
     p.live(0, lambda: w.owner.replay is not None and w.owner.state.run is not None)
     w.show_panel("scan")
     head = w.owner.replay.playhead
@@ -176,7 +176,7 @@ def main() -> int:
         scan(p, folder)
         align(p)
         fault(p)
-        replay(p, folder)
+        replay(p, folder / "run.h5")
         p.window.leave()
         p.live(0, lambda: not p.window.isVisible())
     return 0

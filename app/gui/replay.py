@@ -53,7 +53,6 @@ class ReplayPanel(Panel):
         for label in (self.words, self.about):
             # Long words must not widen the window.
             label.setSizePolicy(QSizePolicy.Ignored, QSizePolicy.Preferred)
-        self.about.setAlignment(Qt.AlignRight | Qt.AlignVCenter)
         row = QHBoxLayout()
         row.setSpacing(GAP // 2)
         for widget in (self.first, self.back, self.play, self.on, self.last):
@@ -62,14 +61,12 @@ class ReplayPanel(Panel):
         row.addWidget(self.speed)
         row.addSpacing(GAP)
         row.addWidget(self.slider, 1)
-        line = QHBoxLayout()
-        line.addWidget(self.words, 3)
-        line.addWidget(self.about, 2)
         column = QVBoxLayout(self)
         column.setContentsMargins(GAP * 3 // 2, GAP, GAP * 3 // 2, GAP)
-        column.setSpacing(GAP)
+        column.setSpacing(GAP // 2)
         column.addLayout(row)
-        column.addLayout(line)
+        column.addWidget(self.words)
+        column.addWidget(self.about)
 
     def refresh(self, bench: BenchState, age_s: float) -> None:
         replay = self._replay() if bench.kind is Kind.REPLAY else None

@@ -163,6 +163,8 @@ class ScanPanel(Panel):
         if run is not None and run.running and run.plan is not self._last_run:
             self._last_run = run.plan
             self.map.selected.clear()
+        if bench.kind is Kind.REPLAY and run is not None and self.form.path.text() != str(run.path):
+            self.form.path.setText(str(run.path))
         if shows_run and run is not None:
             self.map.show_plan(run.plan, run.profile)
             self.map.show_progress(run.step, run.state is RunState.COMPLETED and bench.kind is not Kind.REPLAY)

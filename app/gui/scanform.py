@@ -148,7 +148,7 @@ class ScanForm(QWidget):
         self.darks.setValue(scan.dark_frames)
         self.empty.setValue(scan.empty_frames)
         self.after.setChecked(scan.empty_after)
-        if not self.path.text():
+        if not self.path.text() or Path(self.path.text()).exists():
             self.offer_path(self._folder())
         self.blockSignals(False)
         self._kept = None
