@@ -2,7 +2,7 @@
 
     python -m benchmarks.window [heartbeat] [stop] [memory] [--write]
 
-`heartbeat`: a scan of 512 x 512 frames on the simulated bench in real time (or faster, with --speed), without the window
+`heartbeat`: a scan of 512 x 512 frames on the simulated bench in real time (or faster: --speed), without the window
 and with it, in turns. The longest gap between two turns of the window's event loop is measured by a timer that is due
 every 2 ms; the first second, in which the window is drawn for the first time, does not count. `stop`: the button is
 pressed while the stage moves, simulated and through thorlabs-apt-device on emulated controllers; timed until the stage
