@@ -224,7 +224,8 @@ class ScanPanel(Panel):
         bench, run = self._bench, self._bench.run
         scanning = bench.activity.doing is Doing.SCANNING
         bound = bench.kind is Kind.REPLAY or not bench.name
-        self.begin.setEnabled(self._checked_well() and bench.idle and not bound)
+        there = all(_devices(bench)[0])
+        self.begin.setEnabled(self._checked_well() and there and bench.idle and not bound)
         paused = run is not None and run.state is RunState.PAUSED
         self.pause.setEnabled(scanning)
         self.pause.setText("Continue" if scanning and paused else "Pause")
@@ -308,7 +309,7 @@ class ScanPanel(Panel):
         self._enable()
 
 
-def _devices(bench: BenchState) -> tuple[object, ...]:
+def _devices(bench: BenchState) -> tuple[tuple[bool, ...], object, object, object]:
     """What a check depends on, besides the request."""
     devices = (bench.camera.device, bench.stage.device, bench.beam.device)
     connected = tuple(device.health is Health.CONNECTED for device in devices)

@@ -19,10 +19,10 @@ def test_a_camera_that_is_unplugged_while_live_is_a_fault_and_can_be_reconnected
     window = at_desk.window
     at_desk.until(lambda: lamp(at_desk, "camera") is Health.FAULT)
     assert "was unplugged" in window.top.lamps["camera"].toolTip()
-    assert "was unplugged" in window.notices.banner.words.text()
+    at_desk.until(lambda: "was unplugged" in window.notices.banner.words.text())
     assert lamp(at_desk, "stage") is Health.CONNECTED
-    assert not window.camera.live.isEnabled()
-    assert not window.scan.begin.isEnabled()
+    at_desk.until(lambda: not window.camera.live.isEnabled())
+    at_desk.until(lambda: not window.scan.begin.isEnabled())
     at_desk.home()
     at_desk.click(window.top.reconnect)
     at_desk.until(lambda: lamp(at_desk, "camera") is Health.CONNECTED)
@@ -36,7 +36,7 @@ def test_a_stage_that_is_lost_is_a_fault_and_the_camera_goes_on(at_desk):
     at_desk.stage.gone = ConnectionLost("stage", "has not answered for 1 s; check its cable")
     at_desk.until(lambda: lamp(at_desk, "stage") is Health.FAULT)
     assert at_desk.bench.stage.position is None
-    assert not window.stage.home.isEnabled()
+    at_desk.until(lambda: not window.stage.home.isEnabled())
     seen = window.owner.frames.newest().number
     at_desk.until(lambda: window.owner.frames.newest().number > seen + 2)
     before = len(at_desk.stage.stops)

@@ -32,6 +32,7 @@ def test_nothing_moves_on_open_connect_select_and_zoom(at_desk, tmp_path):
     at_desk.ready_to_scan(tmp_path / "run.h5")
     point = window.scan.map.dots.points()[0]
     window.scan.map.dots.sigClicked.emit(window.scan.map.dots, [point], None)
+    at_desk.until(window.align.plan.isEnabled)
     window.align.plan.click()
     at_desk.until(lambda: "places each along y and x" in window.align.moves.text())
     window.align.confirm.no.click()
