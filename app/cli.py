@@ -90,6 +90,10 @@ def scan(
     ] = None,
     passes: Annotated[int, typer.Option(min=1, help="Low dose: how often the evaluation points are visited.")] = 1,
     no_empty: Annotated[bool, typer.Option("--no-empty", help="Low dose: no empty beam either.")] = False,
+    sample_name: Annotated[str, typer.Option(help="What people call the sample; stored with the run.")] = "",
+    notes: Annotated[str, typer.Option(help="Stored with the run.")] = "",
+    retake: Annotated[Path | None, typer.Option(help="Take points of this complete run again (--point).")] = None,
+    point: Annotated[list[int] | None, typer.Option(help="With --retake: a scan point; may be given again.")] = None,
     abort_after: Annotated[int | None, typer.Option(min=1, hidden=True)] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -97,17 +101,23 @@ def scan(
 
     Ctrl-C aborts and leaves a file that can be resumed; the exit code is then 130.
     """
-    from app.acquire.command import run_scan
+    from app.acquire.command import retake_points, run_scan
+    from app.acquire.scan import Label
 
-    if (out is None) == (resume is None):
-        raise UsageError("scan: give either --out FILE for a new run or --resume FILE for an interrupted one")
+    interrupt = Interrupt()
+    if sum(path is not None for path in (out, resume, retake)) != 1:
+        raise UsageError("scan: give one of --out FILE (new run), --resume FILE (interrupted), --retake FILE (points)")
+    if (retake is None) != (not point):
+        raise UsageError("scan: --retake FILE takes the points that --point names; give both")
+    if retake is not None and point:
+        _end_scan(retake_points(retake, point, interrupt), interrupt, as_json)
+        return
     if resume is not None and (darks or characterisation or calibration):
         raise UsageError(
             "scan: --resume takes darks, characterisation and calibration from its file; leave those options out"
         )
     if calibration is None and (passes > 1 or no_empty):
         raise UsageError("scan: --passes and --no-empty are for low-dose scans; give --calibration OTHER.h5")
-    interrupt = Interrupt()
     values = run_scan(
         profile,
         seed,
@@ -121,10 +131,58 @@ def scan(
         passes,
         not no_empty,
         interrupt,
+        Label(sample_name, notes),
     )
+    _end_scan(values, interrupt, as_json)
+
+
+def _end_scan(values: dict[str, Any], interrupt: Interrupt, as_json: bool) -> None:
     report(values, as_json)
     if values["outcome"] == "aborted":
         raise typer.Exit(interrupt.exit_code)
+
+
+@app.command()
+def replay(
+    path: Annotated[Path, typer.Argument(help="The run to replay.")],
+    out: Annotated[Path, typer.Option(help="The run file to write, .h5: the same frames and positions.")],
+    speed: Annotated[
+        float | None, typer.Option(min=1e-3, help="Recorded seconds a second; default: as fast as it goes.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Execute a run's plan again with its recorded frames and positions as devices. No driver is opened, nothing moves.
+
+    `gui --replay RUN.h5` plays it in the window.
+    """
+    from app.replaying import replay_run
+
+    interrupt = Interrupt()
+    _end_scan(replay_run(path, out, speed, interrupt), interrupt, as_json)
+
+
+@app.command()
+def gui(
+    profile: Annotated[str | None, typer.Option(help="Connect this profile's bench; default: quick.")] = None,
+    replay: Annotated[Path | None, typer.Option(help="Show this run again instead; no device is opened.")] = None,
+    seed: SeedOption = 0,
+    sample: ObjectOption = None,
+    speed: Annotated[float, typer.Option(min=0.1, max=1000, help="How fast simulated time passes.")] = 1.0,
+) -> None:
+    """The window: camera, stage, light, scan and replay. Nothing moves when it opens; Esc stops the stage, always."""
+    try:
+        from app.gui.connect import Choice
+        from app.gui.program import run_window
+    except ImportError as error:
+        raise UsageError(
+            f"gui: Qt cannot be loaded ({error}); pip install PyQt5 pyqtgraph, on Debian also the libraries that "
+            "docs/window.md lists"
+        ) from None
+    if replay is not None and profile is not None:
+        raise UsageError("gui: give either --profile or --replay, a replay has no bench")
+    code = run_window(None if replay is not None else Choice(profile or "quick", seed, sample, speed), replay)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()

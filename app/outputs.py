@@ -6,6 +6,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from app.errors import UsageError
 
 
@@ -28,3 +32,18 @@ def require_writable(command: str, path: Path, suffixes: Sequence[str], new: boo
         raise UsageError(f"{command}: the folder {path.parent} of {path.name} does not exist; create it")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise UsageError(f"{command}: the folder {path.parent} of {path.name} is not writable; choose another")
+
+
+def frame_file(path: Path, image: NDArray[np.uint16]) -> None:
+    """Write a (rows, columns) raw frame: .npy, or .tiff and .png with 16 bits.
+
+    Raises:
+        ValueError: another ending.
+        OSError: it cannot be written.
+    """
+    if path.suffix == ".npy":
+        np.save(path, image)
+    elif path.suffix in (".tif", ".tiff", ".png"):
+        Image.fromarray(image).save(path)
+    else:
+        raise ValueError(f"ending {path.suffix or 'missing'}; a frame is saved as .tiff, .png or .npy")

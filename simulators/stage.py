@@ -166,9 +166,9 @@ class SimulatedStage:
         """Let the counter follow its profile, and the carriage the counter, until the time is over."""
         begin = self._clock.monotonic()
         while (elapsed := self._clock.monotonic() - begin) < duration:
-            self._advance(counter(elapsed))
+            self._advance(counter(elapsed), stops, what)
             self._pause(min(SLICE_S, duration - elapsed), cancel, stops, what)
-        self._advance(counter(np.inf))
+        self._advance(counter(np.inf), stops, what)
 
     def _wait(self, duration: float, cancel: Cancel, stops: int, what: str) -> None:
         begin = self._clock.monotonic()
@@ -176,17 +176,25 @@ class SimulatedStage:
             self._pause(min(SLICE_S, duration - elapsed), cancel, stops, what)
 
     def _pause(self, seconds: float, cancel: Cancel, stops: int, what: str) -> None:
-        if self._stops != stops or cancel():
-            y, x = self.carriage.counter * self._step_m
-            raise Cancelled(
-                self._name, f"{what} was stopped at y {y:.6g} m, x {x:.6g} m; move again when it is safe to do so"
-            )
+        # Asked before the look at the stops: whoever is asked may take a while.
+        if cancel() or self._stops != stops:
+            raise self._stopped(what)
         # At least a microsecond: a slice that rounding swallows would never end a wait in virtual time.
         self._clock.sleep(max(seconds, 1e-6))
 
-    def _advance(self, counter: NDArray[np.int64]) -> None:
-        for axis in (0, 1):
-            self.carriage.turn(axis, int(counter[axis]))
+    def _advance(self, counter: NDArray[np.int64], stops: int, what: str) -> None:
+        # Under the lock of `stop`: once that has returned, nothing turns any more.
+        with self._lock:
+            if self._stops != stops:
+                raise self._stopped(what)
+            for axis in (0, 1):
+                self.carriage.turn(axis, int(counter[axis]))
+
+    def _stopped(self, what: str) -> Cancelled:
+        y, x = self.carriage.counter * self._step_m
+        return Cancelled(
+            self._name, f"{what} was stopped at y {y:.6g} m, x {x:.6g} m; move again when it is safe to do so"
+        )
 
 
 class _Motion:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from app.acquire.drift import record_drift, stored_drift
 from app.acquire.frame import Frame
 from app.acquire.runner import Progress, Runner, RunState
-from app.acquire.scan import Scan
+from app.acquire.scan import Label, Scan
 from app.bench.characterisation import chosen
 from app.bench.prompt import LightRequest, Terminal
 from app.profile import load_profile
@@ -76,6 +77,7 @@ def run_scan(
     passes: int = 1,
     empty: bool = True,
     interrupt: Interrupt | None = None,
+    label: Label | None = None,
 ) -> dict[str, Any]:
     """A scan into `out`, or the rest of `resume` (exactly one of them), as numbers for the command line.
 
@@ -95,7 +97,7 @@ def run_scan(
         loaded = load_profile(profile)
         measured = chosen(loaded, characterisation)
         if calibration is None:
-            scan = Scan.new(loaded, out, seed, sample, measured, darks, ask)
+            scan = Scan.new(loaded, out, seed, sample, measured, darks, ask, label=label or Label())
         else:
             scan = Scan.low_dose(
                 loaded,
@@ -108,6 +110,7 @@ def run_scan(
                 ask,
                 empty=empty,
                 passes=passes,
+                label=label or Label(),
             )
     else:
         raise ValueError("neither a new file nor one to resume")
@@ -124,6 +127,28 @@ def run_scan(
     if warning is not None:
         sys.stderr.write(f"warning: {warning}\n")
     return _result(scan.path, outcome.value, frames, begin, None if drift is None else asdict(drift))
+
+
+def retake_points(path: Path, points: Sequence[int], interrupt: Interrupt) -> dict[str, Any]:
+    """Take points of a complete run again, each a revision of its file, as numbers for the command line.
+
+    Raises what `Scan` and `Runner.run` raise.
+    """
+    begin = time.monotonic()
+    first = Scan.interrupted(path, LightRequest(Terminal()))
+    outcome = RunState.COMPLETED
+    with first.devices:
+        for point in points:
+            observer = ConsoleProgress(sys.stderr, first.profile.simulated)
+            runner = replace(first, retaken=point).runner(observer)
+            observer.runner = runner
+            with interrupt.listening(runner.abort):
+                outcome = runner.run()
+            if outcome is not RunState.COMPLETED:
+                break
+    with open_run(path) as run:
+        frames, revisions = run.frames_committed, len(run.revisions)
+    return _result(path, outcome.value, frames, begin, None) | {"revisions": revisions}
 
 
 def _result(path: Path, outcome: str, frames: int, begin: float, drift: dict[str, Any] | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,14 +88,21 @@ def path_length(points_m: NDArray[np.float64]) -> float:
 
 def visiting_order(points_m: NDArray[np.float64]) -> NDArray[np.intp]:
     """(N,) order of a short open path: nearest neighbour from every start, the best of them improved by 2-opt."""
+    # A plan is made again and again while somebody thinks about it, and the order takes seconds for many points.
+    return np.array(_visiting_order(np.ascontiguousarray(points_m, np.float64).tobytes()), np.intp)
+
+
+@lru_cache(maxsize=16)
+def _visiting_order(points: bytes) -> tuple[int, ...]:
+    points_m = np.frombuffer(points, np.float64).reshape(-1, 2)
     count = len(points_m)
     if count < 3:
-        return np.arange(count)
+        return tuple(range(count))
     distance = cdist(points_m, points_m)
     starts = [_nearest_neighbour(distance, start) for start in range(count)]
     starts.sort(key=lambda order: _length(distance, order))
     improved = [_two_opt(distance, order) for order in starts[:_IMPROVED_TOURS]]
-    return min(improved, key=lambda order: _length(distance, order))
+    return tuple(int(k) for k in min(improved, key=lambda order: _length(distance, order)))
 
 
 def every_kth(count: int, wanted: int) -> tuple[int, ...]:

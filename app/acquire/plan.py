@@ -95,6 +95,22 @@ class Plan:
             number -= 1
         return number
 
+    def last_visit(self, point: int) -> tuple[Step, ...]:
+        """The steps of the last visit to a scan point; none where it is never visited."""
+        steps = [step for step in self.steps if step.position_index == point]
+        if not steps:
+            return ()
+        start = self.start_of_visit(steps[-1].number)
+        return self.steps[start : steps[-1].number + 1]
+
+    def place_in_entry(self, step: Step) -> int:
+        """Index of a step's first frame among the frames of its entry; the bright scan's exposures share one."""
+
+        def entry(other: Step) -> tuple[Stream, float]:
+            return other.stream, 0.0 if other.stream is Stream.CALIBRATION else other.exposure_s
+
+        return sum(other.repeats for other in self.steps[: step.number] if entry(other) == entry(step))
+
     @property
     def longest_visit(self) -> int:
         """Most frames that are taken in one visit to a scan point."""

@@ -26,17 +26,20 @@ from app.acquire.planning import approach_point, step_durations
 from app.acquire.recorder import PATIENCE_S, Recorder
 from app.devices import Devices
 from drivers.base import Cancelled, LightState, StagePosition
+from recon.dataset import DatasetError
 from recon.files.revisions import FrameKey
 from recon.files.write import RunWriter
 
 STREAM_CODES = {Stream.DARK: 1, Stream.EMPTY: 2, Stream.CALIBRATION: 3, Stream.EVALUATION: 4}
 """Noise streams of a simulated camera; never renumber them, or resumed runs change."""
-_REPEATS_PER_STEP = 2**20
-_FRAMES_PER_VISIT = 2**44
+REPEATS_PER_STEP = 2**20
+FRAMES_PER_VISIT = 2**44
 _RETAKE = 2**32
 """Number of visits that no plan reaches: a point that is taken again is yet another visit."""
 LAST_PATIENCE_S = 1.0
 """A disk that takes nothing is waited for so long by somebody who has asked twice to leave."""
+WATCH_S = 0.1
+"""How often somebody who watches looks at a bench whose run is paused."""
 
 
 class RunState(StrEnum):
@@ -105,6 +108,9 @@ class Runner:
         overhead_s: read-out time per frame, for the estimate.
         inspect_dark: shown the exposure and image of every dark before it is recorded; raises when it is not dark.
         patience_s: after an abort a disk that takes nothing is waited for so long.
+        watch: called several times a second in the thread of `run`, while a device works and while paused: somebody
+            who shows the bench looks at it here. It must be quick and must not raise.
+        retaken: a scan point of a complete run that is taken again, and nothing else; None executes the plan.
     """
 
     def __init__(
@@ -118,6 +124,8 @@ class Runner:
         overhead_s: float = 0.0,
         inspect_dark: Callable[[float, NDArray[np.uint16]], None] = _believe,
         patience_s: float = PATIENCE_S,
+        watch: Callable[[], None] | None = None,
+        retaken: int | None = None,
     ):
         self._plan = plan
         self._points = Stream.EVALUATION if plan.low_dose else Stream.CALIBRATION
@@ -129,6 +137,9 @@ class Runner:
         self._overhead_s = overhead_s
         self._inspect_dark = inspect_dark
         self._patience_s = patience_s
+        self._watch = watch
+        self._retaken = retaken
+        self._end = len(plan.steps)
         self._state = RunState.IDLE
         self._wake = threading.Condition()
         self._pause_wanted = False
@@ -142,6 +153,11 @@ class Runner:
     @property
     def state(self) -> RunState:
         return self._state
+
+    @property
+    def abort_wanted(self) -> bool:
+        """Whether somebody wished its end."""
+        return self._abort_wanted
 
     def pause(self) -> None:
         """Stop before the next step; the step in progress is finished."""
@@ -180,14 +196,15 @@ class Runner:
         except BaseException:
             self._become(RunState.FAILED)
             raise
-        if writer.steps_committed >= len(self._plan.steps):
+        if self._retaken is None and writer.steps_committed >= len(self._plan.steps):
             with writer:
                 if writer.outcome != RunState.COMPLETED:
                     writer.set_outcome(RunState.COMPLETED.value)
             self._become(RunState.COMPLETED)
             return self._state
         try:
-            first_step, first_repeat = self._begin(writer)
+            begin = self._begin if self._retaken is None else self._begin_again
+            first_step, first_repeat = begin(writer)
         except BaseException:
             writer.close()
             self._become(RunState.FAILED)
@@ -213,8 +230,27 @@ class Runner:
         self._again = (visit, writer.revisions + 1)
         return visit, 0
 
+    def _begin_again(self, writer: RunWriter) -> tuple[int, int]:
+        """The first step of the point that is taken again. Raises `DatasetError`."""
+        point = self._retaken
+        assert point is not None
+        if writer.steps_committed < len(self._plan.steps):
+            raise DatasetError(f"{writer.path}: is not complete; resume it before points are taken again")
+        visit = self._plan.last_visit(point)
+        if not visit:
+            raise DatasetError(f"{writer.path}: its plan never visits point {point}; choose another")
+        taken = [FrameKey(s.number, k, s.stream.value, s.exposure_s) for s in visit for k in range(s.repeats)]
+        places = [self._plan.place_in_entry(s) + k for s in visit for k in range(s.repeats)]
+        writer.retake(point, taken, "the operator wished it", places)
+        writer.set_outcome("running")
+        writer.log(f"point {point} is taken again")
+        self._again = (visit[0].number, writer.revisions + 1)
+        self._end = visit[-1].number + 1
+        return visit[0].number, 0
+
     def _record(self, writer: RunWriter, first_step: int, first_repeat: int) -> RunState:
-        self._done = sum(step.repeats for step in self._plan.steps[:first_step]) + first_repeat
+        to_come = sum(step.repeats for step in self._plan.steps[first_step : self._end]) - first_repeat
+        self._done = self._plan.frames - to_come
         self._prepare_estimate()
         recorder = Recorder(writer, self._frame_committed)
         ended, words = RunState.FAILED, ""
@@ -274,11 +310,12 @@ class Runner:
             lines.append(f"not stopped: {error}")
 
     def _execute(self, recorder: Recorder, first_step: int, first_repeat: int) -> None:
-        if not self._devices.stage.homed and any(step.target for step in self._plan.steps[first_step:]):
+        steps = self._plan.steps[first_step : self._end]
+        if not self._devices.stage.homed and any(step.target for step in steps):
             self._checkpoint()
             self._moved = True
             self._devices.stage.home(self._aborting)
-        for step in self._plan.steps[first_step:]:
+        for step in steps:
             self._checkpoint()
             self._execute_step(step, recorder, first_repeat if step.number == first_step else 0)
 
@@ -291,8 +328,8 @@ class Runner:
             if self._abort_wanted:
                 raise Cancelled("run", "aborted by the operator; resume it from its file")
             if devices.seed_frame is not None:
-                number = step.number * _REPEATS_PER_STEP + repeat
-                devices.seed_frame(STREAM_CODES[step.stream], step.visit * _FRAMES_PER_VISIT + number)
+                number = step.number * REPEATS_PER_STEP + repeat
+                devices.seed_frame(STREAM_CODES[step.stream], step.visit * FRAMES_PER_VISIT + number)
             exposure = devices.camera.acquire(self._aborting)
             if step.stream is Stream.DARK:
                 self._inspect_dark(step.exposure_s, exposure.image)
@@ -327,19 +364,30 @@ class Runner:
         return readback
 
     def _aborting(self) -> bool:
+        if self._watch is not None:
+            self._watch()
         return self._abort_wanted
 
     def _checkpoint(self) -> None:
         """Between two steps: wait while paused, leave when aborted."""
-        with self._wake:
-            if self._pause_wanted and not self._aborting():
-                self._become(RunState.PAUSED)
-                while self._pause_wanted and not self._aborting():
-                    self._wake.wait()
-                if not self._aborting():
-                    self._become(RunState.RUNNING)
-        if self._aborting():
+        paused = False
+        while True:
+            with self._wake:
+                if not self._pause_wanted or self._abort_wanted:
+                    break
+                if not paused:
+                    paused = True
+                    self._become(RunState.PAUSED)
+                # Whoever heard of the pause may have ended it already.
+                if self._pause_wanted and not self._abort_wanted:
+                    self._wake.wait(None if self._watch is None else WATCH_S)
+            # Not under the lock: whoever pauses or aborts must never wait for a device.
+            if self._watch is not None:
+                self._watch()
+        if self._abort_wanted:
             raise Cancelled("run", "aborted by the operator; resume it from its file")
+        if paused:
+            self._become(RunState.RUNNING)
 
     def _prepare_estimate(self) -> None:
         plan = self._plan
@@ -353,7 +401,8 @@ class Runner:
         self._done += 1
         step = frame.step
         per_frame = step.exposure_s + self._overhead_s
-        remaining = self._remaining_after[step.number + 1] + (step.repeats - 1 - frame.repeat) * per_frame
+        remaining = self._remaining_after[step.number + 1] - self._remaining_after[self._end]
+        remaining += (step.repeats - 1 - frame.repeat) * per_frame
         self._observer.frame_committed(frame, Progress(self._done, self._plan.frames, remaining))
 
     def _become(self, state: RunState) -> None:

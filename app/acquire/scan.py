@@ -34,6 +34,19 @@ FULL_WELL_SIGMAS = 8.0
 """A pixel this many read noises below its full well may have been clipped already."""
 
 
+@dataclass(frozen=True)
+class Label:
+    """What people write on a run.
+
+    Attributes:
+        sample: its name.
+        notes: anything.
+    """
+
+    sample: str = ""
+    notes: str = ""
+
+
 def describe(
     plan: Plan,
     profile: Profile,
@@ -42,6 +55,8 @@ def describe(
     darks: Mapping[float, DarkSummary] | None = None,
     darks_source: str = "",
     calibration_source: str = "",
+    replay_of: str = "",
+    label: Label | None = None,
 ) -> RunDescription:
     """What the run file has to know before the first frame; devices are open.
 
@@ -51,6 +66,8 @@ def describe(
         darks: darks of an earlier recording by exposure, for exposures without dark steps.
         darks_source: where they are from.
         calibration_source: JSON of the calibration that a low-dose run relies on.
+        replay_of: the run that is replayed; "" for a measurement.
+        label: what people call the sample, and their notes.
     """
     camera, stage, scan = devices.camera.info, devices.stage.info, profile.scan
     content = None if measured is None else measured.content
@@ -64,8 +81,9 @@ def describe(
     own_darks = {step.exposure_s for step in plan.steps if step.stream is Stream.DARK}
     region = camera.region
     return RunDescription(
-        title=f"Ptychoscope {profile.name}" + (" (simulated)" if profile.simulated else ""),
-        simulated=profile.simulated,
+        title=f"Ptychoscope {profile.name}"
+        + (f" (replay of {replay_of})" if replay_of else " (simulated)" if profile.simulated else ""),
+        simulated=profile.simulated or bool(replay_of),
         geometry=Geometry(
             profile.geometry.wavelength_m, profile.geometry.distance_m, camera.pixel_size_m, camera.shape
         ),
@@ -107,6 +125,8 @@ def describe(
         calibration_source=calibration_source,
         characterisation="" if measured is None else measured.text,
         visit_frames=plan.longest_visit,
+        sample_name="" if label is None else label.sample,
+        notes="" if label is None else label.notes,
     )
 
 
@@ -186,6 +206,9 @@ class Scan:
         darks: file with the darks to use instead of new ones, or None.
         calibration: the calibration that a new low-dose scan relies on, or None.
         say: told of every warning of the preflight.
+        label: what people call the sample, and their notes.
+        replay_of: the run whose recorded devices these are; "" for a measurement. Nothing is approached then.
+        retaken: a point of a complete run that is taken again, with `resume`; None for a whole scan.
     """
 
     plan: Plan
@@ -197,6 +220,9 @@ class Scan:
     darks: Path | None = None
     calibration: Source | None = None
     say: Callable[[str], None] = _to_stderr
+    label: Label = Label()
+    replay_of: str = ""
+    retaken: int | None = None
 
     @classmethod
     def new(
@@ -208,8 +234,13 @@ class Scan:
         measured: Measured | None = None,
         darks: Path | None = None,
         ask: Ask = nobody,
+        *,
+        label: Label = Label(),
+        devices: Devices | None = None,
     ) -> Scan:
         """A scan into a new file; `ask` reaches a person where the light is a manual one.
+
+        With `devices` those are used, open or not, and `seed`, `sample` and `ask` are theirs already.
 
         Raises: what `open_devices` raises, and `DatasetError` when the file exists.
         """
@@ -217,8 +248,9 @@ class Scan:
             raise DatasetError(f"{path}: exists already; choose another name, or resume it")
         known = profile if measured is None else measured.content.applied_to(profile)
         bench = profile if measured is None else measured.content.for_devices(profile)
-        devices = open_devices(bench, seed, sample, ask=ask)
-        return cls(make_plan(known, darks is None), profile, devices, path, measured=measured, darks=darks)
+        devices = devices or open_devices(bench, seed, sample, ask=ask)
+        plan = make_plan(known, darks is None)
+        return cls(plan, profile, devices, path, measured=measured, darks=darks, label=label)
 
     @classmethod
     def low_dose(
@@ -234,6 +266,8 @@ class Scan:
         *,
         empty: bool = True,
         passes: int = 1,
+        label: Label = Label(),
+        devices: Devices | None = None,
     ) -> Scan:
         """A low-dose scan of a new sample into a new file, under the calibration of the run `calibration`.
 
@@ -244,15 +278,17 @@ class Scan:
         source = Source.of(calibration)
         known = profile if measured is None else measured.content.applied_to(profile)
         bench = profile if measured is None else measured.content.for_devices(profile)
-        devices = open_devices(bench, seed, sample, ask=ask)
+        devices = devices or open_devices(bench, seed, sample, ask=ask)
         # A visit that follows from what is scanned, so that the same command takes the same run.
         visit = 1 + int(sha256(f"{source.sha256} {devices.sample}".encode()).hexdigest()[:4], 16)
         plan = make_low_dose_plan(known, darks=darks is None, empty=empty, passes=passes, visit=visit)
-        return cls(plan, profile, devices, path, measured=measured, darks=darks, calibration=source)
+        return cls(plan, profile, devices, path, measured=measured, darks=darks, calibration=source, label=label)
 
     @classmethod
-    def interrupted(cls, path: Path, ask: Ask = nobody) -> Scan:
+    def interrupted(cls, path: Path, ask: Ask = nobody, *, devices: Devices | None = None) -> Scan:
         """The rest of an interrupted scan, with the plan, profile, sample and seed in its file.
+
+        With `devices` those are used; the preflight compares them with the file's.
 
         Raises:
             DatasetError: not a run, or damaged.
@@ -270,26 +306,35 @@ class Scan:
             ) from None
         measured = parse(text, f"in {path}") if text else None
         bench = profile if measured is None else measured.content.for_devices(profile)
-        return cls(plan, profile, open_devices(bench, seed, sample or None, ask=ask), path, True, measured)
+        if devices is not None and (devices.seed, devices.sample) != (seed, sample):
+            raise DatasetError(
+                f"{path}: was begun with seed {seed} and object {sample or '-'}, connected are seed {devices.seed} and "
+                f"object {devices.sample or '-'}; connect the former"
+            )
+        devices = devices or open_devices(bench, seed, sample or None, ask=ask)
+        return cls(plan, profile, devices, path, True, measured)
 
-    def runner(self, observer: Observer | None = None) -> Runner:
-        """The runner of this scan; its `run` needs open devices (`with scan.devices`)."""
+    def runner(self, observer: Observer | None = None, watch: Callable[[], None] | None = None) -> Runner:
+        """The runner of this scan; its `run` needs open devices (`with scan.devices`). For `watch` see `Runner`."""
         return Runner(
             plan=self.plan,
             devices=self.devices,
-            approach_m=self.profile.stage.approach_m,
+            approach_m=0.0 if self.replay_of else self.profile.stage.approach_m,
             preflight=self._preflight,
             open_writer=self._open_writer,
             observer=observer,
             overhead_s=self.profile.camera.frame_overhead_s,
             inspect_dark=DarkCheck(self._sensor),
+            watch=watch,
+            retaken=self.retaken,
         )
 
     def _sensor(self) -> SensorGuess:
         known = self.profile if self.measured is None else self.measured.content.applied_to(self.profile)
         return guess_of(self.devices.camera.info, known.camera)
 
-    def _preflight(self) -> None:
+    def findings(self) -> list[Finding]:
+        """All that the preflight finds, errors and warnings; devices are open and only asked. Raises `DatasetError`."""
         findings = check(
             self.plan,
             self.profile,
@@ -305,6 +350,10 @@ class Scan:
             with open_run(self.path) as run:
                 lines = other_devices(run, self.devices.camera.info, self.devices.stage.info)
             findings += [Finding(Severity.ERROR, line) for line in lines]
+        return findings
+
+    def _preflight(self) -> None:
+        findings = self.findings()
         require(findings)
         for finding in findings:
             self.say(f"warning: {finding.message}")
@@ -336,7 +385,17 @@ class Scan:
             return RunWriter.resume(self.path, self.devices.clock)
         darks, source = self._reused_darks()
         calibration = "" if self.calibration is None else self.calibration.to_json()
-        run = describe(self.plan, self.profile, self.devices, self.measured, darks, source, calibration)
+        run = describe(
+            self.plan,
+            self.profile,
+            self.devices,
+            self.measured,
+            darks,
+            source,
+            calibration,
+            self.replay_of,
+            self.label,
+        )
         return RunWriter.create(self.path, run, self.devices.clock)
 
     def _reused_darks(self) -> tuple[dict[float, DarkSummary], str]:

@@ -328,5 +328,7 @@ def stop(profile: ProfileOption = "quick", seed: SeedOption = 0, as_json: JsonOp
 
 def register(app: typer.Typer) -> None:
     """Add the operator's commands to the command line."""
-    for command in (check, darks, characterise, align, jog, move, stop):
+    from app.bench.small import light, snap
+
+    for command in (check, darks, characterise, align, jog, move, stop, snap, light):
         app.command()(command)

@@ -101,6 +101,7 @@ class RunDescription:
         characterisation: text of the file with what was measured of the bench; "" when there is none.
         visit_frames: most frames of one visit to a point, for the room of points that are taken again; None: one of
             each exposure.
+        sample_name, notes: what people call the sample, and what they wrote down.
     """
 
     title: str
@@ -131,6 +132,8 @@ class RunDescription:
     characterisation: str = ""
     calibration_source: str = ""
     visit_frames: int | None = None
+    sample_name: str = ""
+    notes: str = ""
 
     @property
     def data_bytes(self) -> int:

@@ -197,6 +197,16 @@ class RunFile:
         return self._text(1, schema.SAMPLE)
 
     @property
+    def sample_name(self) -> str:
+        """What people call the sample; "" when nobody said and in files of older versions."""
+        return self._text(1, schema.SAMPLE_NAME) if schema.SAMPLE_NAME in self._file[schema.entry_name(1)] else ""
+
+    @property
+    def notes(self) -> str:
+        """What people wrote down; "" when nobody did and in files of older versions."""
+        return self._text(1, schema.NOTES) if schema.NOTES in self._file[schema.entry_name(1)] else ""
+
+    @property
     def node_map(self) -> str:
         """Every setting of the camera as a JSON object; "" for a simulated one and in files of older versions."""
         name = f"{schema.DETECTOR}/{schema.NODE_MAP}"

@@ -93,6 +93,8 @@ READ_NOISE = "read_noise_e"
 DARK_CURRENT = "dark_current_e_s"
 
 # The sample and its stage.
+SAMPLE_NAME = "sample_1/name"
+NOTES = "sample_1/description"
 GEOMETRY = "sample_1/geometry_1"
 TRANSLATION = "translation"
 TRANSFORMATIONS = "sample_1/transformations"

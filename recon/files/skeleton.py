@@ -232,6 +232,8 @@ def build(file: h5py.File, run: RunDescription, compression: str, now: float) ->
     put_text(first, schema.PROFILE, run.profile_json)
     put(first, schema.SEED, np.int64(run.seed))
     put_text(first, schema.SAMPLE, run.sample)
+    put_text(first, schema.SAMPLE_NAME, run.sample_name)
+    put_text(first, schema.NOTES, run.notes)
     put_text(first, schema.DARKS_SOURCE, run.darks_source)
     put_text(first, schema.CALIBRATION_SOURCE, run.calibration_source)
     put_text(first, schema.CHARACTERISATION, run.characterisation)

@@ -197,13 +197,14 @@ class RunWriter:
     def profile_json(self) -> str:
         return bytes(self._first[schema.PROFILE][()]).decode()
 
-    def retake(self, point: int, taken: Sequence[FrameKey], reason: str) -> None:
-        """The next frames to come are those of `taken` once more: they supersede the last frames of a point.
+    def retake(self, point: int, taken: Sequence[FrameKey], reason: str, places: Sequence[int] | None = None) -> None:
+        """The next frames to come are those of `taken` once more: they supersede frames of a point.
 
         Args:
             point: index of the scan point.
             taken: all frames of its visit that are in the file, in the plan's order.
             reason: why they are taken again.
+            places: index of each in its entry; without them they are the last frames there are.
 
         Raises:
             DatasetError: no room for them; nothing was written.
@@ -222,7 +223,10 @@ class RunWriter:
             behind[place] = behind.get(place, 0) + 1
             entry = int(group_of.name.rsplit("_", 1)[1])
             superseded.append((key, (entry, int(self._committed[place]) - behind[place])))
-        self._retake = Retake(group, point, superseded[::-1], reason)
+        superseded.reverse()
+        if places is not None:
+            superseded = [(key, (entry, own)) for (key, (entry, _)), own in zip(superseded, places, strict=True)]
+        self._retake = Retake(group, point, superseded, reason)
 
     def append(self, frame: FrameRecord) -> None:
         """Write one frame and commit it. Frames come in the plan's order.

@@ -1,0 +1,55 @@
+"""A question from the thread that owns the devices to the person at the window."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from drivers.base import Cancelled
+
+SLICE_S = 0.05
+
+
+class Question:
+    """The `drivers.manual.Ask` of a window: one question at a time, answered by whoever shows it.
+
+    Args:
+        cancelled: asked while somebody is waited for; true ends the waiting.
+    """
+
+    def __init__(self, cancelled: Callable[[], bool]):
+        self._cancelled = cancelled
+        self._answered = threading.Event()
+        self._lock = threading.Lock()
+        self._request: str | None = None
+        self._yes = False
+
+    @property
+    def request(self) -> str | None:
+        """What is asked at present; None when nothing is."""
+        return self._request
+
+    def present(self) -> bool:
+        """A window always has somebody before it, as far as anybody can tell."""
+        return True
+
+    def answer(self, yes: bool) -> None:
+        """Answer what is asked; without a question this does nothing."""
+        with self._lock:
+            if self._request is not None:
+                self._yes = yes
+                self._answered.set()
+
+    def __call__(self, request: str) -> bool:
+        """Wait for the answer. Raises `Cancelled`."""
+        with self._lock:
+            self._answered.clear()
+            self._request = request
+        try:
+            while not self._answered.wait(SLICE_S):
+                if self._cancelled():
+                    raise Cancelled("light", f"the request to {request} was not answered but stopped; start again")
+            return self._yes
+        finally:
+            with self._lock:
+                self._request = None

@@ -1,0 +1,431 @@
+"""What a person at the window may ask of a bench. Each order runs in the thread that owns the devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.acquire.drift import record_drift
+from app.acquire.frame import Frame
+from app.acquire.preflight import Finding
+from app.acquire.runner import Observer, Progress, RunState
+from app.acquire.scan import Label, Scan
+from app.bench import registration
+from app.bench.align import Alignment, align
+from app.bench.exposing import find_exposure
+from app.bench.motion import planned_moves, words
+from app.bench.prompt import Terminal
+from app.bench.session import ALIGN_STREAM, Session
+from app.errors import known_message
+from app.live.order import Look, Order
+from app.live.owner import DeviceOwner
+from app.live.setup import MakeSetup, Setup
+from app.live.state import Doing, RunStatus
+from app.profile import Profile
+from app.progress import Course
+from app.stopping import Interrupt
+from drivers.base import LimitError, NotReadyError, Region, StagePosition
+from recon.files.read import open_run
+
+SUGGESTED = 0.7
+"""Brightest pixels of a suggested exposure, of the range."""
+
+T = TypeVar("T")
+Then = Callable[[T], None]
+"""Called with an order's result, in the devices' thread; be quick."""
+
+
+def connect(make: MakeSetup) -> Order:
+    """Open another bench; nothing moves."""
+    return Order("connect", lambda owner: owner.connect(make), doing=Doing.CONNECTING)
+
+
+def disconnect() -> Order:
+    """Close all devices."""
+    return Order("disconnect", lambda owner: owner.close(), doing=Doing.CONNECTING)
+
+
+def reconnect(*names: str) -> Order:
+    """Close and open some devices; nothing moves."""
+    return Order(f"reconnect {' and '.join(names)}", lambda owner: owner.reconnect(*names), doing=Doing.CONNECTING)
+
+
+def live(wanted: bool) -> Order:
+    return Order("live", lambda owner: owner.set_live(wanted), key="live")
+
+
+def set_exposure(seconds: float) -> Order:
+    def act(owner: DeviceOwner) -> None:
+        owner.require("camera")
+        owner.camera_changed(owner.setup.devices.camera.set_exposure(seconds))
+
+    return Order("exposure", act, key="exposure")
+
+
+def set_region(region: Region) -> Order:
+    """Read out this part of the sensor from now on."""
+
+    def act(owner: DeviceOwner) -> None:
+        with owner.still_camera():
+            owner.setup.devices.camera.set_region(region)
+        owner.camera_changed()
+
+    return Order("region", act, key="region")
+
+
+def suggest_exposure(then: Then[float] | None = None) -> Order:
+    """The exposure at which the brightest pixels reach 70 % of the range, set."""
+
+    def act(owner: DeviceOwner) -> None:
+        with owner.still_camera():
+            camera = owner.setup.devices.camera
+            found, _ = find_exposure(session_of(owner), camera.info.black_level_adu, SUGGESTED, 0)
+        seconds = camera.info.exposure_s.low if found < camera.info.exposure_s.low else float(f"{found:.2g}")
+        owner.camera_changed(camera.set_exposure(min(seconds, camera.info.exposure_s.high)))
+        owner.journal.info(f"camera: {seconds:.4g} s brings the brightest pixels to about {100 * SUGGESTED:.0f} %")
+        if then is not None:
+            then(seconds)
+
+    return Order("suggest an exposure", act, doing=Doing.MEASURING)
+
+
+def move_to(target: StagePosition, name: str = "") -> Order:
+    """To a displacement, directly."""
+
+    def act(owner: DeviceOwner) -> None:
+        owner.require("stage")
+        stage = owner.setup.devices.stage
+        stage.info.require(target)
+        start = stage.position()
+        owner.tell(f"to {name or words(target)}, about {stage.info.move_duration_s(start, target):.1f} s")
+        here = stage.move_to(target, owner.stopped)
+        owner.journal.info(f"stage: at {name + ', ' if name else ''}{words(here)}")
+
+    return Order("move", act, doing=Doing.MOVING)
+
+
+def jog(y_m: float, x_m: float) -> Order:
+    """By so much from where the stage is."""
+
+    def act(owner: DeviceOwner) -> None:
+        owner.require("stage")
+        stage = owner.setup.devices.stage
+        if not stage.homed:
+            raise NotReadyError("stage", "is not homed, positions mean nothing; home it first")
+        here = stage.position()
+        for axis, place, limit in (("y", here.y, stage.info.y_m), ("x", here.x, stage.info.x_m)):
+            if not limit.contains(place):
+                raise LimitError(
+                    "stage",
+                    f"{axis} stands at {place:.6g} m, outside {limit.low:.6g} .. {limit.high:.6g} m; go inside with "
+                    "Go to, which moves both axes",
+                )
+        stage.move_to(StagePosition(here.y + y_m, here.x + x_m), owner.stopped)
+
+    return Order("jog", act, doing=Doing.MOVING)
+
+
+def home() -> Order:
+    """Both axes to the ends of their travel."""
+
+    def act(owner: DeviceOwner) -> None:
+        owner.require("stage")
+        owner.tell("homing both axes")
+        owner.setup.devices.stage.home(owner.stopped)
+        owner.journal.info("stage: homed")
+
+    return Order("home", act, doing=Doing.MOVING)
+
+
+def light(wanted_open: bool) -> Order:
+    """Let the beam through, or block it."""
+
+    def act(owner: DeviceOwner) -> None:
+        owner.require("light")
+        beam = owner.setup.devices.light
+        if wanted_open:
+            beam.unblock()
+        else:
+            beam.block()
+
+    return Order("light", act, doing=Doing.MEASURING)
+
+
+@dataclass(frozen=True)
+class ScanRequest:
+    """A scan as it is asked for.
+
+    Attributes:
+        path: the run file.
+        profile: with the scan's numbers as they were changed; the bench's own decides on the devices.
+        resume: complete the run in `path`; all else follows from it.
+        darks: file with darks to use, or None.
+        calibration: of a low-dose scan, the run that it relies on.
+        passes, empty: of a low-dose scan.
+        label: sample name and notes.
+    """
+
+    path: Path
+    profile: Profile
+    resume: bool = False
+    darks: Path | None = None
+    calibration: Path | None = None
+    passes: int = 1
+    empty: bool = True
+    label: Label = field(default_factory=Label)
+
+    def scan(self, setup: Setup) -> Scan:
+        """The scan with the bench's own devices. Raises what `Scan` raises."""
+        devices = setup.devices
+        if self.resume:
+            return Scan.interrupted(self.path, devices=devices)
+        if self.calibration is not None:
+            return Scan.low_dose(
+                self.profile,
+                self.path,
+                self.calibration,
+                measured=setup.measured,
+                darks=self.darks,
+                empty=self.empty,
+                passes=self.passes,
+                label=self.label,
+                devices=devices,
+            )
+        return Scan.new(
+            self.profile,
+            self.path,
+            measured=setup.measured,
+            darks=self.darks,
+            label=self.label,
+            devices=devices,
+        )
+
+
+@dataclass(frozen=True)
+class Checked(Generic[T]):
+    """What a preflight found.
+
+    Attributes:
+        request: what was asked for.
+        findings: all; none when something could not even be planned.
+        error: why it could not, or "".
+    """
+
+    request: T
+    findings: tuple[Finding, ...] = ()
+    error: str = ""
+
+
+def check(request: ScanRequest, then: Then[Checked[ScanRequest]]) -> Order:
+    """Check a scan with the devices as they are; they are only asked."""
+
+    def act(owner: DeviceOwner) -> None:
+        try:
+            owner.require("camera", "stage", "light")
+            found = Checked(request, tuple(request.scan(owner.setup).findings()))
+        except Exception as error:
+            words = known_message(error)
+            if words is None:
+                raise
+            found = Checked(request, error=words)
+        then(found)
+
+    return Order("check", act, key="check")
+
+
+def scan(request: ScanRequest) -> Order:
+    """Carry a scan out, or complete one."""
+
+    def act(owner: DeviceOwner) -> None:
+        owner.require("camera", "stage", "light")
+        made = request.scan(owner.setup)
+        outcome = _carried_out(owner, made)
+        told = f"scan: {outcome.value}, {made.path}"
+        owner.journal.info(told + ("; it can be resumed" if outcome is RunState.ABORTED else ""))
+        if outcome is RunState.COMPLETED:
+            drift = record_drift(made.path)
+            warning = None if drift is None else drift.warning()
+            if warning is not None:
+                owner.journal.warning(warning)
+
+    return Order("scan", act, doing=Doing.SCANNING)
+
+
+def retake(path: Path, points: Sequence[int]) -> Order:
+    """Take points of a complete run again, one after the other, each a revision of its file."""
+
+    def act(owner: DeviceOwner) -> None:
+        owner.require("camera", "stage", "light")
+        for point in points:
+            made = replace(Scan.interrupted(path, devices=owner.setup.devices), retaken=point)
+            outcome = _carried_out(owner, made)
+            owner.journal.info(f"scan: point {point} taken again, {outcome.value}, {path}")
+            if outcome is not RunState.COMPLETED:
+                return
+
+    return Order("take again", act, doing=Doing.SCANNING)
+
+
+def _carried_out(owner: DeviceOwner, made: Scan) -> RunState:
+    """Run a scan, shown and watched. Raises what `Runner.run` raises."""
+    made = _speaking(made, owner)
+    watcher = _Watcher(owner, made)
+    runner = made.runner(watcher, owner.watch)
+    begun = [listener.run_begins(made) for listener in owner.listeners]
+    watcher.others = [observer for observer in begun if observer is not None]
+    with owner.still_camera(), owner.running(runner):
+        try:
+            return runner.run()
+        except Exception as error:
+            watcher.failed(error)
+            raise
+
+
+def unfinished(path: Path) -> str | None:
+    """Why the run in a file cannot be resumed, or None. Raises `DatasetError`: not a run."""
+    with open_run(path) as run:
+        return "it is complete" if run.outcome == RunState.COMPLETED else None
+
+
+def _speaking(made: Scan, owner: DeviceOwner) -> Scan:
+    return replace(made, say=lambda line: owner.journal.warning(line.removeprefix("warning: ")))
+
+
+class _Watcher:
+    """Turns what a runner tells into snapshots and frames. Implements `app.acquire.runner.Observer`."""
+
+    def __init__(self, owner: DeviceOwner, made: Scan):
+        self._owner = owner
+        self._scan = made
+        self.others: list[Observer] = []
+        self._status = RunStatus(made.plan, made.profile, made.path, RunState.IDLE, total=made.plan.frames)
+
+    def state_changed(self, state: RunState) -> None:
+        self._put(state=state)
+        for other in self.others:
+            other.state_changed(state)
+
+    def frame_committed(self, frame: Frame, progress: Progress) -> None:
+        info = self._owner.state.camera.info
+        if info is not None:
+            self._owner.frames.put(Look(frame.exposure, info, frame))
+        exposure = frame.exposure.exposure_s
+        if self._owner.state.camera.exposure_s != exposure:
+            self._owner.publish(camera=replace(self._owner.state.camera, exposure_s=exposure))
+        remaining_s = progress.remaining_s / self._owner.setup.speed
+        self._put(step=frame.step, done=progress.done, total=progress.total, remaining_s=remaining_s)
+        for other in self.others:
+            other.frame_committed(frame, progress)
+
+    def failed(self, error: Exception) -> None:
+        self._put(error=" ".join(str(error).split()))
+
+    def _put(self, **changes: object) -> None:
+        self._status = replace(self._status, **changes)  # type: ignore[arg-type]
+        self._owner.publish(run=self._status)
+
+
+class WindowCourse(Course):
+    """Progress of a measurement, told to the window instead of a terminal."""
+
+    def __init__(self, owner: DeviceOwner):
+        super().__init__(quiet=True)
+        self._owner = owner
+        self._name, self._total = "", 0
+
+    def __enter__(self) -> WindowCourse:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def begin(self, name: str, total: int) -> None:
+        self._name, self._total = name, total
+        self._owner.tell(name, 0, total)
+
+    def advance(self, done: int, note: str = "") -> None:
+        self._owner.tell(self._name, done, self._total)
+
+    def say(self, text: str) -> None:
+        self._owner.journal.info(text)
+
+
+class _Stopped(Interrupt):
+    """STOP of the window as the wish that an operator's commands heed."""
+
+    def __init__(self, owner: DeviceOwner):
+        super().__init__()
+        self._owner = owner
+
+    def __call__(self) -> bool:
+        return self.wanted or self._owner.stopped()
+
+
+def session_of(owner: DeviceOwner) -> Session:
+    """The bench as the operator's commands use it; moves have been confirmed in the window."""
+    setup = owner.setup
+    return Session(
+        profile=setup.profile,
+        known=setup.known,
+        measured=setup.measured,
+        devices=setup.devices,
+        terminal=Terminal(),
+        course=WindowCourse(owner),
+        interrupt=_Stopped(owner),
+        stream=ALIGN_STREAM,
+        assume_yes=True,
+    )
+
+
+def plan_alignment(start: StagePosition, then: Then[list[str]]) -> Order:
+    """What `align` would do from there, a line each; nothing moves."""
+
+    def act(owner: DeviceOwner) -> None:
+        owner.require("camera", "stage", "light")
+        then(planned_moves(session_of(owner), start))
+
+    return Order("plan the alignment", act, key="plan")
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """What an alignment found.
+
+    Attributes:
+        found: the measurement.
+        picture: (rows, columns) the sample's transmission, put together from all places.
+    """
+
+    found: Alignment
+    picture: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, found: Alignment) -> Aligned:
+        places = found.positions_m / found.grid.pixel_m
+        mask = registration.trusted(found.beam.wave)
+        seen = [one.transmission for one in found.seen]
+        picture, _, _ = registration.mosaic(seen, places - np.nanmean(places, axis=0), mask)
+        return cls(found, picture)
+
+
+def run_alignment(start: StagePosition, now: float, then: Then[Aligned]) -> Order:
+    """Measure how stage, beam and camera lie together; the moves have been confirmed."""
+
+    def act(owner: DeviceOwner) -> None:
+        owner.require("camera", "stage", "light")
+        session = session_of(owner)
+        try:
+            with owner.still_camera():
+                session.home_if_needed()
+                then(Aligned.of(align(session, start, now)))
+        except BaseException:
+            # Whatever moves on an error has to stand.
+            owner.setup.devices.stage.stop()
+            raise
+
+    return Order("align", act, doing=Doing.MEASURING)

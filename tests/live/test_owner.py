@@ -1,0 +1,220 @@
+"""The thread that owns the devices, without a window: orders, refusals, STOP, faults, its end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from app.acquire.frame import Frame
+from app.acquire.runner import Progress, RunState
+from app.live import orders
+from app.live.journal import Journal, Severity
+from app.live.order import Order
+from app.live.orders import ScanRequest
+from app.live.owner import DeviceOwner
+from app.live.pace import PacedClock
+from app.live.planner import Ask, Planner, planned
+from app.live.setup import Setup
+from app.live.state import Doing, Health
+from drivers.base import StagePosition, SystemClock, VirtualClock
+
+PATIENCE_S = 20.0
+
+
+class Done:
+    """An order's end."""
+
+    def __init__(self, owner: DeviceOwner):
+        self.owner = owner
+
+    def after(self, order: Order) -> None:
+        """Give the order and wait until it is over."""
+        over = threading.Event()
+
+        def act(owner: DeviceOwner) -> None:
+            try:
+                order.act(owner)
+            finally:
+                over.set()
+
+        assert self.owner.give(Order(order.name, act, order.key, order.doing))
+        assert over.wait(PATIENCE_S)
+        # One more turn of the thread, so that everything is published.
+        turn = threading.Event()
+        while not self.owner.give(Order("turn", lambda _: turn.set())):
+            pass
+        assert turn.wait(PATIENCE_S)
+
+
+@pytest.fixture
+def owner() -> Iterator[DeviceOwner]:
+    clock = SystemClock()
+    made = DeviceOwner(clock, Journal(clock))
+    made.start()
+    yield made
+    made.end()
+    made.join(PATIENCE_S)
+    assert not made.alive
+
+
+@pytest.fixture
+def connected(owner) -> Done:
+    done = Done(owner)
+    done.after(orders.connect(lambda ask: Setup.of_profile("tiny", ask, 0, clock=VirtualClock(1.7e9))))
+    return done
+
+
+def texts(owner: DeviceOwner) -> str:
+    return "\n".join(message.text for message in owner.journal.since(0))
+
+
+def test_connecting_tells_everything_and_moves_nothing(connected, owner):
+    state = owner.state
+    assert {d.health for d in (state.camera.device, state.stage.device, state.beam.device)} == {Health.CONNECTED}
+    assert not state.stage.homed
+    assert state.stage.position == StagePosition(0.0, 0.0)
+    assert state.camera.exposure_s == 0.1
+
+
+def test_orders_without_a_bench_are_told(owner):
+    Done(owner).after(orders.home())
+    assert "stage: is not connected" in texts(owner)
+
+
+def test_home_move_and_jog(connected, owner):
+    connected.after(orders.jog(1e-6, 0.0))
+    assert "is not homed" in texts(owner)
+    connected.after(orders.home())
+    connected.after(orders.jog(1e-6, 0.0))
+    assert "outside 0.0005 .. 0.0245 m; go inside with Go to" in texts(owner)
+    connected.after(orders.move_to(StagePosition(12e-3, 13e-3)))
+    connected.after(orders.jog(-50e-6, 20e-6))
+    assert owner.state.stage.position.distance_to(StagePosition(11.95e-3, 13.02e-3)) < 1e-8
+
+
+def test_a_waiting_order_is_replaced_by_a_newer_one_with_its_key(connected, owner):
+    held, go_on = threading.Event(), threading.Event()
+    owner.give(Order("hold", lambda _: (held.set(), go_on.wait(PATIENCE_S))))
+    assert held.wait(PATIENCE_S)
+    for seconds in (0.01, 0.02, 0.03):
+        owner.give(orders.set_exposure(seconds))
+    waiting = len(owner._queue)
+    go_on.set()
+    connected.after(Order("after", lambda _: None))
+    assert waiting == 1
+    assert owner.state.camera.exposure_s == 0.03
+
+
+def test_a_second_motion_is_refused_while_one_is_under_way(connected, owner):
+    held, go_on = threading.Event(), threading.Event()
+    owner.give(Order("a long way", lambda _: (held.set(), go_on.wait(PATIENCE_S)), doing=Doing.MOVING))
+    assert held.wait(PATIENCE_S)
+    assert not owner.give(orders.home())
+    assert "home: not now, a long way is under way" in texts(owner)
+    assert owner.give(orders.set_exposure(0.01))
+    go_on.set()
+
+
+def test_stop_without_anything_is_harmless(owner):
+    owner.stop()
+    Done(owner).after(orders.disconnect())
+    owner.stop()
+
+
+class Listener:
+    """Follows runs as a live reconstruction would."""
+
+    def __init__(self) -> None:
+        self.scans, self.states, self.frames = [], [], 0
+
+    def run_begins(self, scan):
+        self.scans.append(scan.path)
+        return self
+
+    def state_changed(self, state: RunState) -> None:
+        self.states.append(state)
+
+    def frame_committed(self, frame: Frame, progress: Progress) -> None:
+        self.frames += 1
+
+
+def test_listeners_follow_a_run_from_its_beginning(connected, owner, tmp_path):
+    listener = Listener()
+    owner.listeners.append(listener)
+    request = ScanRequest(tmp_path / "run.h5", owner.state.profile)
+    connected.after(orders.scan(request))
+    assert listener.scans == [tmp_path / "run.h5"]
+    assert listener.states == [RunState.PREFLIGHT, RunState.RUNNING, RunState.COMPLETED]
+    assert listener.frames == owner.state.run.total == 28
+    assert owner.state.run.state is RunState.COMPLETED
+
+
+def test_live_view_rests_during_a_scan_and_comes_back(connected, owner, tmp_path):
+    connected.after(orders.live(True))
+    assert owner.state.camera.live
+    connected.after(orders.scan(ScanRequest(tmp_path / "run.h5", owner.state.profile)))
+    assert owner.state.run.state is RunState.COMPLETED
+    assert owner.state.camera.live
+
+
+def test_a_low_dose_scan_without_a_calibrated_run_says_so(connected, owner, tmp_path):
+    first = ScanRequest(tmp_path / "run.h5", owner.state.profile)
+    connected.after(orders.scan(first))
+    request = ScanRequest(tmp_path / "low.h5", owner.state.profile, calibration=tmp_path / "run.h5")
+    found = []
+    connected.after(orders.check(request, found.append))
+    assert "calibrat" in found[0].error
+    assert planned(Ask(request, owner.state.known, owner.state.stage.info)).plan is None
+
+
+def test_a_check_finds_what_the_command_line_finds(connected, owner, tmp_path):
+    (tmp_path / "there.h5").write_text("")
+    found = []
+    connected.after(orders.check(ScanRequest(tmp_path / "run.h5", owner.state.profile), found.append))
+    connected.after(orders.check(ScanRequest(tmp_path / "there.h5", owner.state.profile), found.append))
+    connected.after(orders.check(ScanRequest(tmp_path / "run.dat", owner.state.profile), found.append))
+    assert found[0].findings == ()
+    assert "exists already" in found[1].error
+    assert "must end in .h5" in found[2].findings[0].message
+
+
+def test_the_planner_answers_the_newest_question(connected, owner, tmp_path):
+    planner = Planner(SystemClock())
+    state = owner.state
+    for positions in (20, 30, 40):
+        scan = state.profile.scan.model_copy(update={"positions": positions})
+        profile = state.profile.model_copy(update={"scan": scan})
+        planner.ask(Ask(ScanRequest(tmp_path / "run.h5", profile), profile, state.stage.info))
+    planner.start()
+    deadline = SystemClock().monotonic() + PATIENCE_S
+    while planner.answers.newest() is None and SystemClock().monotonic() < deadline:
+        pass
+    planner.end()
+    answer = planner.answers.newest()
+    assert answer.number == 1
+    assert len(answer.item.plan.positions_m) == 40
+    assert answer.item.cost.frames == answer.item.plan.frames
+
+
+def test_the_journal_forgets_the_oldest_and_counts_on():
+    journal = Journal(VirtualClock(), capacity=3)
+    for number in range(5):
+        journal.info(f"line\n {number}")
+    journal.error("bad")
+    assert [message.text for message in journal.since(0)] == ["line 3", "line 4", "bad"]
+    assert [message.number for message in journal.since(5)] == [6]
+    assert journal.since(5)[0].severity is Severity.ERROR
+    assert journal.count == 6
+
+
+def test_a_paced_clock_runs_faster_and_begins_where_it_is_told():
+    clock, real = PacedClock(1000.0, start=50.0), SystemClock()
+    begin, real_begin = clock.monotonic(), real.monotonic()
+    clock.sleep(2.0)
+    assert clock.monotonic() - begin >= 2.0
+    assert clock.now() >= 52.0
+    assert (clock.monotonic() - begin) >= 900.0 * (real.monotonic() - real_begin) - 1.0
+    with pytest.raises(ValueError, match="is not above 0"):
+        PacedClock(0.0)
