@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -312,8 +313,14 @@ class LatentEstimator:
 
     def _typicality(self, theta: Tensor) -> float:
         """Mean log prior density of samples (n, size), in standard deviations above the mean of the bank's draws."""
-        usual = self.scene.log_prior(self.bank.theta)
-        return float((self.scene.log_prior(theta).mean() - usual.mean()) / usual.std())
+        mean, deviation = self._usual
+        return (float(self.scene.log_prior(theta).mean()) - mean) / deviation
+
+    @cached_property
+    def _usual(self) -> tuple[float, float]:
+        """Mean and deviation of the log prior density of draws from the prior."""
+        density = self.scene.log_prior(self.bank.theta)
+        return float(density.mean()), float(density.std())
 
 
 def _excess(scores: Tensor) -> float:

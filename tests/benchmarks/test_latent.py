@@ -13,7 +13,7 @@ import torch
 from benchmarks.latent_cases import Case, _deranged, _share, read_rows
 from benchmarks.latent_coverage import calibration, coverage
 from benchmarks.latent_scene import settings_of
-from benchmarks.latent_truth import _temperature, tempered
+from benchmarks.latent_truth import KEPT_SHARE, _temperature, tempered
 from benchmarks.latent_verdicts import Shares, Table, Thresholds, tuned
 from recon import foreign, verdict
 from recon.decoders.mixture import Mixture
@@ -54,7 +54,7 @@ def test_a_step_of_the_temperature_leaves_the_share_of_particles_that_it_should(
     likelihood = 40 * torch.randn(2000, generator=torch.Generator().manual_seed(0))
     step = _temperature(likelihood, 1.0)
     weights = (step * likelihood).softmax(0)
-    assert float(1 / weights.square().sum()) / 2000 == pytest.approx(0.6, abs=0.01)
+    assert float(1 / weights.square().sum()) / 2000 == pytest.approx(KEPT_SHARE, abs=0.01)
     assert _temperature(torch.zeros(10), 0.4) == 0.4
 
 
