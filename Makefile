@@ -9,6 +9,9 @@ INSTALLED := $(VENV)/.installed
 # One thread in tests: with busy cores a second one makes everything ten times slower. Windows are drawn off screen.
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg QT_QPA_PLATFORM=offscreen
 
+# A file of tests at a time on each core, on four at most.
+TEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
+
 .PHONY: help install demo test lint format clean
 
 help:
@@ -27,7 +30,7 @@ demo: $(INSTALLED)
 	$(BIN)/ptychoscope demo $(DEMO_ARGS)
 
 test: $(INSTALLED)
-	$(TEST_ENV) $(BIN)/python -m pytest
+	$(TEST_ENV) $(BIN)/python -m pytest $(TEST_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
