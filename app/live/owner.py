@@ -364,6 +364,9 @@ class DeviceOwner:
         except Exception as error:
             self._failed(order.name, error)
         finally:
+            # First free, then said to be: who sees it idle may give the next order at once.
+            with self._wake:
+                self._current = None
             self.publish(activity=Activity())
             self._look()
 

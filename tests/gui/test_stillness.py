@@ -117,6 +117,8 @@ def test_the_zero_that_is_shown_changes_no_target(at_desk):
     at_desk.click(stage.centre)
     at_desk.click(stage.confirm.yes)
     at_desk.until(lambda: at_desk.bench.idle and at_desk.bench.stage.position.y > 12e-3)
+    # The panel, too, has seen where the stage is.
+    at_desk.until(lambda: stage.position.text().startswith("y 12.5"))
     at_desk.click(stage.origin)
     at_desk.until(lambda: stage.position.text().startswith("y 0.0000"))
     stage.to_y.setValue(1e-3)
