@@ -29,6 +29,7 @@ from app.gui.stopping import EscapeStops
 from app.gui.theme import THEMES, apply
 from app.gui.widgets import Panel, choose_file
 from app.live import orders
+from app.live.asking import Asked
 from app.live.journal import Journal, Severity
 from app.live.owner import DeviceOwner
 from app.live.planner import Planner
@@ -63,7 +64,7 @@ class Window(QMainWindow):
         self.choice = Choice()
         self._closing = False
         self._seen_error = 0
-        self._asked: str | None = None
+        self._asked: Asked | None = None
         self.camera = CameraPanel(self.owner, self.viewer, self.journal, self.folder)
         self.light = LightPanel(self.owner)
         self.stage = StagePanel(self.owner, self.light)
@@ -275,15 +276,15 @@ class Window(QMainWindow):
 
     def _question(self) -> None:
         """What the devices' thread asks a person, about the light."""
-        request = self.owner.question.request
-        if request == self._asked:
+        asked = self.owner.question.asked
+        if asked is self._asked:
             return
-        self._asked = request
-        if request is None:
+        self._asked = asked
+        if asked is None:
             self.notices.confirm.cancel()
             return
-        answer = self.owner.question.answer
-        self.notices.confirm.ask(f"Please {request}.", "Done", partial(answer, True), partial(answer, False))
+        answer = partial(self.owner.question.answer, asked)
+        self.notices.confirm.ask(f"Please {asked.request}.", "Done", partial(answer, True), partial(answer, False))
 
     # ---- Closing -----------------------------------------------------------------------------------------------------
 

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from drivers.base import Cancelled
 
 SLICE_S = 0.05
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question: two of the same words are two questions.
+
+    Attributes:
+        number: counts the questions.
+        request: what a person shall do.
+    """
+
+    number: int
+    request: str
 
 
 class Question:
@@ -21,22 +35,23 @@ class Question:
         self._cancelled = cancelled
         self._answered = threading.Event()
         self._lock = threading.Lock()
-        self._request: str | None = None
+        self._asked: Asked | None = None
+        self._count = 0
         self._yes = False
 
     @property
-    def request(self) -> str | None:
+    def asked(self) -> Asked | None:
         """What is asked at present; None when nothing is."""
-        return self._request
+        return self._asked
 
     def present(self) -> bool:
         """A window always has somebody before it, as far as anybody can tell."""
         return True
 
-    def answer(self, yes: bool) -> None:
-        """Answer what is asked; without a question this does nothing."""
+    def answer(self, asked: Asked, yes: bool) -> None:
+        """Answer that question; one that has ended, or another one, is left alone."""
         with self._lock:
-            if self._request is not None:
+            if self._asked is asked:
                 self._yes = yes
                 self._answered.set()
 
@@ -44,7 +59,8 @@ class Question:
         """Wait for the answer. Raises `Cancelled`."""
         with self._lock:
             self._answered.clear()
-            self._request = request
+            self._count += 1
+            self._asked = Asked(self._count, request)
         try:
             while not self._answered.wait(SLICE_S):
                 if self._cancelled():
@@ -52,4 +68,4 @@ class Question:
             return self._yes
         finally:
             with self._lock:
-                self._request = None
+                self._asked = None

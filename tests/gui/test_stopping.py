@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+
 from PyQt5.QtCore import Qt
 from PyQt5.QtWidgets import QMessageBox
 
 from app.acquire.runner import RunState
 from app.live import orders
+from app.live.asking import Question
 from app.live.state import Doing
-from drivers.base import LightState, StagePosition
+from drivers.base import Cancelled, LightState, StagePosition
 from recon.files.read import open_run
 from tests.gui.rigs import FAST, SLOW, Desk
 
@@ -153,10 +156,43 @@ def test_a_question_about_the_light_is_ended_by_a_stop(at_desk):
     at_desk.window.stop()
     at_desk.until(lambda: at_desk.bench.idle)
     assert answers == []
+    stale = at_desk.window.notices.confirm
     owner.give(orders.Order("light", act, doing=Doing.MEASURING))
-    at_desk.until(at_desk.window.notices.confirm.isVisible)
-    at_desk.click(at_desk.window.notices.confirm.yes)
+    # The same words are a new question: it is shown anew, whatever became of the bar of the old one.
+    at_desk.until(lambda: owner.question.asked is not None and at_desk.window._asked is owner.question.asked)
+    at_desk.until(stale.isVisible)
+    at_desk.click(stale.yes)
     at_desk.until(lambda: answers == [True])
+
+
+def test_an_answer_to_a_question_that_has_ended_is_left_alone():
+    ended = threading.Event()
+    question = Question(ended.is_set)
+    answers = []
+
+    def ask():
+        try:
+            answers.append(question("block the beam"))
+        except Cancelled:
+            answers.append(None)
+
+    def asked():
+        thread = threading.Thread(target=ask)
+        thread.start()
+        while question.asked is None:
+            thread.join(0.001)
+        return thread, question.asked
+
+    first, old = asked()
+    ended.set()
+    first.join()
+    ended.clear()
+    second, new = asked()
+    question.answer(old, True)
+    question.answer(new, False)
+    second.join()
+    assert answers == [None, False]
+    assert old != new
 
 
 def test_the_light_is_switched_by_its_buttons(at_desk):
