@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,11 @@ from recon.files.results import store_result
 from recon.illumination import Illumination
 from recon.operator import Drawing
 from recon.posterior import LatentEstimator, Posterior
-from recon.scene import Nuisances
+from recon.scene import FREE_POSE, Nuisances
 
 POSES = ("free", "known")
-FREE = Nuisances(shift_m=50e-6, rotation_rad=math.radians(10), scale=0.1)
-"""A sample put in by hand: 50 um, 10 degrees and 10 % of size about the middle of the decoder's square."""
+FREE = replace(FREE_POSE, flux=0.0)
+"""A sample put in by hand, about the middle of the decoder's square, under the calibration's own light."""
 SAMPLES_STORED = 64
 
 

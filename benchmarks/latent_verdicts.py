@@ -23,7 +23,7 @@ from recon import foreign, verdict
 
 LEAST_DICE = 0.8
 CALLED, TRUE, FALSE = 0.95, 0.95, 0.02
-"""Shares of `reference/metrics.md`: successes called recovered, recovered that are successes, false ones at most."""
+"""What is asked: successes called recovered, recovered that are successes, false ones at most."""
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,7 @@ def eq1(summed: Summed, frame: int, intensity: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class PaperSettings:
-    """The paper's procedure (section 2.2) as `reference/metrics.md` pins it down.
+    """The paper's procedure (section 2.2) as docs/studies.md pins it down.
 
     Attributes:
         epochs: passes over the patterns, in random order.

@@ -27,7 +27,7 @@ class Nuisances:
 
     Attributes:
         flux: relative, of the light on the sample.
-        shift_m: of each coordinate of the sample's position (physics: 50 um).
+        shift_m: of each coordinate of the sample's position (50 um by hand).
         rotation_rad: of its angle (10 degrees).
         scale: relative, of its size (0.1).
     """
@@ -115,11 +115,7 @@ class Scene:
             pose = self.pose(theta)
             channels = torch.cat((images.flatten(1)[:, :, None], jacobian), 2).transpose(1, 2)
             turned = moved(channels.reshape(count, -1, size, size), pose, self.field_m).flatten(2).transpose(1, 2)
-            n = self.nuisances
-            steps = torch.diag(
-                torch.tensor([n.shift_m, n.shift_m, n.rotation_rad, n.scale], dtype=theta.dtype, device=theta.device)
-            )
-            for step in steps * NUDGE:
+            for step in torch.diag(self._scales(theta)) * NUDGE:
                 ahead, behind = (moved(images[:, None], pose + sign * step, self.field_m) for sign in (1, -1))
                 columns.append((ahead - behind).flatten(1)[:, :, None] / (2 * NUDGE))
             images, jacobian = turned[:, :, 0].view(count, size, size), turned[:, :, 1:]

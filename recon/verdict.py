@@ -70,7 +70,7 @@ def judge(
 ) -> Verdict:
     """The verdict over samples (n, s, s) from a posterior.
 
-    Success is what `reference/metrics.md` calls one, the truth unknown: each sample in turn plays the truth, with the
+    Success is what docs/studies.md calls one, the truth unknown: each sample in turn plays the truth, with the
     decoder's misfit on top. `typicality` is the mean log prior density of the samples, in standard deviations above the
     mean of draws from the prior: samples from the posterior of an object of the class are such draws. `pattern`
     is the mean square of the frames' pattern scores at the mode less one, in standard deviations of that.

@@ -77,7 +77,7 @@ class Outcome:
         psnr_db: over the lit mask on the object's grid.
         psnr32_db: on the decoder's 32 x 32 grid, whole frame.
         dice: overlap at threshold 0.5 inside the lit mask.
-        success: see `reference/metrics.md`.
+        success: see docs/studies.md.
         seconds: of the estimate, preparation that later frames share left out.
         converged, verdict, photons_counted, sigma_mean: where the method says so.
     """

@@ -1,4 +1,4 @@
-"""The decoder itself where a search expects a sketch: exact, a hundred times slower on a CPU, for any decoder."""
+"""The decoder itself where a search expects a sketch: exact, some fifty times slower on a CPU, for any decoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A quick stand-in for a decoder: dense layers that draw what it draws, a hundred times faster on a CPU.
+"""A quick stand-in for a decoder: dense layers that draw what it draws, some fifty times faster on a CPU.
 
 Searching and sampling latents takes thousands of images; the decoder's convolutions would take most of the time. The
 sketch is trained on the decoder's own images of latents from the prior, and the decoder itself draws every result and
