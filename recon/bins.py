@@ -6,7 +6,6 @@ the light of a bin is that at its middle times its good pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from recon.dataset import Ptychogram
 from recon.noise import Likelihood
-from recon.observation import FLUX_TOLERANCE, LightMap, Terms, alike, field_light, information, pattern_weight
+from recon.observation import FLUX_TOLERANCE, LightMap, Terms, alike, information, pattern_weight
 from recon.operator import CameraOperator
 
 BIN_M = 10.5e-6
@@ -169,18 +168,6 @@ class Bins:
         weighted = 2 * fields * torch.cat((worth, worth), 1)
         found = information(self.operator, self.rows, weighted, jacobians, self.counts)
         return Terms(value, (gradient.flatten(1)[:, None] @ jacobians)[:, 0], found)
-
-    def diffuse(self, image: Tensor, columns: Tensor, strengths: Sequence[float]) -> list[float]:
-        """Gain in log-likelihood from the mean light of a random field beside an image (s, s); see `Observation`."""
-        _, intensity = self._light(image[None])
-        intensity = intensity[:, :, 0]
-        extra = field_light(self.operator, self.rows, columns)
-
-        def cost(light: Tensor) -> Tensor:
-            return self.likelihood.value(light, self.measured, self.variance).double().sum()
-
-        before = cost(intensity)
-        return [float(before - cost(intensity + s * extra)) for s in strengths]
 
     def frame_scores(self, image: Tensor) -> Tensor:
         """(N,) light of each frame less that expected of an image (s, s), in standard deviations."""

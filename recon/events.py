@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from recon.dataset import Ptychogram
-from recon.observation import FLUX_TOLERANCE, LightMap, Terms, alike, field_light, information, pattern_weight
+from recon.observation import FLUX_TOLERANCE, LightMap, Terms, alike, information, pattern_weight
 from recon.operator import CameraOperator
 from recon.quadratics import Quadratics
 
@@ -279,19 +279,6 @@ class Events:
         weighted = (2 * fields) * worth.repeat(1, 2, 1)
         found = information(self.operator, self.rows, weighted, jacobians, self.counts)
         return Terms(value, (gradient.flatten(1)[:, None] @ jacobians)[:, 0], found)
-
-    def diffuse(self, image: Tensor, columns: Tensor, strengths: Sequence[float]) -> list[float]:
-        """Gain in log-likelihood from the mean light of a random field beside an image (s, s); see `Observation`."""
-        _, intensity = self._light(image[None])
-        extra = field_light(self.operator, self.rows, columns)[:, :, None]
-        size = image.shape[-1]
-        dark = float(self.quadratic.total(columns.T.reshape(-1, size, size)).sum())
-
-        def seen(light: Tensor) -> Tensor:
-            return (_odds(self.ratios, light).log1p_() - self.missed[:, :, None] * light).double().sum()
-
-        before = seen(intensity)
-        return [float(seen(intensity + s * extra) - before) - s * dark for s in strengths]
 
     def frame_scores(self, image: Tensor) -> Tensor:
         """(N,) light of each frame less that expected of an image (s, s), in standard deviations."""

@@ -2,9 +2,7 @@
 
 A locally best test of variance components: the object is what the decoder draws plus a smooth random field, whose
 strength is the decoder's known misfit to real images of its class, or that of a foreign object. The field is
-integrated out about the mode in two parts. Where it interferes with the light of the image the likelihood is normal in
-it, and the latents are integrated out with it, so that only light they cannot explain counts. What it adds on its own,
-in the mean, is light where the image puts none: in the dark that is nearly all there is to see of it.
+integrated out to second order about the mode, the latents with it, so that only light they cannot explain counts.
 """
 
 from __future__ import annotations
@@ -69,11 +67,7 @@ def foreign_evidence(
     pull = gradient[own:] - solved.T @ gradient[:own]
     values, vectors = torch.linalg.eigh(0.5 * (left + left.T))
     square, values = (vectors.T @ pull).square(), values.clamp_min(0)
-    diffuse = observation.diffuse(image, along[:, own:], STRENGTHS)
-    evidence = [
-        float((0.5 * s * square / (1 + s * values) - 0.5 * torch.log1p(s * values)).sum()) + extra
-        for s, extra in zip(STRENGTHS, diffuse, strict=True)
-    ]
+    evidence = [float((0.5 * s * square / (1 + s * values) - 0.5 * torch.log1p(s * values)).sum()) for s in STRENGTHS]
     ours = max(e for e, s in zip(evidence, STRENGTHS, strict=True) if s <= OWN)
     theirs = max(e for e, s in zip(evidence, STRENGTHS, strict=True) if s > OWN)
     best = max(range(len(STRENGTHS)), key=evidence.__getitem__)

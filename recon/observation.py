@@ -70,13 +70,6 @@ class Observation(Protocol):
         """Along the `jacobians` (S, s^2, d) of images (S, s, s)."""
         ...
 
-    def diffuse(self, image: Tensor, columns: Tensor, strengths: Sequence[float]) -> list[float]:
-        """Gain in log-likelihood from the mean light of a random field beside an image (s, s).
-
-        The field is `columns` (s^2, k) times independent normals, whose variance is each of the strengths in turn.
-        """
-        ...
-
     def frame_scores(self, image: Tensor) -> Tensor:
         """(N,) light of each frame less that expected of an image (s, s), in standard deviations."""
         ...
@@ -149,17 +142,6 @@ class LightMap:
         count, side = self.mean.shape[1], self.side
         r, c = self.corner
         return frame[r : r + count * side, c : c + count * side].reshape(count, side, count, side)
-
-
-def field_light(operator: CameraOperator, rows: Tensor, columns: Tensor) -> Tensor:
-    """(N, m) mean intensity at pixels, rows (N, 2 m, L), of a random field: columns (s^2, k) times unit normals."""
-    size = operator.drawing.samples
-    half = rows.shape[1] // 2
-    total = rows.new_zeros(len(rows), half)
-    for part in columns.T.reshape(-1, size, size).split(64):
-        fields = rows @ operator.local(part).flatten(2).transpose(1, 2)
-        total += fields[:, :half].square().sum(2) + fields[:, half:].square().sum(2)
-    return total
 
 
 def pattern_weight(intensity: Tensor, typical: Tensor) -> Tensor:
