@@ -57,8 +57,8 @@ def by_margins(data: Ptychogram, window: int) -> Margins:
     try:
         unlit = unlit_pixels(np.where(outside, 0.0, np.inf), data.mask, source=data.name)
         noise = estimate_noise(data.frames, unlit, data.dark_variance, saturated=data.saturated, source=data.name)
-    except DatasetError as error:
-        return Margins(data, None, False, f"the darks' values stand: {error}")
+    except DatasetError as refused:
+        return Margins(data, None, False, f"the darks' values stand: {refused}")
     said = math.sqrt(float(np.median(data.dark_variance[unlit])))
     offset = abs(noise.offset_e) > max(SIGNIFICANT * noise.offset_sigma_e, WORTHWHILE_OFFSET * said)
     error = noise.read_noise_sigma_e / noise.read_noise_e
