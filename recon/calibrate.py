@@ -30,6 +30,7 @@ from recon.illumination import Illumination, illuminated, lit_points, lit_window
 from recon.levels import binned, finer
 from recon.model import object_size
 from recon.noise import MixedGaussian, SlopedLoss, StabilisedAmplitude
+from recon.polish import Polish
 from recon.propagators import FarField, NearField, Optics
 from recon.stages import CalibrationSettings, Stage, stages_of, with_epochs
 from recon.streaming import Streamed, Sums, frame_budget
@@ -287,10 +288,15 @@ def calibrate(
         if saved is not None:
             saved.restore(fit, course)
             saved = None
+        polish = _polish(fit, settings, len(data)) if stage.name == "polish" else None
         while course.stage_goes_on():
-            fit.rates(_rates(settings, stage, course.speed(), pixel, len(data)))
             before = unknowns.positions_px()
-            value = fit.epoch(course.epoch, stop if course.table.loss else lambda: False)
+            wanted = stop if course.table.loss else lambda: False
+            if polish is None:
+                fit.rates(_rates(settings, stage, course.speed(), pixel, len(data)))
+                value = fit.epoch(course.epoch, wanted)
+            else:
+                value = polish.step(wanted)
             if value is None:
                 course.interrupted = True
                 course.restore_best(unknowns)
@@ -298,8 +304,11 @@ def calibrate(
             moved = float((unknowns.positions_px() - before).square().sum(1).mean().sqrt()) * stage.binning
             distance = data.geometry.distance_m + float(unknowns.offset_m)
             course.add(value, distance, moved, unknowns)
+            if polish is not None:
+                course.share = 1.0 if polish.settled else course.epoch / stage.epochs
             report(EpochReport(len(course.table.loss), total, stage.name, value, distance, moved))
-            if checkpoint is not None and team.rank == 0:
+            # A polish that is resumed begins anew: its steps follow from its start alone.
+            if checkpoint is not None and team.rank == 0 and polish is None:
                 save_checkpoint(checkpoint, mark, settings, number, unknowns, scale, fit, course)
             wish = torch.full_like(unknowns.offset_m, float(stop()))
             team.add([wish])
@@ -308,7 +317,7 @@ def calibrate(
                 course.restore_best(unknowns)
                 break
         # The next level's frames need its memory.
-        del fit
+        del fit, polish
         if course.interrupted:
             break
     assert unknowns is not None
@@ -340,6 +349,10 @@ def batch_of(settings: CalibrationSettings, count: int, processes: int = 1) -> i
             f"{processes} processes cannot share steps of {batch} of {count} frames equally; start as many as divide it"
         )
     return batch
+
+
+def _polish(fit: Fit, s: CalibrationSettings, count: int) -> Polish:
+    return Polish(fit, distance=s.refine_distance and not s.far_field, positions=s.refine_positions and count > 2)
 
 
 def _rates(s: CalibrationSettings, stage: Stage, decay: float, pixel_m: float, count: int) -> dict[str, float]:

@@ -14,6 +14,8 @@ NYQUIST_SHARE = 0.8
 """Highest frequency of a binned grid over that of the light on the lit window's rim; what lies between is faint."""
 PAD_FROM = 1.5
 """Needed window over the frame's from which on the early stages are padded too; below it the last stage is enough."""
+LEAST_POLISH = 2
+"""Full passes over the full frame however large it is."""
 SMALLEST_SIDE = 128
 """Pixels of a binned frame below which binning saves nothing."""
 
@@ -33,6 +35,8 @@ class CalibrationSettings:
         joint_epochs: amplitude loss, everything, on the coarsest pixels of the lit window.
         refine_epochs: the same on each finer level.
         full_epochs: likelihood, everything, on the full frame.
+        polish_epochs: full passes downhill (`recon.polish`) after the joint and after the full stage, at most: as many
+            as the joint stage has epochs, and on the full frame no more than cost as much as those.
         batch: frames per step; None takes 4, or less for scans of less than 96 frames. On a GPU too: small batches need
             fewer epochs, and what larger ones would save in launches CUDA graphs do.
         refine_distance, refine_positions: what is free beside probe and object.
@@ -56,6 +60,7 @@ class CalibrationSettings:
     joint_epochs: int = 32
     refine_epochs: int = 8
     full_epochs: int = 10
+    polish_epochs: int = 40
     batch: int | None = None
     refine_distance: bool = True
     refine_positions: bool = True
@@ -81,7 +86,7 @@ class Stage:
     """One stretch of a calibration.
 
     Attributes:
-        name: warm, joint, refine or full.
+        name: warm, joint, refine, full or polish.
         binning: camera pixels per pixel of this stage, each way.
         side: rows and columns of the frame's window, in camera pixels.
         window: side of the probe's array, in pixels of this stage.
@@ -133,9 +138,14 @@ def stages_of(data: Scan, settings: CalibrationSettings, crop: int) -> list[Stag
         place = (level, (side, side), source, needed > PAD_FROM * (side // level), "amplitude")
         if level == levels[0]:
             plan += [("warm", *place, s.warm_epochs, 1.0), ("joint", *place, s.joint_epochs, 1.0)]
+            plan += [("polish", *place, min(s.polish_epochs, s.joint_epochs), 1.0)]
+            work = s.joint_epochs * (side // level) ** 2
         else:
             plan += [("refine", *place, s.refine_epochs, 0.25)]
-    plan += [("full", 1, whole, window(1, min(whole)), True, "mixed", s.full_epochs, 0.2)]
+    last = (1, whole, window(1, min(whole)), True, "mixed")
+    plan += [("full", *last, s.full_epochs, 0.2)]
+    if s.full_epochs:
+        plan += [("polish", *last, min(s.polish_epochs, max(LEAST_POLISH, work // (whole[0] * whole[1]))), 1.0)]
     return [Stage(*stage) for stage in plan if stage[6]]
 
 
