@@ -241,6 +241,7 @@ def bright_scan(
             joint_epochs=60,
             refine_epochs=0,
             full_epochs=0,
+            polish_epochs=0,
             object_rate=0.03,
         )
     return data, settings, truth

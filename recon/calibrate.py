@@ -7,7 +7,8 @@ together change nothing that a camera sees.
 
 The work runs in stages on one set of unknowns: the variance-stabilised amplitude loss on binned pixels of the window
 that holds the light, first probe and object, then everything; the same on ever finer pixels; then the likelihood on the
-full frame, propagated on a window as wide as the geometry demands.
+full frame, propagated on a window as wide as the geometry demands. Steps on few frames find the way (`recon.fit`);
+full passes downhill end the coarsest level and the full frame (`recon.polish`).
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ MARGIN = 16
 """Pixels around the outermost probe window on the object's grid: room for positions to move."""
 BATCH, STEPS = 4, 24
 """Frames per step, fewer where an epoch would have less than this many steps: progress is made by steps."""
+HELD_BACK = 0.2
+"""Step sizes of distance and positions in the full stage over those that they would have."""
 WITH_LEVELS = 1.5
 """Memory of all frames and their binned levels over that of the frames."""
 
@@ -288,7 +291,7 @@ def calibrate(
         if saved is not None:
             saved.restore(fit, course)
             saved = None
-        polish = _polish(fit, settings, len(data)) if stage.name == "polish" else None
+        polish = _polish(fit, settings, stage, len(data)) if stage.name in ("settle", "polish") else None
         while course.stage_goes_on():
             before = unknowns.positions_px()
             wanted = stop if course.table.loss else lambda: False
@@ -351,8 +354,10 @@ def batch_of(settings: CalibrationSettings, count: int, processes: int = 1) -> i
     return batch
 
 
-def _polish(fit: Fit, s: CalibrationSettings, count: int) -> Polish:
-    return Polish(fit, distance=s.refine_distance and not s.far_field, positions=s.refine_positions and count > 2)
+def _polish(fit: Fit, s: CalibrationSettings, stage: Stage, count: int) -> Polish:
+    everything = stage.name == "polish"
+    distance = everything and s.refine_distance and not s.far_field
+    return Polish(fit, distance=distance, positions=everything and s.refine_positions and count > 2)
 
 
 def _rates(s: CalibrationSettings, stage: Stage, decay: float, pixel_m: float, count: int) -> dict[str, float]:
@@ -361,6 +366,9 @@ def _rates(s: CalibrationSettings, stage: Stage, decay: float, pixel_m: float, c
     values = {"object": factor * s.object_rate, "probe": factor * s.probe_rate}
     if stage.name == "warm":
         return values
+    if stage.name == "full":
+        # They are nearly right, and fields that are not yet would drag them away.
+        factor *= HELD_BACK
     if s.refine_distance and not s.far_field:
         values["offset_m"] = factor * s.distance_rate_m
     if s.refine_positions and count > 2:

@@ -96,7 +96,7 @@ class Free:
 
 @dataclass(frozen=True)
 class Look:
-    """Frames for a curvature: a batch, their numbers (B,) and levels of unit background (B,); none for the empty beam."""
+    """A batch, its frames' numbers (B,) and levels of unit background (B,); no numbers for the empty beam."""
 
     batch: Batch
     numbers: Tensor
@@ -240,7 +240,9 @@ class Curvature:
             change_of += (x.background * group.level)[:, None, None]
         return change_of, trace
 
-    def _backward(self, at_camera: Tensor, group: _Frames, trace: Trace | None, total: Direction, shift: Tensor) -> None:
+    def _backward(
+        self, at_camera: Tensor, group: _Frames, trace: Trace | None, total: Direction, shift: Tensor
+    ) -> None:
         """Add J^T of an image (B, H, W) to `total` and to `shift` (n, 2)."""
         batch, modes = group.batch, total.probe.shape[0]
         if self.free.distance:
@@ -349,7 +351,7 @@ class Curvature:
         A pixel of the camera sees a change of an exit wave in phase or in quadrature alike, so object and probe get
         half of 4 gain^2 |field|^2 W, which is gain for photon noise, times the light that falls on them.
         """
-        total, shift, free = self.zeros(), torch.zeros_like(self.unknowns.deviation), self.free
+        total, shift = self.zeros(), torch.zeros_like(self.unknowns.deviation)
         for group in self._groups:
             gain = 2 * group.batch.gain[:, None, None, None]
             total.offset_m.add_((group.slopes[0].square() * group.weight).sum())
@@ -365,11 +367,11 @@ class Curvature:
             total.log_gain.index_add_(0, group.numbers, (group.light.square() * group.weight).sum((1, 2)))
             total.background.add_((group.level.square() * group.weight.sum((1, 2))).sum())
         radial = shift.sum() * self.unknowns.centred.square().mean()
-        own = self.priors_diagonal()
+        prior = self.priors_diagonal()
         return replace(
             total,
             affine=radial.expand_as(total.affine),
-            deviation=shift + own.deviation,
-            log_gain=total.log_gain + own.log_gain,
-            background=total.background + own.background,
+            deviation=shift + prior.deviation,
+            log_gain=total.log_gain + prior.log_gain,
+            background=total.background + prior.background,
         )

@@ -158,6 +158,7 @@ def orient(
         joint_epochs=epochs[1],
         refine_epochs=0,
         full_epochs=0,
+        polish_epochs=0,
         refine_positions=False,
     )
     trials: list[Trial] = []

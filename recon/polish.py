@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,7 +27,7 @@ MEMORY = 12
 """Steps of which L-BFGS remembers what they changed."""
 FLOOR = 3e-3
 """Light on a pixel below this share of the brightest's counts as this share: the dark may not run away."""
-SAMPLE = 16
+SAMPLE = 8
 """Frames that the curvature of the coarse space is taken from."""
 HALVINGS = 6
 """Tries of a step, each half of the one before."""
@@ -77,7 +76,11 @@ class Polish:
         rest = (team.size - 1) / team.size
         own = curvature.priors_diagonal()
         light = fit.light()
-        parts = [light[0], light[1], *[d - rest * p for d, p in zip(diagonal.parts()[2:], own.parts()[2:], strict=True)]]
+        parts = [
+            light[0],
+            light[1],
+            *[d - rest * p for d, p in zip(diagonal.parts()[2:], own.parts()[2:], strict=True)],
+        ]
         team.add(parts)
         diagonal = Direction(*parts)
         seen = torch.zeros_like(u.log_gain).index_fill_(0, sample, 1.0)
@@ -192,7 +195,8 @@ class Polish:
         few = torch.cat(((u.offset_m - named["offset_m"])[None], u.affine - named["affine"])).abs()
         shift = (u.positions_px() - before)[u.lit].square().mean().sqrt()[None]
         moved = (torch.cat((few, shift)) / self.sigma.clamp_min(1e-30)).cpu()
-        self._calm = self._calm + 1 if bool((moved < STILL).all()) else 0
+        free = self.free.distance or self.free.positions
+        self._calm = self._calm + 1 if free and bool((moved < STILL).all()) else 0
 
     @property
     def settled(self) -> bool:

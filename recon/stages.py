@@ -14,8 +14,10 @@ NYQUIST_SHARE = 0.8
 """Highest frequency of a binned grid over that of the light on the lit window's rim; what lies between is faint."""
 PAD_FROM = 1.5
 """Needed window over the frame's from which on the early stages are padded too; below it the last stage is enough."""
-LEAST_POLISH = 2
-"""Full passes over the full frame however large it is."""
+SETTLE = 12
+"""Full passes for object and probe alone, before anything else moves."""
+LEAST_POLISH, FEW_FRAMES = 2, 24
+"""Full passes over the full frame however large it is, and frames from which on an epoch of few-frame steps is long."""
 SMALLEST_SIDE = 128
 """Pixels of a binned frame below which binning saves nothing."""
 
@@ -35,8 +37,8 @@ class CalibrationSettings:
         joint_epochs: amplitude loss, everything, on the coarsest pixels of the lit window.
         refine_epochs: the same on each finer level.
         full_epochs: likelihood, everything, on the full frame.
-        polish_epochs: full passes downhill (`recon.polish`) after the joint and after the full stage, at most: as many
-            as the joint stage has epochs, and on the full frame no more than cost as much as those.
+        polish_epochs: full passes downhill (`recon.polish`) after the warm, the joint and the full stage, at most; on
+            the coarsest pixels no more than the joint stage has epochs, on the full frame as many as its size allows.
         batch: frames per step; None takes 4, or less for scans of less than 96 frames. On a GPU too: small batches need
             fewer epochs, and what larger ones would save in launches CUDA graphs do.
         refine_distance, refine_positions: what is free beside probe and object.
@@ -57,9 +59,9 @@ class CalibrationSettings:
     far_field: bool = False
     modes: int = 1
     warm_epochs: int = 4
-    joint_epochs: int = 32
-    refine_epochs: int = 8
-    full_epochs: int = 10
+    joint_epochs: int = 16
+    refine_epochs: int = 6
+    full_epochs: int = 5
     polish_epochs: int = 40
     batch: int | None = None
     refine_distance: bool = True
@@ -78,7 +80,9 @@ class CalibrationSettings:
     @property
     def epochs(self) -> int:
         """At most, with two levels of refinement."""
-        return self.warm_epochs + self.joint_epochs + 2 * self.refine_epochs + self.full_epochs
+        adam = self.warm_epochs + self.joint_epochs + 2 * self.refine_epochs + self.full_epochs
+        passes = min(self.polish_epochs, self.joint_epochs)
+        return adam + min(passes, SETTLE) + passes + (self.polish_epochs if self.full_epochs else 0)
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class Stage:
     """One stretch of a calibration.
 
     Attributes:
-        name: warm, joint, refine, full or polish.
+        name: warm, settle, joint, refine, full or polish.
         binning: camera pixels per pixel of this stage, each way.
         side: rows and columns of the frame's window, in camera pixels.
         window: side of the probe's array, in pixels of this stage.
@@ -137,33 +141,44 @@ def stages_of(data: Scan, settings: CalibrationSettings, crop: int) -> list[Stag
         needed = needed_window(side // level, source, pixel, g.wavelength_m, g.distance_m)
         place = (level, (side, side), source, needed > PAD_FROM * (side // level), "amplitude")
         if level == levels[0]:
-            plan += [("warm", *place, s.warm_epochs, 1.0), ("joint", *place, s.joint_epochs, 1.0)]
-            plan += [("polish", *place, min(s.polish_epochs, s.joint_epochs), 1.0)]
-            work = s.joint_epochs * (side // level) ** 2
+            passes = min(s.polish_epochs, s.joint_epochs)
+            plan += [("warm", *place, s.warm_epochs, 1.0), ("settle", *place, min(passes, SETTLE), 1.0)]
+            plan += [("joint", *place, s.joint_epochs, 1.0), ("polish", *place, passes, 1.0)]
         else:
             plan += [("refine", *place, s.refine_epochs, 0.25)]
     last = (1, whole, window(1, min(whole)), True, "mixed")
     plan += [("full", *last, s.full_epochs, 0.2)]
     if s.full_epochs:
-        plan += [("polish", *last, min(s.polish_epochs, max(LEAST_POLISH, work // (whole[0] * whole[1]))), 1.0)]
+        # As long as all before it, in pixels; shorter where epochs have more steps than they need.
+        pixels = sum(stage[6] * (stage[2][0] / stage[1]) ** 2 for stage in plan) / (whole[0] * whole[1])
+        passes = int(pixels * min(1.0, FEW_FRAMES / len(data)))
+        plan += [("polish", *last, min(s.polish_epochs, max(LEAST_POLISH, passes)), 1.0)]
     return [Stage(*stage) for stage in plan if stage[6]]
 
 
 def with_epochs(data: Scan, settings: CalibrationSettings, crop: int, epochs: int) -> CalibrationSettings:
     """The settings with so many epochs in all, at most: the joint stage takes what the others leave.
 
-    Where they would leave nothing, every stage is shortened in proportion.
+    Where they would leave nothing, the full passes are left out and every other stage is shortened in proportion.
     """
-    stages = stages_of(data, settings, crop)
-    others = sum(stage.epochs for stage in stages if stage.name != "joint")
-    if epochs > others:
-        return replace(settings, joint_epochs=epochs - others)
-    share = epochs / (others + settings.joint_epochs)
+
+    def others(settings: CalibrationSettings) -> int:
+        return sum(stage.epochs for stage in stages_of(data, settings, crop) if stage.name != "joint")
+
+    # How many passes there are follows from the joint stage.
+    for joint in range(epochs, 0, -1):
+        asked = replace(settings, joint_epochs=joint)
+        if joint + others(asked) == epochs:
+            return asked
+    settings = replace(settings, polish_epochs=0)
+    if epochs > others(settings):
+        return replace(settings, joint_epochs=epochs - others(settings))
+    share = epochs / (others(settings) + settings.joint_epochs)
     shorter = replace(
         settings,
         warm_epochs=int(share * settings.warm_epochs),
         refine_epochs=int(share * settings.refine_epochs),
         full_epochs=int(share * settings.full_epochs),
+        polish_epochs=0,
     )
-    rest = sum(stage.epochs for stage in stages_of(data, shorter, crop) if stage.name != "joint")
-    return replace(shorter, joint_epochs=epochs - rest)
+    return replace(shorter, joint_epochs=epochs - others(shorter))

@@ -36,28 +36,26 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from recon.calibrate import Calibration
-from recon.curvature import Curvature, Direction
+from recon.curvature import Curvature, Direction, Free, looks_at
 from recon.dataset import Ptychogram
 from recon.errorbars import Uncertainty
 from recon.frameloss import Batch, FrameLoss
+from recon.gauges import inverse, nearly_gauges, scaled
 from recon.illumination import lit_points
 from recon.noise import MixedGaussian
 from recon.propagators import FarField, NearField, Optics
 from recon.stages import stages_of
 from recon.unknowns import Unknowns
 
-STEPS = 8
-DISTANCE_STEPS = 16
+STEPS = 6
+DISTANCE_STEPS = 12
 """Conjugate gradients of a solve, and of the distance's: with the coarse space within a few per cent of the end."""
 DRAWS = 2
 """Draws of noise: 2 n deviations each, so that their common factor is known to a few per cent."""
 FLOOR = 1e-2
 """Light on a pixel below this share of the brightest's is not waited for."""
-MAPS = ((0, -1, 1, 0), (0, 1, 1, 0), (1, 0, 0, -1), (1, 0, 0, 1))
-"""Rotation, shear, anisotropy and scale as matrices (yy, yx, xy, xx)."""
 
 
 class Stopped(Exception):
@@ -89,19 +87,18 @@ def uncertainty_of(
     part, unknowns, optics, binning = _level(data, calibration, device)
     pixel = optics.object_pixel_m
     settings = calibration.settings
-    curvature = Curvature(
-        part,
-        unknowns,
-        optics,
-        1.0,
+    free = Free(
         settings.position_prior_m / pixel,
-        pixels=not settings.far_field,
-        free_distance=settings.refine_distance and not settings.far_field,
-        free_positions=settings.refine_positions and len(part) > 2,
+        distance=settings.refine_distance and not settings.far_field,
+        positions=settings.refine_positions and len(part) > 2,
+        log_gain=settings.flux_prior,
+        background=settings.background_prior,
     )
+    looks = looks_at(part, unknowns, optics, 1.0)
+    curvature = Curvature(looks, unknowns, optics, free, pixels=not settings.far_field)
     try:
         found = _found(curvature, pixel, binning, _Counter(report, stop), seed)
-        return _grown(found, *_residuals(data, calibration, device, stop))
+        return _grown(found, *_residuals(data, calibration, device, stop), *_unsettled(calibration))
     except Stopped:
         return None
 
@@ -162,16 +159,35 @@ def _residuals(data: Ptychogram, c: Calibration, device: str, stop: Callable[[],
     return total, pixels
 
 
-def _grown(found: Uncertainty, squares: float, pixels: int) -> Uncertainty:
-    """With the misfit of the full model: what the coarse one got wrong is no error of the calibration."""
+def _unsettled(c: Calibration) -> tuple[float, float]:
+    """How far the second half of the last polish still took the distance (m) and each position's axes (m, rms)."""
+    passes = 0
+    for stage in reversed(c.stages):
+        if stage != "polish":
+            break
+        passes += 1
+    if passes < 2:
+        return 0.0, 0.0
+    late = passes - passes // 2
+    distance = float(c.distance_m[-1] - c.distance_m[-1 - late])
+    path = float(c.position_change_px[-late:].sum()) * c.illumination.geometry.pixel_size_m
+    return distance, path / math.sqrt(2)
+
+
+def _grown(found: Uncertainty, squares: float, pixels: int, distance_m: float, position_m: float) -> Uncertainty:
+    """With the misfit of the full model (what the coarse one got wrong is no error of the calibration), and way to go."""
+    distance_m = math.hypot(distance_m, 0.0 if math.isnan(found.distance_step_m) else found.distance_step_m)
     misfit = squares / max(pixels - found.fitted, pixels / 2)
     factor = math.sqrt(max(1.0, misfit))
     return replace(
         found,
         misfit=misfit,
-        distance_sigma_m=math.hypot(factor * found.distance_sigma_m, found.distance_step_m),
+        distance_sigma_m=math.hypot(factor * found.distance_sigma_m, distance_m),
+        distance_step_m=distance_m if found.distance_sigma_m > 0 else math.nan,
         affine_sigma=factor * found.affine_sigma,
-        position_sigma_m=factor * found.position_sigma_m,
+        position_sigma_m=np.where(
+            found.position_sigma_m > 0, np.hypot(factor * found.position_sigma_m, position_m), 0.0
+        ),
         probe_sigma=factor * found.probe_sigma,
         probe_relative=factor * found.probe_relative,
     )
@@ -231,23 +247,6 @@ def _coarser(fields: NDArray, factor: int) -> NDArray:
     return fields.reshape(*fields.shape[:-2], n, factor, n, factor).mean((-3, -1)).astype(np.complex64)
 
 
-def _stretched(field: Tensor, matrix: tuple[int, ...]) -> Tensor:
-    """d/da of field((1 + a M)^-1 r) at a = 0, M = ((yy, yx), (xy, xx)), per unit of a."""
-    axis = torch.arange(field.shape[-1], device=field.device, dtype=field.real.dtype) - field.shape[-1] // 2
-    y, x = axis[:, None], axis[None, :]
-    slope_y, slope_x = torch.zeros_like(field), torch.zeros_like(field)
-    slope_y[..., 1:-1, :] = (field[..., 2:, :] - field[..., :-2, :]) / 2
-    slope_x[..., :, 1:-1] = (field[..., :, 2:] - field[..., :, :-2]) / 2
-    return -(slope_y * (matrix[0] * y + matrix[1] * x) + slope_x * (matrix[2] * y + matrix[3] * x))
-
-
-def _bent(field: Tensor) -> list[Tensor]:
-    """The field times i (y^2 - x^2), i 2xy and i (y^2 + x^2)."""
-    axis = torch.arange(field.shape[-1], device=field.device, dtype=field.real.dtype) - field.shape[-1] // 2
-    y, x = axis[:, None], axis[None, :]
-    return [1j * form * field for form in (y * y - x * x, 2 * x * y, y * y + x * x)]
-
-
 class _Solver:
     """Conjugate gradients with a diagonal and a coarse space."""
 
@@ -255,47 +254,12 @@ class _Solver:
         self.curvature, self.tick = curvature, tick
         scales = [t.real if t.is_complex() else t for t in curvature.diagonal().parts()]
         self.inverse = Direction(*(1 / (t + FLOOR * t.max()).clamp_min(1e-30) for t in scales))
-        self.space: list[Direction] = []
-        for vector in self._nearly_gauges():
-            norm = vector.dot(vector.times(Direction(*scales)))
-            if norm > 0:
-                self.space.append(vector.plus(vector, norm**-0.5 - 1))
-        images = [self.product(vector) for vector in self.space]
-        matrix = np.array([[a.dot(b) for b in images] for a in self.space])
-        self.coarse = np.linalg.pinv((matrix + matrix.T) / 2, rcond=1e-5, hermitian=True)
+        self.space = scaled(nearly_gauges(curvature), Direction(*scales))
+        self.coarse = inverse(curvature.gram(self.space))
 
-    @staticmethod
-    def vectors(curvature: Curvature) -> int:
-        """Size of the coarse space."""
-        return int(curvature.free[0]) + 3 * int(curvature.free[1]) + 11
-
-    def _nearly_gauges(self) -> list[Direction]:
-        c, u = self.curvature, self.curvature.unknowns
-        vectors = []
-        if c.free[0]:
-            vectors.append(c.zeros())
-            vectors[-1].offset_m.fill_(1.0)
-        if c.free[1]:
-            for k in range(3):
-                vectors.append(c.zeros())
-                vectors[-1].affine[k] = 1.0
-                vectors[-1].object.copy_(_stretched(u.object, MAPS[k]) / u.radius)
-        for matrix in MAPS:
-            vectors.append(c.zeros())
-            vectors[-1].probe.copy_(_stretched(u.probe, matrix))
-        vectors.append(c.zeros())
-        vectors[-1].object.copy_(_stretched(u.object, MAPS[3]))
-        for bent in _bent(u.probe):
-            vectors.append(c.zeros())
-            vectors[-1].probe.copy_(bent)
-        for bent in _bent(u.object):
-            vectors.append(c.zeros())
-            vectors[-1].object.copy_(bent)
-        return vectors
-
-    def product(self, x: Direction, *, noise: bool = False) -> Direction:
+    def product(self, x: Direction) -> Direction:
         self.tick()
-        return self.curvature.product(x, noise=noise)
+        return self.curvature.product(x)
 
     def _preconditioned(self, r: Direction) -> Direction:
         z = r.times(self.inverse)
@@ -322,11 +286,10 @@ class _Solver:
 
 def _found(curvature: Curvature, pixel: float, binning: int, tick: _Counter, seed: int) -> Uncertainty:
     u = curvature.unknowns
-    wanted = int(curvature.free[0]) + 3 * int(curvature.free[1])
-    tick.total = _Solver.vectors(curvature) + wanted * (STEPS + 1) + (DRAWS + 1) * STEPS
-    tick.total += int(curvature.free[0]) * (DISTANCE_STEPS - STEPS)
+    free = curvature.free
+    tick.total = 3 * int(free.positions) * STEPS + int(free.distance) * DISTANCE_STEPS + DRAWS * STEPS
     solve = _Solver(curvature, tick)
-    downhill = curvature.downhill()
+    downhill = curvature.downhill() if binning == 1 else None
     generator = torch.Generator().manual_seed(seed)
     noise = [curvature.draw(generator) for _ in range(DRAWS)]
     draws = [solve(b) for b in noise]
@@ -336,7 +299,7 @@ def _found(curvature: Curvature, pixel: float, binning: int, tick: _Counter, see
     # Columns of A^-1: distance first, then the affine map.
     columns: list[Direction] = []
     for k in range(4):
-        if not curvature.free[0 if k == 0 else 1]:
+        if not (free.positions if k else free.distance):
             continue
         unit = curvature.zeros()
         if k == 0:
@@ -344,18 +307,17 @@ def _found(curvature: Curvature, pixel: float, binning: int, tick: _Counter, see
         else:
             unit.affine[k - 1] = 1.0
         columns.append(solve(unit, DISTANCE_STEPS if k == 0 else STEPS))
-    images = [solve.product(column, noise=True) for column in columns]
-    covariance = np.array([[a.dot(b) for b in images] for a in columns]).reshape(len(columns), len(columns))
-    steps = np.array([column.dot(downhill) for column in columns])
-    if curvature.free[1]:
+    covariance = curvature.gram(columns, noise=True).cpu().numpy()
+    # What one Newton step would change; on coarser pixels it would lead to the coarse model's own optimum.
+    steps = np.array([column.dot(downhill) if downhill is not None else 0.0 for column in columns])
+    if free.positions:
         covariance[-3:, -3:] += np.diag(steps[-3:] ** 2)
-    distance = float(np.sqrt(covariance[0, 0])) if curvature.free[0] else math.nan
-    affine = covariance[-3:, -3:] if curvature.free[1] else np.zeros((3, 3))
+    distance = float(np.sqrt(covariance[0, 0])) if free.distance else math.nan
+    affine = covariance[-3:, -3:] if free.positions else np.zeros((3, 3))
 
-    left = solve(downhill)
     position = np.zeros((len(u.nominal_px), 2))
-    if curvature.free[1]:
-        position = _positions(curvature, draws, left, affine)
+    if free.positions:
+        position = _positions(curvature, draws, affine)
     modes, amplitudes, relative = _probe(curvature, draws)
     return Uncertainty(
         distance_sigma_m=distance,
@@ -365,7 +327,7 @@ def _found(curvature: Curvature, pixel: float, binning: int, tick: _Counter, see
         probe_sigma=amplitudes,
         probe_pixel_m=pixel,
         probe_relative=relative,
-        distance_step_m=float(steps[0]) if curvature.free[0] else math.nan,
+        distance_step_m=float(steps[0]) if free.distance else math.nan,
         misfit=1.0,
         fitted=fitted,
         binning=binning,
@@ -373,7 +335,7 @@ def _found(curvature: Curvature, pixel: float, binning: int, tick: _Counter, see
     )
 
 
-def _positions(curvature: Curvature, draws: list[Direction], left: Direction, affine: NDArray) -> NDArray[np.float64]:
+def _positions(curvature: Curvature, draws: list[Direction], affine: NDArray) -> NDArray[np.float64]:
     """(n, 2) px standard deviations: affine map plus own deviation."""
     u = curvature.unknowns
     lit = u.lit.cpu().numpy()
@@ -381,10 +343,9 @@ def _positions(curvature: Curvature, draws: list[Direction], left: Direction, af
     shares = [u._projected(x.deviation).double().cpu().numpy() for x in draws]
     if int(lit.sum()) > 3:
         factor = float(np.mean([(s**2 / own)[lit].mean() for s in shares]))
-        remaining = u._projected(left.deviation).double().cpu().numpy()
-        own = own * (factor + float((remaining**2 / own)[lit].mean()))
+        own = own * factor
     # A point without light follows the map; its own deviation is as large as the stage makes it.
-    own[~lit] = curvature.prior**2
+    own[~lit] = curvature.free.position_px**2
     y, x = (u.centred[:, k].double().cpu().numpy() for k in (0, 1))
     rows = np.stack([np.stack([-x, x, y], 1), np.stack([y, y, -x], 1)], 1)
     return np.sqrt(own + np.einsum("nak,kl,nal->na", rows, affine, rows))
