@@ -35,7 +35,7 @@ ENOUGH = 1e-4
 """Share of the slope's promise that a step must keep."""
 MOVES_PX = 0.5
 """No step moves a position by more."""
-STILL, CALM = 0.03, 4
+STILL, CALM = 0.01, 4
 """A change per pass, in standard deviations, below which distance and positions count as still, and for how many."""
 
 

@@ -50,7 +50,7 @@ from recon.stages import stages_of
 from recon.unknowns import Unknowns
 
 STEPS = 6
-DISTANCE_STEPS = 12
+DISTANCE_STEPS = 18
 """Conjugate gradients of a solve, and of the distance's: with the coarse space within a few per cent of the end."""
 DRAWS = 2
 """Draws of noise: 2 n deviations each, so that their common factor is known to a few per cent."""
