@@ -18,11 +18,11 @@ gradients on products with it (`recon.curvature`).
 
 Gauges: the isotropic scale of the positions is pinned, so the distance's deviation is that with the scale known; joint
 shift and the object's scalar are no directions of A's range; scalar, ramp and shift of the probe (with its tilt) are
-projected out of the probe's draws. Flux per frame and background are held.
+projected out of the probe's draws. Flux per frame and background are marginalised where they were searched.
 
 Two things that no curvature knows are added: the covariance grows with the misfit where frames scatter more than their
-noise, and what one Newton step would still change (the optimiser stopped before it) is added in quadrature. An error of
-the model that the residuals do not show is in neither.
+noise, and the search's way to go is added in quadrature: what the second half of the last polish changed and, on the
+camera's own pixels, what one Newton step would. An error of the model that the residuals do not show is in neither.
 
 Where the calibration worked on binned pixels first, so does this, which loses what fine detail says: never too small.
 """
@@ -175,7 +175,7 @@ def _unsettled(c: Calibration) -> tuple[float, float]:
 
 
 def _grown(found: Uncertainty, squares: float, pixels: int, distance_m: float, position_m: float) -> Uncertainty:
-    """With the misfit of the full model (what the coarse one got wrong is no error of the calibration), and way to go."""
+    """With the full model's misfit (what the coarse one got wrong is no error), and what the search still moved."""
     distance_m = math.hypot(distance_m, 0.0 if math.isnan(found.distance_step_m) else found.distance_step_m)
     misfit = squares / max(pixels - found.fitted, pixels / 2)
     factor = math.sqrt(max(1.0, misfit))
