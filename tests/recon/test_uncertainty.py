@@ -125,7 +125,7 @@ def test_inner_products_are_those_of_products(toy):
     assert float(noisy[0, 0]) > float(gram[0, 0])
 
 
-def test_flux_and_background_are_derivatives_too_and_widen_what_is_said(toy):
+def test_flux_and_background_are_derivatives_too_where_they_are_free(toy):
     held, data = toy.curvature(toy.data(0), toy.truth), toy.data(0)
     free = toy.curvature(data, toy.truth, log_gain=0.05, background=0.5)
     gain = replace(free.zeros(), log_gain=torch.linspace(-1, 1, COUNT))
@@ -138,8 +138,6 @@ def test_flux_and_background_are_derivatives_too_and_widen_what_is_said(toy):
     level = float(data.frames.mean())
     assert stray.dot(free.product(stray)) == pytest.approx(weight.sum() * level**2 + 4, rel=1e-3)
     assert gain.dot(held.product(gain)) == 0
-    said = [module._found(c, PIXEL, 1, module._Counter(lambda *_: None, bool), 0) for c in (held, free)]
-    assert said[1].probe_relative > 1.02 * said[0].probe_relative
 
 
 def test_products_are_the_models_own_derivative(toy):
