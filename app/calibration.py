@@ -32,7 +32,7 @@ from recon.files.imports import Overrides, open_any, read_probe
 from recon.files.read import open_hdf5, open_run
 from recon.files.results import StoredCalibration, load_calibration, store_calibration
 from recon.files.schema import ATTR_CREATOR, CREATOR
-from recon.metrics import distance_error_m, fit_positions, probe_error, resample
+from recon.metrics import distance_error_m, fit_positions, probe_error, stretched_probe
 from recon.orient import orient
 from recon.streaming import Streamed, Sums, frame_budget
 from recon.team import ALONE, Team, join, share_of, team_sums
@@ -77,11 +77,14 @@ def score(calibration: Calibration, truth: Truth) -> CalibrationScore:
     light = calibration.illumination
     pixel = light.geometry.object_pixel_m
     fit = fit_positions(light.positions_m, truth.positions_m[light.indices])
-    true_probe = resample(truth.probe, truth.probe_pixel_m, len(light.probe), pixel)
+    wavelength = light.geometry.wavelength_m
+    true_probe = stretched_probe(
+        truth.probe, truth.probe_pixel_m, len(light.probe), pixel, fit.scale, wavelength, truth.distance_m
+    )
     return CalibrationScore(
         distance_error_m(light.geometry.distance_m, truth.distance_m, fit.scale),
         fit.rms_m / pixel,
-        probe_error(light.probe, true_probe, pixel, light.geometry.wavelength_m, truth.distance_m),
+        probe_error(light.probe, true_probe, pixel, wavelength, truth.distance_m),
     )
 
 
@@ -98,9 +101,13 @@ def calibrate_data(
 ) -> Calibration:
     """Calibrate with progress on the console."""
     keep_memory()
-    course.begin("calibrating", settings.epochs)
+    begun = False
 
     def shown(report: EpochReport) -> None:
+        nonlocal begun
+        if not begun:
+            course.begin("calibrating", report.epochs)
+            begun = True
         note = (
             f"{report.stage}  distance {report.distance_m * 1e3:.3f} mm  moved {report.position_change_px:.3f} px"
             f"  loss {report.loss:.4f}"
