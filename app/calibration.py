@@ -38,6 +38,8 @@ from recon.streaming import Streamed, Sums, frame_budget
 from recon.team import ALONE, Team, join, share_of, team_sums
 from recon.uncertainty import uncertainty_of
 
+WORST_MISFIT = 1.2
+"""Squared residuals over the noise above which the model is wrong by more than the deviations can cover."""
 LEAST_FRAMES_TO_ASK = 24
 """Frames below which nobody asks whether a scan is mirrored."""
 LIKELY = (0, 1, 2, 3, 4)
@@ -369,7 +371,13 @@ def _errors(
             f"standard deviations are left out: {held / 1e9:.1f} GB of frames, {budget / 1e9:.1f} GB to hold them"
         )
         return None
-    return uncertainty(data.load(), calibration, device, course)
+    found = uncertainty(data.load(), calibration, device, course)
+    if found is not None and found.misfit > WORST_MISFIT:
+        course.say(
+            f"misfit {found.misfit:.2f}, over {WORST_MISFIT}: the frames hold what the model cannot explain, and the "
+            "standard deviations are too small; does the pixel resolve the light at the frame's rim?"
+        )
+    return found
 
 
 def _kept(
