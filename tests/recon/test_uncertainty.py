@@ -187,7 +187,7 @@ def test_deviations_agree_with_the_scatter_over_noise_seeds(toy):
 
 def test_a_calibration_says_how_sure_it_is_and_light_makes_it_surer():
     settings = CalibrationSettings(
-        probe_diameter_m=280e-6, lit_energy=1.0, warm_epochs=2, joint_epochs=4, full_epochs=2, batch=6
+        probe_diameter_m=280e-6, lit_energy=1.0, warm_epochs=2, joint_epochs=4, full_epochs=2, polish_epochs=4, batch=6
     )
     said = []
     for photons in (1e5, 1e7):
