@@ -312,8 +312,13 @@ def calibrate_file(
     with_uncertainty: bool = True,
     modes: int = 1,
     probe_file: Path | None = None,
+    flux_prior: float | None = None,
+    background_prior: float | None = None,
 ) -> dict[str, Any]:
     """Calibrate a file and draw the result; a run of this program keeps the result, a foreign file is left as it is.
+
+    Flux of each frame and background are searched where their priors are given (`CalibrationSettings`); the flux of a
+    foreign file always.
 
     Under `torchrun` the processes share the frames; rank 0 alone draws, stores and returns the values of the command's
     JSON line, the others return nothing.
@@ -322,6 +327,7 @@ def calibrate_file(
     probe = None if probe_file is None else read_probe(probe_file)
     with join(device) as (team, place):
         data, settings, truth = bright_scan(path, probe_diameter_m, seed, overrides, batch, modes, team.size)
+        settings = replace(settings, flux_prior=flux_prior or settings.flux_prior, background_prior=background_prior)
         # The file is closed before the result goes into it.
         with data, Course(quiet=team.rank != 0) as course:
             calibration = _calibrated(

@@ -315,16 +315,16 @@ def calibrate(
             saved.restore(fit, course)
             saved = None
         polish: Polish | None = None
-        reach: Reach | None = None
-        if stage.name in ("full", "polish"):
+        last = stage.name in ("full", "polish")
+        within = last and Reach.applies(data.geometry, settings.probe_diameter_m)
+        if last:
             # What is filtered, and what a polish does, follows from the same bits in every process.
             team.follow(unknowns.searched())
-        if stage.name in ("full", "polish") and Reach.applies(data.geometry, settings.probe_diameter_m):
-            reach = _reach(unknowns, part)
-            if stage.name == "full" and course.epoch == 0:
-                reach.keep_seen(unknowns)
+        if within and stage.name == "full" and course.epoch == 0:
+            _reach(unknowns, part).keep_seen(unknowns)
         if stage.name == "polish":
             shifted = settings.refine_positions and len(data) > 2
+            reach = _reach(unknowns, part) if within else None
             polish = Polish(fit, distance=settings.refine_distance, positions=shifted, reach=reach)
         while course.stage_goes_on():
             distant = settings.refine_distance and not data.geometry.far_field and stage.name == "joint"
@@ -356,8 +356,9 @@ def calibrate(
                 course.interrupted = True
                 course.restore_best(unknowns)
                 break
-        if reach is not None and stage.name == "full":
-            reach.keep_seen(unknowns)
+        if within and stage.name == "full":
+            team.follow(unknowns.searched())
+            _reach(unknowns, part).keep_seen(unknowns)
         # The next level's frames need its memory.
         del fit, polish
         if course.interrupted:
