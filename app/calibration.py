@@ -34,6 +34,7 @@ from recon.files.results import StoredCalibration, load_calibration, store_calib
 from recon.files.schema import ATTR_CREATOR, CREATOR
 from recon.metrics import distance_error_m, fit_positions, probe_error, stretched_probe
 from recon.orient import orient
+from recon.residuals import Residuals, residuals
 from recon.streaming import Streamed, Sums, frame_budget
 from recon.team import ALONE, Team, join, share_of, team_sums
 from recon.uncertainty import uncertainty_of
@@ -189,8 +190,8 @@ def stored_illumination(path: Path) -> tuple[Illumination, int]:
     return light, int(stored.settings["window_px"])
 
 
-def draw(calibration: Calibration, data: Scan, path: Path) -> Path:
-    """The figure of a calibration."""
+def draw(calibration: Calibration, data: Scan, left: Residuals, path: Path) -> Path:
+    """The figure of a calibration and of what it leaves unexplained."""
     light = calibration.illumination
     pixel = light.geometry.object_pixel_m
     heading = f"{data.name}: distance {light.geometry.distance_m * 1e3:.4g} mm, {len(data)} frames"
@@ -202,6 +203,8 @@ def draw(calibration: Calibration, data: Scan, path: Path) -> Path:
         calibration.loss,
         calibration.distance_m,
         calibration.stages,
+        left.pixels,
+        left.frames,
         heading,
         path,
     )
@@ -334,9 +337,10 @@ def calibrate_file(
                 path, data, settings, epochs, place, course, checkpoint, memory_bytes, team, probe
             )
             known = _errors(data, calibration, place, course, memory_bytes, team) if with_uncertainty else None
-        if team.rank != 0:
+            left = residuals(data, calibration, place) if team.rank == 0 else None
+        if left is None:
             return {}
-        values = _kept(path, out, data, calibration, known, truth)
+        values = _kept(path, out, data, calibration, known, left, truth)
         return values | {
             "processes": team.size,
             "batch": batch_of(settings, len(data), team.size),
@@ -392,11 +396,12 @@ def _kept(
     data: Streamed,
     calibration: Calibration,
     known: Uncertainty | None,
+    left: Residuals,
     truth: Truth | None,
 ) -> dict[str, Any]:
     """Draw and store a calibration; its values for people and scripts."""
     folder = out or path.with_name(f"{path.stem}-calibration")
-    figure = draw(calibration, data, folder / "calibration.png")
+    figure = draw(calibration, data, left, folder / "calibration.png")
     if is_run(path):
         store(path, calibration, known)
     else:
@@ -412,10 +417,13 @@ def _kept(
             far_field=light.geometry.far_field,
             wavelength_m=light.geometry.wavelength_m,
             loss=calibration.loss,
+            residual=left.pixels,
+            residual_of_frames=left.frames,
             **({} if known is None else _arrays(known)),
         )
     values = calibration.summary()
     del values["settings"]
+    values |= {"residual": float(left.frames.mean()), "odd_frames": left.odd()}
     if known is not None:
         values |= known.summary(calibration.illumination.geometry.object_pixel_m)
     if truth is not None:
