@@ -1,6 +1,6 @@
 """Is it the posterior's mean, is it one answer, and is the mode the highest? The estimator against brute force.
 
-python -m benchmarks.latent_truth [--count 10] [--tests chains,order,starts,prototype,sampler] [--device cuda --workers 8]
+python -m benchmarks.latent_truth [--count 10] [--tests chains,order,starts,prototype,sampler] [--device cuda]
 
 - sampler: the posterior mean against a tempered sequential Monte Carlo of its own with the decoder itself and 4,000
   particles, at 100 and 300 photons: PSNR within 0.3 dB.
