@@ -237,9 +237,7 @@ def train(
     context: typer.Context,
     images: Annotated[
         Path | None,
-        typer.Option(
-            help="IDX file, .npy or .npz stack, or folder of pictures (a sub-folder a class); without it MNIST."
-        ),
+        typer.Option(help="IDX file, .npy or .npz stack, or folder (a sub-folder a class); default MNIST."),
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="IDX file or stack of labels that goes with --images.")] = None,
     only: Annotated[int | None, typer.Option(help="Train on this label only.")] = None,

@@ -140,7 +140,7 @@ def hessian_at(
 
 
 def condition_number(matrix: NDArray[np.float64] | None) -> float:
-    """Largest over smallest eigenvalue of a symmetric matrix; NaN where it is not positive definite or there is none."""
+    """Largest over smallest eigenvalue of a symmetric matrix; NaN where it is not positive definite, or none."""
     if matrix is None:
         return float("nan")
     eigenvalues = np.linalg.eigvalsh(matrix)

@@ -194,7 +194,7 @@ def descent_terms(lit: LitBlocks, loss: NodeLoss, images: Tensor, jacobians: Ten
 
 @torch.no_grad()
 def find_optimum(view: View, loss: NodeLoss, more: Sequence[Tensor] = ()) -> Optimum:
-    """The smallest loss over the decoder's free axes, without a prior, as the paper fits; `more` (d,) are starts too."""
+    """The smallest loss over the decoder's free axes, without a prior as in the paper; `more` (d,) are starts too."""
     sparse = view.lit.every(SPARSER)
     thin = loss.every(SPARSER)
     starts = torch.cat((view.starts, *(z[None] for z in more)))

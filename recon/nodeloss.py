@@ -41,7 +41,8 @@ class NodeLoss(Protocol):
         offset: nats that `value` leaves out, the same for every image.
     """
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     @property
     def offset(self) -> float: ...

@@ -338,7 +338,7 @@ def _of_plane(
 
 def _write(found: Sequence[Landscape], out: Path) -> None:
     """All grids in one file, with what each is in a JSON text beside them."""
-    arrays: dict[str, NDArray] = {}
+    arrays: dict[str, Any] = {}
     for k, one in enumerate(found):
         arrays[f"values_{k}"] = one.values
         arrays[f"first_{k}"], arrays[f"second_{k}"] = one.first, one.second
