@@ -133,3 +133,43 @@ def landscape(
     else:
         typer.echo(values["table"])
         report({key: values[key] for key in ("out", "figure", "maps", "grids", "seconds")}, False)
+
+
+@study.command()
+def decoder(
+    decoder: Annotated[
+        list[str] | None, typer.Option(help="A decoder; may be given again. Default: those of the paper's Fig. 3.")
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(help="An axis of the latents counts if its variance exceeds this share of the largest.")
+    ] = 0.01,
+    digits: Annotated[str, typer.Option(help="The two digits to interpolate between.")] = "9,0",
+    count: Annotated[int, typer.Option(min=2, help="Validation images, at most.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for figure and table.")] = Path("decoder"),
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Ranks, interpolations and samples of decoders, on digits that they were not trained on (the paper's Fig. 3)."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from app.cli import report
+    from app.errors import UsageError
+    from app.studies.decoder import SHIPPED, DecoderStudy, run_decoder_study
+    from app.studies.grid import numbers
+
+    pair = numbers("--digits", digits)
+    if len(pair) != 2 or any(value != int(value) for value in pair):
+        raise UsageError(f"--digits {digits!r}: two digits from 0 to 9, such as 9,0")
+    asked = DecoderStudy(
+        decoders=tuple(decoder or SHIPPED),
+        threshold=threshold,
+        digits=(int(pair[0]), int(pair[1])),
+        count=count,
+        seed=seed,
+    )
+    values = run_decoder_study(asked, out, device=device)
+    if as_json:
+        report({key: value for key, value in values.items() if key != "table"}, True)
+    else:
+        typer.echo(values["table"])
+        report({key: values[key] for key in ("out", "figure", "seconds")}, False)

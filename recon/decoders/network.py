@@ -14,6 +14,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from recon.decoders.architecture import register
+
 LINEAR_STARTS: dict[str, Callable[[Tensor], Tensor]] = {
     "orthogonal": nn.init.orthogonal_,
     "glorot": nn.init.xavier_uniform_,
@@ -78,6 +80,13 @@ class Architecture:
     def as_dict(self) -> dict:
         """The fields as JSON-ready values."""
         return asdict(self)
+
+    def modules(self) -> tuple[nn.Module, nn.Module]:
+        """Encoder, with room for the folded chain, and decoder."""
+        return Encoder(self), Decoder(self)
+
+
+register("irmae", lambda values: Architecture(**values))
 
 
 class Encoder(nn.Module):

@@ -1,0 +1,106 @@
+"""Which decoder? The evidence of each, for the same readings of the same pixels.
+
+A `LatentEstimator` looks where its own prior expects light, and its evidence is one for those pixels. Evidences may
+only be compared where they speak of the same data: here all decoders look where any expects light, through the same
+thresholds, and in the same manner, photon by photon or in bins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from recon.bins import Bins
+from recon.dataset import Ptychogram
+from recon.events import MOST_TERMS, RESOLVING_E, Watch
+from recon.noise import MixedGaussian
+from recon.observation import LightMap, Observation
+from recon.operator import CameraOperator
+from recon.posterior import DARK, LatentEstimator, Posterior
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A decoder's place.
+
+    Attributes:
+        name: of the decoder.
+        log_evidence: nats, against an empty field of view.
+        probability: of this decoder among those compared, all equally likely before any light.
+        posterior: its estimate.
+    """
+
+    name: str
+    log_evidence: float
+    probability: float
+    posterior: Posterior
+
+
+def ranked(
+    estimators: Sequence[LatentEstimator],
+    data: Ptychogram,
+    report: Callable[[int, str], None] = lambda _done, _name: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[Ranked]:
+    """The decoders by evidence, the best first; those that were done when somebody stopped, at least one.
+
+    `report` is told how many are done, and the last one's name.
+
+    Raises:
+        ValueError: no estimator is given, or their squares or devices differ.
+    """
+    if not estimators:
+        raise ValueError("no decoder to compare")
+    if len({(e.field_m, e.device) for e in estimators}) > 1:
+        raise ValueError("decoders can be compared on one square of the object and one device only")
+    found: list[tuple[str, Posterior]] = []
+    for estimator, observation in zip(estimators, observed_alike(estimators, data), strict=True):
+        found.append((estimator.package.name, estimator.posterior(observation)))
+        report(len(found), estimator.package.name)
+        if stop():
+            break
+    top = max(posterior.log_evidence for _, posterior in found)
+    total = sum(math.exp(posterior.log_evidence - top) for _, posterior in found)
+    places = [
+        Ranked(name, posterior.log_evidence, math.exp(posterior.log_evidence - top) / total, posterior)
+        for name, posterior in found
+    ]
+    return sorted(places, key=lambda place: -place.log_evidence)
+
+
+def observed_alike(estimators: Sequence[LatentEstimator], data: Ptychogram) -> Iterator[Observation]:
+    """Each estimator's view of the same pixels of the same frames, one after another."""
+    prepared = [estimator.prepare(data) for estimator in estimators]
+    light = together([p.light for p in prepared])
+    clipped = np.zeros(len(data), bool) if data.saturated is None else data.saturated
+    counted = [data.mask & ~part for part in clipped]
+    brightest = max(float(frame[good].max()) for frame, good in zip(data.frames, counted, strict=True))
+    sigma = math.sqrt(float(np.median(data.dark_variance[data.mask])))
+    by_photons = sigma <= RESOLVING_E and float(light.mean.max()) <= DARK and brightest < MOST_TERMS - 1
+    for each in prepared:
+        yield (
+            _events(each.operator, light, data)
+            if by_photons
+            else Bins.build(data, each.operator, light, MixedGaussian())
+        )
+
+
+def _events(operator: CameraOperator, light: LightMap, data: Ptychogram) -> Observation:
+    device = operator.probe.device
+    variance, mask = torch.from_numpy(data.dark_variance).to(device), torch.from_numpy(data.mask).to(device)
+    return Watch.build(operator, light, variance, mask).count(data)
+
+
+def together(lights: Sequence[LightMap]) -> LightMap:
+    """Where any of them expects light: their mean over the largest of their squares of blocks."""
+    widest = max(lights, key=lambda light: light.mean.shape[1])
+    total = torch.zeros_like(widest.mean)
+    for light in lights:
+        first = [(a - b) // light.side for a, b in zip(light.corner, widest.corner, strict=True)]
+        count = light.mean.shape[1]
+        total[:, first[0] : first[0] + count, first[1] : first[1] + count] += light.mean
+    return replace(widest, mean=total / len(lights))
