@@ -89,9 +89,12 @@ class _Base:
     summed: Summed
 
     def fisher(self, frame: int, light: Tensor) -> Tensor:
-        seconds, variance = self.seconds[frame], self.summed.variance[frame]
+        seconds, count, variance = self.seconds[frame], self.summed.count[frame], self.summed.variance[frame]
+        # Nodes without a good pixel have no read noise, and no weight.
+        usual = variance[count > 0].median() if bool((count > 0).any()) else variance.new_ones(())
+        variance = torch.where(count > 0, variance, usual)
         each = self.likelihood.fisher(light * seconds, variance.expand_as(light))
-        return each * self.summed.count[frame] * seconds**2
+        return each * count * seconds**2
 
     def every(self, step: int) -> _Base:
         s = self.summed

@@ -118,8 +118,10 @@ class Digits:
         return images
 
 
-def run_decoder_study(study: DecoderStudy, out: Path, *, device: str = "auto") -> dict[str, Any]:
-    """Spectra, interpolations and samples of decoders, as a table and a figure.
+def run_decoder_study(
+    study: DecoderStudy, out: Path, *, device: str = "auto", digits: Digits | None = None
+) -> dict[str, Any]:
+    """Spectra, interpolations and samples of decoders, as a table and a figure; `digits` replace MNIST, for tests.
 
     Raises:
         UsageError: one line: an option or a decoder.
@@ -133,7 +135,8 @@ def run_decoder_study(study: DecoderStudy, out: Path, *, device: str = "auto") -
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"study: {out} cannot be written ({error.strerror}); choose another --out") from None
-    digits, found = Digits(), []
+    digits = digits or Digits()
+    found: list[tuple[DecoderPackage, LatentSpace]] = []
     with Course() as course, course.interruptible():
         course.begin("decoders", len(decoders))
         for done, decoder in enumerate(decoders, start=1):

@@ -55,7 +55,9 @@ def architecture_of(values: Mapping[str, Any]) -> DecoderArchitecture:
     Raises:
         KeyError, TypeError, ValueError: no such name, or numbers that it does not take.
     """
-    name = values["name"]
+    if not isinstance(values, Mapping):
+        raise ValueError(f"an architecture is a table, not {type(values).__name__}")
+    name = values.get("name", "irmae")
     if name not in _known:
         raise ValueError(f"unknown decoder architecture {name!r}; known: {', '.join(sorted(_known))}")
     return _known[name](values)
