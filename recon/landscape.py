@@ -41,8 +41,10 @@ REFINED, ROUGH_STEPS, KEPT, FINE_STEPS = 12, 12, 3, 25
 """Best of them that a quick stand-in descends from, its steps; best of those that the decoder descends from, its."""
 SPARSER = 6
 """Every so many-th node is enough for the rough descent."""
-SETTLED = 1e-3
+SETTLED = 0.05
 """Nats left to gain, by the quadratic model, at an optimum."""
+GRAIN = 3e-7
+"""Relative rounding of a loss, which is a sum of many terms in single precision."""
 
 
 @dataclass(frozen=True)
@@ -206,8 +208,7 @@ def find_optimum(view: View, loss: NodeLoss, more: Sequence[Tensor] = ()) -> Opt
     found, value, _ = _descended(view, sparse, thin, view.stand_in, found, ROUGH_STEPS)
     found, value, left = _descended(view, view.lit, loss, view.drawer, found[value.argsort()[:KEPT]], FINE_STEPS)
     best = int(value.argmin())
-    grain = 2e-7 * abs(float(value[best]))
-    converged = float(left[best]) < SETTLED + grain
+    converged = float(left[best]) < SETTLED + GRAIN * abs(float(value[best]))
     return Optimum(found[best], float(value[best]) + loss.offset, converged, len(found))
 
 
@@ -228,10 +229,11 @@ def _descended(
         damped = information + torch.diag_embed(damping[:, None] * diagonal + 1e-9 * diagonal.amax(1, keepdim=True))
         step = -torch.linalg.solve(damped, gradient[:, :, None])[:, :, 0]
         left = -0.5 * (step * gradient).sum(1)
-        if bool((left < SETTLED).all()):
+        grain = GRAIN * value.abs()
+        if bool((left < SETTLED + grain).all()):
             break
         tried = looked(zeta + step)
-        better = tried.value <= value
+        better = tried.value <= value + grain
         damping = torch.where(better, damping * 0.2, damping * 5).clamp(1e-7, 1e8)
         zeta = torch.where(better[:, None], zeta + step, zeta)
         value = torch.where(better, tried.value, value)

@@ -7,7 +7,8 @@ over the nodes b of a coarser grid of functions of the light there,
 
 w the weights of cubic interpolation. The frames fix every F_b before an image is drawn. Eq. 1 needs of the readings
 around a node their weighted number, mean and spread, the paper's Poisson-only loss their number and the sum of their
-square roots; any other likelihood gets a table of F_b, equally spaced in the logarithm of the light, cubic between.
+square roots; any other likelihood gets a table of F_b, equally spaced in the logarithm of the light, cubic between,
+under a little stray light.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from recon.paper import LitBlocks, Summed, eq1
 
 STEP = 0.2
 """Distance of a table's knots, in the logarithm of the light."""
-DARKEST = 1e-6
-"""Light over the brightest possible, below which tables are linear in the light instead of its logarithm."""
+DARKEST = 1e-8
+"""Stray light that a table adds to every pixel, over the brightest light possible: -X ln I has no end at I = 0."""
 HEADROOM = 1.5
 """Light that tables reach to, over that of an image of ones: a resize overshoots, and flux may be free."""
 
@@ -172,7 +173,7 @@ class TableNodes:
     """Any likelihood, from tables.
 
     Attributes:
-        least: [N] electrons a pixel that the logarithm is offset by, log(I + least).
+        least: [N] electrons of stray light a pixel: tables are of the likelihood at I + least.
         tables: [(m_j, K, 4)] coefficients of the cubics on each node's K cells, less the node's smallest value.
         offset: what was left out of them, summed.
     """
@@ -190,7 +191,7 @@ class TableNodes:
         for j in range(len(lit.chosen)):
             top = HEADROOM * _brightest(lit.rows[j]) * base.seconds[j]
             least.append(DARKEST * top)
-            values, slopes = _tabulated(_Part.of(lit, data, j), base.likelihood, _knots(top, least[j]), least[j])
+            values, slopes = _tabulated(_Part.of(lit, data, j), base.likelihood, _knots(top, least[j]))
             smallest = values.amin(1, keepdim=True)
             offset += float(smallest.sum())
             tables.append(_cubics((values - smallest).float(), (slopes * STEP).float()))
@@ -223,7 +224,7 @@ class TableNodes:
         return along / (STEP * (expected + self.least[frame])) * seconds
 
     def fisher(self, frame: int, light: Tensor) -> Tensor:
-        return self.base.fisher(frame, light.clamp_min(self.least[frame] / self.base.seconds[frame]))
+        return self.base.fisher(frame, light + self.least[frame] / self.base.seconds[frame])
 
     def every(self, step: int) -> TableNodes:
         return replace(self, base=self.base.every(step), tables=[part[::step].contiguous() for part in self.tables])
@@ -289,7 +290,7 @@ def _brightest(rows: Tensor) -> float:
 
 def _knots(top: float, least: float) -> list[float]:
     count = math.ceil(math.log1p(top / least) / STEP) + 1
-    return [least * math.expm1(STEP * k) for k in range(count)]
+    return [least * math.exp(STEP * k) for k in range(count)]
 
 
 def _cubics(values: Tensor, slopes: Tensor) -> Tensor:
@@ -299,8 +300,8 @@ def _cubics(values: Tensor, slopes: Tensor) -> Tensor:
     return torch.stack((left, begin, 3 * rise - 2 * begin - end, begin + end - 2 * rise), 2)
 
 
-def _tabulated(part: _Part, likelihood: Likelihood, knots: list[float], least: float) -> tuple[Tensor, Tensor]:
-    """(m, K) values of F_b at the knots and slopes in log(I + least), double precision."""
+def _tabulated(part: _Part, likelihood: Likelihood, knots: list[float]) -> tuple[Tensor, Tensor]:
+    """(m, K) values of F_b at the knots, electrons a pixel, and slopes in their logarithm, double precision."""
     reading, dark = part.reading[part.good], part.dark[part.good]
     spread = torch.zeros(2, *part.good.shape, device=reading.device)
     values, slopes = [], []
@@ -309,5 +310,5 @@ def _tabulated(part: _Part, likelihood: Likelihood, knots: list[float], least: f
         spread[:, part.good] = torch.stack((cost, score))
         value, slope = part.summed(spread).double()
         values.append(value)
-        slopes.append(slope * (light + least))
+        slopes.append(slope * light)
     return torch.stack(values, 1), torch.stack(slopes, 1)

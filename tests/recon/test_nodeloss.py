@@ -117,6 +117,19 @@ def test_light_beyond_a_table_is_refused(pixels, data):
         loss.value(0, 1e6 * light)
 
 
+@pytest.mark.parametrize("name", ["exact", "mixed"])
+def test_bright_light_is_no_trouble(pixels, name):
+    """Where thousands of electrons were counted and an image promises none, -ln p grows as X ln I, without end."""
+    source = bench.light(1e6)
+    lit = replace(pixels, rows=[part * (1e6 / PHOTONS) ** 0.5 for part in pixels.rows])
+    bright = bench.measured(bench.bar(ZETA[:1])[0], source, 3)
+    data = replace(bright, saturated=np.zeros(bright.frames.shape, bool))
+    images = bench.bar(ZETA)
+    found, true = _total(node_loss(name, lit, data), lit, images), _by_pixels(name, lit, data, images)
+    assert (true - true[0])[1:].min() > 1e4
+    assert torch.allclose(found - found[0], true - true[0], rtol=2e-3)
+
+
 def test_an_unknown_likelihood_is_named(pixels, data):
     with pytest.raises(ValueError, match="unknown likelihood 'cauchy'; known: mixed"):
         node_loss("cauchy", pixels, data)
