@@ -37,8 +37,9 @@ MAPPED = 16
 """Images of each decoder's prior that say where it falls."""
 STARTS = 256
 """Draws from the prior that are compared, beside the mean, as places to start from."""
-REFINED, ROUGH_STEPS, KEPT, FINE_STEPS = 12, 12, 3, 25
-"""Best of them that a quick stand-in descends from, its steps; best of those that the decoder descends from, its."""
+REFINED, ROUGH_STEPS, KEPT, FINE_STEPS, LAST_STEPS = 12, 12, 3, 15, 60
+"""Best of them that a quick stand-in descends from, its steps; best of those that the decoder descends from, its; and
+those that the best of all goes on for: where the decoder cannot draw the object Gauss-Newton is slow."""
 SPARSER = 6
 """Every so many-th node is enough for the rough descent."""
 SETTLED = 0.05
@@ -208,8 +209,11 @@ def find_optimum(view: View, loss: NodeLoss, more: Sequence[Tensor] = ()) -> Opt
     found, value, _ = _descended(view, sparse, thin, view.stand_in, found, ROUGH_STEPS)
     found, value, left = _descended(view, view.lit, loss, view.drawer, found[value.argsort()[:KEPT]], FINE_STEPS)
     best = int(value.argmin())
+    if float(left[best]) >= SETTLED + GRAIN * abs(float(value[best])):
+        found, value, left = _descended(view, view.lit, loss, view.drawer, found[best][None], LAST_STEPS)
+        best = 0
     converged = float(left[best]) < SETTLED + GRAIN * abs(float(value[best]))
-    return Optimum(found[best], float(value[best]) + loss.offset, converged, len(found))
+    return Optimum(found[best], float(value[best]) + loss.offset, converged, KEPT)
 
 
 def _descended(

@@ -93,11 +93,15 @@ def _surface(axes: Any, one: Landscape) -> None:
     a, b = np.meshgrid(one.first * one.spread[0], one.second * one.spread[1], indexing="ij")
     shade = np.log10(np.maximum(raised, LOWEST * raised.max()))
     shade = (shade - shade.min()) / max(float(np.ptp(shade)), 1e-12)
-    axes.plot_surface(a, b, raised, facecolors=colormaps[COLOURS](shade), rcount=80, ccount=80, lw=0, antialiased=False)
+    power = int(np.floor(np.log10(max(float(raised.max()), 1e-12))))
+    unit = 10.0**power if power > 2 else 1.0
+    label = rf"$L - L_{{\min}}$, $10^{{{power}}}$ nats" if power > 2 else r"$L - L_{\min}$, nats"
+    axes.plot_surface(
+        a, b, raised / unit, facecolors=colormaps[COLOURS](shade), rcount=80, ccount=80, lw=0, antialiased=False
+    )
     axes.set_xlabel(r"$\alpha$", fontsize=8, labelpad=-6)
     axes.set_ylabel(r"$\beta$", fontsize=8, labelpad=-6)
-    axes.set_zlabel(r"$L - L_{\min}$, nats", fontsize=8, labelpad=-2)
-    axes.ticklabel_format(axis="z", style="sci", scilimits=(0, 4))
+    axes.set_zlabel(label, fontsize=8, labelpad=-2)
     axes.tick_params(labelsize=6, pad=-2)
     axes.view_init(elev=38, azim=-56)
 

@@ -79,8 +79,8 @@ def test_a_wish_to_stop_draws_what_is_done(tmp_path, monkeypatch):
     told: list[int] = []
     monkeypatch.setattr(Course, "advance", lambda _, done, note="": told.append(done))
     monkeypatch.setattr(Course, "stopped", lambda _: bool(told))
+    asked = DecoderStudy(decoders=("mnist-4", "mnist"), count=10)
     with pytest.raises(Interrupted, match="1 of 2 decoders"):
-        asked = DecoderStudy(decoders=("mnist-4", "mnist"), count=10)
         run_decoder_study(asked, tmp_path, device="cpu", digits=Discs())
     assert (tmp_path / "decoder.png").is_file()
 
