@@ -2,7 +2,7 @@
 
 python -m benchmarks.which_decoder FOLDER [--count 34] [--photons 1000] [--pose known] [--record]
 
-The simulated bench of the studies. A three is right with `mnist-3`, a four with `mnist-4`, any other digit with `mnist`,
+The simulated bench of the studies. A three is right with `mnist-3`, a four with `mnist-4`, another digit with `mnist`,
 which draws threes and fours as well and must lose there by its broader prior alone. Finished objects are kept in
 FOLDER/cases.jsonl, and the same command goes on; it may be stopped at any time, and tells about what is there.
 `--record` appends the table to RESULTS.md.

@@ -150,6 +150,24 @@ def test_auto_refuses_in_one_line(run_path, capsys, arguments, said):
     assert said in err.splitlines()[-1]
 
 
+def test_the_landscape_of_a_run(run_path, tmp_path, capsys):
+    arguments = ("--points", "11", "--decoder", "mnist-4", "--losses", "mixed,exact", "--out", tmp_path / "l", "--json")
+    code, out, _ = call(capsys, "study", "landscape", "--run", run_path, *arguments)
+    assert code == 0
+    found = last_json(out)["landscapes"]
+    with open_run(run_path) as run:
+        exposures = sorted((run.exposure_s(k) for k in range(2, run.entries + 1)), reverse=True)
+    labels = [f"{seconds * 1e3:.4g} ms" for seconds in (exposures[0], exposures[-1])]
+    assert [(one["exposure"], one["loss"]) for one in found] == [
+        (label, loss) for label in labels for loss in ("mixed", "exact")
+    ]
+    assert found[0]["whitened"]["optimum"] == [pytest.approx(0), pytest.approx(0)]
+    assert (tmp_path / "l" / "landscape.png").stat().st_size > 10_000
+    code, _, err = call(capsys, "study", "landscape", "--run", run_path, "--exposure", "7", "--out", tmp_path / "l")
+    assert code == 2
+    assert "no exposure of 7 s" in err.splitlines()[-1]
+
+
 def test_a_scan_must_be_calibrated_before_its_object_is_sought(tmp_path, capsys):
     path = tmp_path / "bare.h5"
     assert call(capsys, "scan", "--profile", "tiny", "--out", path)[0] == 0
