@@ -60,7 +60,11 @@ def decoder_figure(
             if k == 0:
                 axes.set_title(title, fontsize=10)
             if len(images) == 0:
-                axes.text(0.5, 0.5, "no prior beside this decoder", ha="center", va="center", fontsize=8, color="0.5")
+                # As large as a strip, so that titles line up.
+                blank = np.ones_like(_strip(space.gaussian))
+                axes.imshow(blank, cmap="gray", vmin=0, vmax=1, aspect="equal")
+                middle = blank.shape[1] / 2, blank.shape[0] / 2
+                axes.text(*middle, "no prior beside this decoder", ha="center", va="center", fontsize=8, color="0.5")
                 axes.set_frame_on(False)
                 continue
             axes.imshow(_strip(images), cmap="gray", vmin=0, vmax=1, aspect="equal")
