@@ -13,7 +13,7 @@ from PIL import Image
 from app.cli import finite
 from app.errors import Interrupted, UsageError
 from app.progress import Course
-from app.studies.decoder import DecoderStudy, Digits, kind_of, run_decoder_study, square_layers
+from app.studies.decoder import SHIPPED, DecoderStudy, Digits, kind_of, run_decoder_study, square_layers
 from recon.decoders.images import LabelledImages
 from recon.decoders.package import load_package
 from tests.decoders.shapes import discs
@@ -96,3 +96,12 @@ def test_a_wish_to_stop_draws_what_is_done(tmp_path, monkeypatch):
 def test_what_makes_no_sense_is_refused(asked, message):
     with pytest.raises(UsageError, match=message):
         asked.checked()
+
+
+def test_the_decoders_of_the_figure_ship():
+    kinds = [kind_of(load_package(name)) for name in SHIPPED]
+    assert kinds == ["minimised", "minimised", "plain", "fours", "fours"]
+    # The paper's 982 fours are those of the test file.
+    source = load_package(SHIPPED[-1]).training["source"]
+    assert source.startswith("t10k-images")
+    assert source.endswith("label 4")
