@@ -22,7 +22,7 @@ from app.latent import Decoder
 from app.studies.objects import MNIST, Pose, StudyObject, load_objects, make_truth
 from app.studies.scene import FIELD_M, StudyScene
 from benchmarks.report import append_rows, machine
-from recon.choosing import ranked
+from recon.choosing import Alike, ranked
 from recon.posterior import LatentEstimator
 from recon.scene import FREE_POSE, Nuisances
 from recon.simulated import exposed, intensities
@@ -56,6 +56,7 @@ def measured(objects: list[StudyObject], photons: float, pose: str, noise: float
     """What evidence says of each, as it is found."""
     scene = StudyScene()
     nuisances = FREE_POSE if pose == "free" else Nuisances()
+    alike: Alike | None = None
     estimators = []
     for name in DECODERS:
         decoder = Decoder.load(name)
@@ -70,7 +71,9 @@ def measured(objects: list[StudyObject], photons: float, pose: str, noise: float
         per_photon = intensities(scene.light, scene.positions_m, lit)
         frames = exposed(per_photon, photons, noise, np.array([index, 12], np.uint32)).numpy()
         begin = time.process_time()
-        places = ranked(estimators, scene.ptychogram(frames, photons, noise, obj.name))
+        data = scene.ptychogram(frames, photons, noise, obj.name)
+        alike = alike or Alike.prepared(estimators, data)
+        places = ranked(estimators, data, alike=alike)
         verdicts = {place.name: place.posterior.verdict.word.value for place in places}
         yield {
             "object": obj.name,

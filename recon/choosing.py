@@ -45,10 +45,11 @@ def ranked(
     data: Ptychogram,
     report: Callable[[int, str], None] = lambda _done, _name: None,
     stop: Callable[[], bool] = lambda: False,
+    alike: Alike | None = None,
 ) -> list[Ranked]:
     """The decoders by evidence, the best first; those that were done when somebody stopped, at least one.
 
-    `report` is told how many are done, and the last one's name.
+    `report` is told how many are done, and the last one's name; `alike` may be kept for more frames of the same kind.
 
     Raises:
         ValueError: no estimator is given, or their squares or devices differ.
@@ -58,7 +59,8 @@ def ranked(
     if len({(e.field_m, e.device) for e in estimators}) > 1:
         raise ValueError("decoders can be compared on one square of the object and one device only")
     found: list[tuple[str, Posterior]] = []
-    for estimator, observation in zip(estimators, observed_alike(estimators, data), strict=True):
+    alike = alike or Alike.prepared(estimators, data)
+    for estimator, observation in zip(estimators, alike.observed(data), strict=True):
         found.append((estimator.package.name, estimator.posterior(observation)))
         report(len(found), estimator.package.name)
         if stop():
@@ -72,27 +74,43 @@ def ranked(
     return sorted(places, key=lambda place: -place.log_evidence)
 
 
-def observed_alike(estimators: Sequence[LatentEstimator], data: Ptychogram) -> Iterator[Observation]:
-    """Each estimator's view of the same pixels of the same frames, one after another."""
-    prepared = [estimator.prepare(data) for estimator in estimators]
-    light = together([p.light for p in prepared])
-    clipped = np.zeros(len(data), bool) if data.saturated is None else data.saturated
-    counted = [data.mask & ~part for part in clipped]
-    brightest = max(float(frame[good].max()) for frame, good in zip(data.frames, counted, strict=True))
-    sigma = math.sqrt(float(np.median(data.dark_variance[data.mask])))
-    by_photons = sigma <= RESOLVING_E and float(light.mean.max()) <= DARK and brightest < MOST_TERMS - 1
-    for each in prepared:
-        yield (
-            _events(each.operator, light, data)
-            if by_photons
-            else Bins.build(data, each.operator, light, MixedGaussian())
-        )
+@dataclass(frozen=True)
+class Alike:
+    """What several decoders need to look at the same pixels of frames at the same points and exposures.
 
+    Attributes:
+        operators: of each.
+        light: where any of them expects light.
+        watches: thresholds of each, the same ones; None where photons are not counted one by one.
+    """
 
-def _events(operator: CameraOperator, light: LightMap, data: Ptychogram) -> Observation:
-    device = operator.probe.device
-    variance, mask = torch.from_numpy(data.dark_variance).to(device), torch.from_numpy(data.mask).to(device)
-    return Watch.build(operator, light, variance, mask).count(data)
+    operators: list[CameraOperator]
+    light: LightMap
+    watches: list[Watch] | None
+
+    @classmethod
+    def prepared(cls, estimators: Sequence[LatentEstimator], data: Ptychogram) -> Alike:
+        """For frames like these."""
+        prepared = [estimator.prepare(data) for estimator in estimators]
+        operators, light = [p.operator for p in prepared], together([p.light for p in prepared])
+        sigma = math.sqrt(float(np.median(data.dark_variance[data.mask])))
+        if sigma > RESOLVING_E or float(light.mean.max()) > DARK:
+            return cls(operators, light, None)
+        device = operators[0].probe.device
+        variance, mask = torch.from_numpy(data.dark_variance).to(device), torch.from_numpy(data.mask).to(device)
+        return cls(operators, light, [Watch.build(operator, light, variance, mask) for operator in operators])
+
+    def observed(self, data: Ptychogram) -> Iterator[Observation]:
+        """Each decoder's view of the frames, one after another."""
+        clipped = np.zeros(len(data), bool) if data.saturated is None else data.saturated
+        counted = [data.mask & ~part for part in clipped]
+        brightest = max(float(frame[good].max()) for frame, good in zip(data.frames, counted, strict=True))
+        by_photons = brightest < MOST_TERMS - 1
+        for k, operator in enumerate(self.operators):
+            if self.watches is not None and by_photons:
+                yield self.watches[k].count(data)
+            else:
+                yield Bins.build(data, operator, self.light, MixedGaussian())
 
 
 def together(lights: Sequence[LightMap]) -> LightMap:

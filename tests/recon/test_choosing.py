@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recon.choosing import observed_alike, ranked, together
+from recon.choosing import Alike, ranked, together
 from recon.decoders.companion import Companion
 from recon.decoders.direct import DirectDrawer
 from recon.decoders.misfit import Misfit
@@ -68,10 +68,13 @@ def test_the_class_of_the_object_comes_first(pair, true):
 
 def test_all_look_at_the_same_pixels_through_the_same_thresholds(pair):
     data = bench.measured(bench.bar(torch.zeros(1, 5))[0], bench.light(PHOTONS), 3)
-    bars, rings = observed_alike(pair, data)
+    alike = Alike.prepared(pair, data)
+    bars, rings = alike.observed(data)
     assert bars.counts == rings.counts
     assert bars.electrons == rings.electrons
     assert torch.equal(bars.missed, rings.missed)
+    # Kept for the next frames of the kind, they answer the same.
+    assert ranked(pair, data, alike=alike)[0].log_evidence == ranked(pair, data)[0].log_evidence
     alone = [estimator.observe(data) for estimator in pair]
     assert alone[0].counts != alone[1].counts
 
