@@ -17,8 +17,8 @@ def _case(name: str, kind: str, picked: str, verdict: str = "recovered", photons
 
 CASES = [
     _case("a", "three", "mnist-3"),
-    _case("b", "four", "mnist", verdict="not of this class"),
-    _case("c", "other digit", "mnist"),
+    _case("b", "four", "kuzushiji", verdict="not of this class"),
+    _case("c", "character", "kuzushiji"),
     _case("d", "four", "mnist-4"),
 ]
 
