@@ -42,7 +42,10 @@ LOADS_TORCH = (
     "app.reconstruction",
     "app.latent",
     "app.demo",
+    "app.deciding",
     "app.studies.dose",
+    "app.studies.decoder",
+    "app.studies.landscape",
     "app.studies.work",
 )
 
