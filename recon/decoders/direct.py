@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +15,9 @@ from recon.decoders.package import DecoderPackage
 from recon.decoders.whitening import Whitening
 
 AT_ONCE = 256
-"""Images that are drawn at a time."""
+"""Images that are drawn at a time on a GPU."""
+IN_CACHE = 32
+"""The same on a CPU: layers of so many stay in its cache."""
 TANGENTS = 512
 """Derivatives of images along an axis that are computed at a time."""
 
@@ -34,7 +37,12 @@ class DirectDrawer:
     @classmethod
     def of(cls, package: DecoderPackage) -> DirectDrawer:
         """Over the free axes of a package, where it is."""
-        return cls(package, Whitening.of(package))
+        # Channels beside each other in memory: transposed convolutions take half of the time, to rounding.
+        decoder = deepcopy(package.decoder)
+        for weight in decoder.parameters():
+            if weight.ndim == 4:
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        return cls(replace(package, decoder=decoder), Whitening.of(package))
 
     @property
     def samples(self) -> int:
@@ -57,7 +65,8 @@ class DirectDrawer:
 
     def images(self, zeta: Tensor) -> Tensor:
         """(n, s, s) images of whitened latents (n, d)."""
-        return torch.cat([self.package.decode(self.whitening.latents(part)) for part in zeta.split(AT_ONCE)])
+        count = AT_ONCE if zeta.is_cuda else IN_CACHE
+        return torch.cat([self.package.decode(self.whitening.latents(part)) for part in zeta.split(count)])
 
     def drawn(self, zeta: Tensor) -> tuple[Tensor, Tensor]:
         """Images (n, s, s) and their Jacobians (n, s^2, d), all axes together in forward mode."""
