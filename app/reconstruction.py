@@ -38,6 +38,7 @@ from recon.files.read import open_run
 from recon.files.results import store_result
 from recon.files.reuse import calibration_of, reused_illumination
 from recon.knownlight import grid_size
+from recon.margins import Margins, by_margins
 from recon.metrics import fit_positions, psnr_db
 from recon.noise import LOSSES
 from recon.reconstruct import (
@@ -88,6 +89,12 @@ class Yardstick:
 def lit_part(data: Ptychogram, window: int) -> Ptychogram:
     """The frames' lit window that calibration found; what lies outside holds next to no light."""
     return data if window >= min(data.geometry.shape) else data.crop((window, window))
+
+
+def cleaned(data: Ptychogram, window: int) -> tuple[Ptychogram, Margins]:
+    """`lit_part` of frames whose offset and read noise agree with their own unlit margins, and what was done for it."""
+    margins = by_margins(data, window)
+    return lit_part(margins.data, window), margins
 
 
 def papers_best(
@@ -269,11 +276,12 @@ def reconstruct_file(
     other = calibration_of(path, calibration)
     light, window = stored_illumination(path) if other is None else reused_illumination(path, entry, other)
     settings = profile["reconstruction"]
+    lit, margins = cleaned(data, window)
     task = _Task(
         path,
         entry,
         exposure,
-        lit_part(data, window),
+        lit,
         light,
         settings["field_m"],
         request.decoder or settings["decoder"],
@@ -282,12 +290,15 @@ def reconstruct_file(
         pick_device(device),
     )
     with Course() as course, course.interruptible():
+        if margins.corrected:
+            course.say(margins.reason)
         values = _latent(task, request, course) if request.method == "latent" else _iterative(task, request, course)
     return {
         "method": request.method,
         "calibration": str(path if other is None else other),
         "exposure_s": exposure,
         **values,
+        "sensor": margins.summary(),
         "seconds": time.monotonic() - begin,
     }
 

@@ -172,6 +172,10 @@ class Bins:
         found = information(self.operator, parts, jacobians)
         return Terms(value, (gradient.flatten(1)[:, None] @ jacobians)[:, 0], found)
 
+    def counted(self, image: Tensor) -> float:
+        """Electrons in the bins, whatever the image; zero where noise outweighs them."""
+        return max(0.0, self.electrons)
+
     def frame_scores(self, image: Tensor) -> Tensor:
         """(N,) light of each frame less that expected of an image (s, s), in standard deviations."""
         _, intensity = self._light(image[None])

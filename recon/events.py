@@ -309,6 +309,17 @@ class Events:
         found = information(self.operator, weighted(), jacobians)
         return Terms(value, (gradient.flatten(1)[:, None] @ jacobians)[:, 0], found)
 
+    def counted(self, image: Tensor) -> float:
+        """Electrons that the events hold, if an image (s, s) lights them: of each, the number that its reading and the
+        light there make likely. Readings alone would add up the read noise of a million dark pixels."""
+        local = self._local(image[None])
+        total = 0.0
+        for group in self._groups:
+            _, intensity = group.light(local)
+            odds, slope = _polynomial(group.ratios, intensity)
+            total += float((intensity * slope / (1 + odds)).sum())
+        return total
+
     def frame_scores(self, image: Tensor) -> Tensor:
         """(N,) light of each frame less that expected of an image (s, s), in standard deviations."""
         expected = self.quadratic.by_frame(image[None])[:, 0] / self.share

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,16 @@ class Margins:
     noise: SensorNoise | None
     corrected: bool
     reason: str
+
+    def summary(self) -> dict[str, Any]:
+        """Numbers for reports: offset and read noise in electrons as the margins have them, None where unknown."""
+        known = self.noise
+        return {
+            "offset_e": None if known is None else known.offset_e,
+            "read_noise_e": None if known is None else known.read_noise_e,
+            "corrected": self.corrected,
+            "reason": self.reason,
+        }
 
 
 def by_margins(data: Ptychogram, window: int) -> Margins:

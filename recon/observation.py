@@ -70,6 +70,10 @@ class Observation(Protocol):
         """Along the `jacobians` (S, s^2, d) of images (S, s, s)."""
         ...
 
+    def counted(self, image: Tensor) -> float:
+        """Electrons in the pixels that are looked at, if an image (s, s) is what lights them: never negative."""
+        ...
+
     def frame_scores(self, image: Tensor) -> Tensor:
         """(N,) light of each frame less that expected of an image (s, s), in standard deviations."""
         ...

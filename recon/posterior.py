@@ -35,7 +35,7 @@ MAPPED = 64
 """Images of the prior whose mean light says which pixels to look at."""
 EXACT_STEPS = 12
 """Gauss-Newton steps of the decoder itself, from where the sketch's search ended."""
-LAST_STEPS = 4
+LAST_STEPS = 10
 """The same, from there, with its Jacobian at that place."""
 FOLLOW_STEPS = LatentSettings(iterations=3)
 """Gauss-Newton steps of each mode after one more frame."""
@@ -78,7 +78,7 @@ class Posterior:
         iterations: Gauss-Newton steps.
         efficiency: see `recon.latent.Sample`.
         accepted: see `recon.latent.Sample`.
-        electrons: counted where light is expected.
+        electrons: counted where light is expected; see `Observation.counted`.
         verdict: in a word, with the numbers that decided.
         followed: frames that were added since the bank was last searched; 0 after a whole search.
         counting: "events" or "bins".
@@ -345,7 +345,7 @@ class LatentEstimator:
         mode = lit_images[0] / self.scene.flux(top).sqrt()
         _, _, prior_precision = self.exact.prior_terms(top)
         foreign = foreign_evidence(observation, lit_images[0], jacobian[0], prior_precision[0], misfit)
-        scores = observation.frame_scores(lit_images[0])
+        scores, counted = observation.frame_scores(lit_images[0]), observation.counted(lit_images[0])
         typicality = self._typicality(theta)
         pattern = _excess(observation.pattern_scores(lit_images[0]))
         verdict = judge(
@@ -356,7 +356,7 @@ class LatentEstimator:
             classes=classes,
             foreign=foreign,
             frame_scores=scores,
-            electrons=observation.electrons,
+            electrons=counted,
             typicality=typicality,
             pattern=pattern,
         )
@@ -387,7 +387,7 @@ class LatentEstimator:
             iterations=found.iterations,
             efficiency=drawn.efficiency,
             accepted=drawn.accepted,
-            electrons=observation.electrons,
+            electrons=counted,
             verdict=verdict,
             followed=found.followed,
             counting="bins" if isinstance(observation, Bins) else "events",

@@ -296,3 +296,23 @@ def test_pattern_scores_leave_clipped_pixels_out() -> None:
         events.pattern_scores(image), watch.count(replace(data, saturated=clipped)).pattern_scores(image)
     )
     assert float(events.pattern_scores(image).square().mean()) < 2.5
+
+
+def test_electrons_are_counted_without_the_noise_of_dark_pixels() -> None:
+    image = bench.bar(torch.tensor([[0.4, -0.3, 0.2, 0.1, 0.0]]))[0]
+    source = bench.light(300)
+    camera = bench.operator(source)
+    truth = float((bench.fields(image, source).abs() ** 2).sum())
+    light = bench.light_map(camera)
+    counts = []
+    for seed in range(6):
+        data = bench.measured(image, source, seed)
+        watch = Watch.build(camera, light, torch.from_numpy(data.dark_variance), torch.from_numpy(data.mask))
+        counts.append(watch.count(data).counted(image))
+    # All but the few below the thresholds and outside the blocks; Poisson noise, six times.
+    assert sum(counts) / 6 == pytest.approx(0.95 * truth, abs=4 * (truth / 6) ** 0.5)
+    rng = np.random.default_rng(3)
+    frames = rng.normal(0, bench.READ_NOISE, data.frames.shape).astype(np.float32)
+    dark = watch.count(replace(data, frames=frames)).counted(image)
+    # Readings above their thresholds that the image makes likely to be photons, without any.
+    assert 0 <= dark < 0.4 * truth

@@ -48,7 +48,7 @@ def test_frame_by_frame_it_comes_to_what_all_frames_together_give(estimator: Lat
     assert float(np.sqrt(np.square(found.mean - whole.mean).mean())) < 0.35 * spread
     assert float(np.sqrt(np.square(found.spread).mean())) == pytest.approx(spread, rel=0.2)
     assert found.log_evidence == pytest.approx(whole.log_evidence, abs=0.5)
-    assert found.electrons == pytest.approx(whole.electrons, rel=1e-5)
+    assert found.electrons == pytest.approx(whole.electrons, rel=0.02)
     assert found.verdict.word is whole.verdict.word
 
 
