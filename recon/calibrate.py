@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,10 @@ class Calibration:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """Progress: which epoch of at most how many, in which stage, and what it changed."""
+    """Progress: which epoch of at most how many, in which stage, and what it changed.
+
+    `pictures` gives probe (K, K) and object (M, M) as they are by now, complex64 on this stage's pitch; for looking at.
+    """
 
     epoch: int
     epochs: int
@@ -123,6 +127,7 @@ class EpochReport:
     loss: float
     distance_m: float
     position_change_px: float
+    pictures: Callable[[], tuple[NDArray[np.complex64], NDArray[np.complex64]]]
 
 
 LOSSES: dict[str, type[SlopedLoss]] = {"amplitude": StabilisedAmplitude, "mixed": MixedGaussian}
@@ -324,7 +329,8 @@ def calibrate(
             moved = float((unknowns.positions_px() - before).square().sum(1).mean().sqrt()) * stage.binning
             distance = data.geometry.distance_m + float(unknowns.offset_m)
             course.add(value, distance, moved, unknowns)
-            report(EpochReport(len(course.table.loss), total, stage.name, value, distance, moved))
+            pictures = partial(_pictures, unknowns)
+            report(EpochReport(len(course.table.loss), total, stage.name, value, distance, moved, pictures))
             if checkpoint is not None and team.rank == 0:
                 save_checkpoint(checkpoint, mark, settings, number, unknowns, scale, fit, course)
             wish = torch.full_like(unknowns.offset_m, float(stop()))
@@ -349,6 +355,10 @@ def calibrate(
     return _finish(
         data, sums, settings, unknowns, scale, pixel, course.table, tuple(described), crop, energy, course.interrupted
     )
+
+
+def _pictures(unknowns: Unknowns) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
+    return unknowns.probe[0].cpu().numpy().copy(), unknowns.object.cpu().numpy().copy()
 
 
 def batch_of(settings: CalibrationSettings, count: int, processes: int = 1) -> int:
