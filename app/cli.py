@@ -168,10 +168,19 @@ def gui(
     seed: SeedOption = 0,
     sample: ObjectOption = None,
     speed: Annotated[float, typer.Option(min=0.1, max=1000, help="How fast simulated time passes.")] = 1.0,
+    server: Annotated[
+        str | None, typer.Option(help="HOST:PORT of a `serve` that reconstructs; default: a process of its own here.")
+    ] = None,
+    keys: Annotated[Path | None, typer.Option(help="Folder with CURVE keys for --server.")] = None,
+    no_live: Annotated[bool, typer.Option("--no-live", help="Begin without live reconstruction.")] = False,
 ) -> None:
-    """The window: camera, stage, light, scan and replay. Nothing moves when it opens; Esc stops the stage, always."""
+    """The window: camera, stage, light, scan, live reconstruction and replay.
+
+    Nothing moves when it opens; Esc stops the stage, always.
+    """
     try:
         from app.gui.connect import Choice
+        from app.gui.live import LivePanel
         from app.gui.program import run_window
     except ImportError as error:
         raise UsageError(
@@ -180,7 +189,16 @@ def gui(
         ) from None
     if replay is not None and profile is not None:
         raise UsageError("gui: give either --profile or --replay, a replay has no bench")
-    code = run_window(None if replay is not None else Choice(profile or "quick", seed, sample, speed), replay)
+    from app.worker.keys import address_of, client_keys
+    from app.worker.link import Elsewhere
+    from app.worker.live import Live
+
+    if keys is not None and server is None:
+        raise UsageError("gui: --keys are for --server HOST:PORT")
+    held = None if keys is None else client_keys(keys)
+    worker = None if server is None else Elsewhere(address_of(server, held is not None))
+    choice = None if replay is not None else Choice(profile or "quick", seed, sample, speed)
+    code = run_window(choice, replay, lambda: (LivePanel(Live(worker, held, not no_live)),))
     if code:
         raise typer.Exit(code)
 
@@ -326,11 +344,13 @@ def _register() -> None:
     from app.orientation import orient_command
     from app.studies.commands import study
     from app.training import train
+    from app.worker.serving import serve
 
     app.command("import")(import_command)
     app.command("export")(export_command)
     app.command("orient")(orient_command)
     app.command()(train)
+    app.command()(serve)
     app.add_typer(study, name="study")
     commands.register(app)
 

@@ -31,6 +31,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "PySide6": QT,
     "pyqtgraph": QT,
     "qtpy": QT,
+    "zmq": ("app/worker/",),
 }
 TORCH_FREE_RECON = ("recon/dataset.py", "recon/streaming.py", "recon/files/")
 INIT_LINES = 40
@@ -42,6 +43,7 @@ LOADS_TORCH = (
     "app.reconstruction",
     "app.latent",
     "app.demo",
+    "app.worker.engine",
     "app.studies.dose",
     "app.studies.work",
 )

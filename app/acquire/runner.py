@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from app.acquire.recorder import PATIENCE_S, Recorder
 from app.devices import Devices
 from drivers.base import Cancelled, LightState, StagePosition
 from recon.dataset import DatasetError
+from recon.files.darks import DarkSummary
 from recon.files.revisions import FrameKey
 from recon.files.write import RunWriter
 
@@ -75,6 +76,15 @@ class Observer(Protocol):
 
     def frame_committed(self, frame: Frame, progress: Progress) -> None:
         """The frame is in the file (a dark: in its step's statistics). Called in the recorder's thread; be quick."""
+        ...
+
+
+@runtime_checkable
+class DarkObserver(Protocol):
+    """An observer that wants the statistics of darks as well."""
+
+    def darks_committed(self, exposure_s: float, darks: DarkSummary) -> None:
+        """All darks of an exposure are in the file. Called in the recorder's thread after their last frame."""
         ...
 
 
@@ -252,7 +262,7 @@ class Runner:
         to_come = sum(step.repeats for step in self._plan.steps[first_step : self._end]) - first_repeat
         self._done = self._plan.frames - to_come
         self._prepare_estimate()
-        recorder = Recorder(writer, self._frame_committed)
+        recorder = Recorder(writer, lambda frame: self._frame_committed(frame, writer))
         ended, words = RunState.FAILED, ""
         patience_s = self._patience_s
         try:
@@ -397,13 +407,16 @@ class Runner:
             after[number] = after[number + 1] + durations[number]
         self._remaining_after = after
 
-    def _frame_committed(self, frame: Frame) -> None:
+    def _frame_committed(self, frame: Frame, writer: RunWriter) -> None:
         self._done += 1
         step = frame.step
         per_frame = step.exposure_s + self._overhead_s
         remaining = self._remaining_after[step.number + 1] - self._remaining_after[self._end]
         remaining += (step.repeats - 1 - frame.repeat) * per_frame
         self._observer.frame_committed(frame, Progress(self._done, self._plan.frames, remaining))
+        if step.stream is Stream.DARK and frame.last and isinstance(self._observer, DarkObserver):
+            assert writer.last_darks is not None
+            self._observer.darks_committed(*writer.last_darks)
 
     def _become(self, state: RunState) -> None:
         self._state = state

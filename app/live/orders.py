@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from app.acquire.drift import record_drift
 from app.acquire.frame import Frame
 from app.acquire.preflight import Finding
-from app.acquire.runner import Observer, Progress, RunState
+from app.acquire.runner import DarkObserver, Observer, Progress, RunState
 from app.acquire.scan import Label, Scan
 from app.bench import registration
 from app.bench.align import Alignment, align
@@ -30,6 +30,7 @@ from app.profile import Profile
 from app.progress import Course
 from app.stopping import Interrupt
 from drivers.base import LimitError, NotReadyError, Region, StagePosition
+from recon.files.darks import DarkSummary
 from recon.files.read import open_run
 
 SUGGESTED = 0.7
@@ -321,6 +322,11 @@ class _Watcher:
         self._put(step=frame.step, done=progress.done, total=progress.total, remaining_s=remaining_s)
         for other in self.others:
             other.frame_committed(frame, progress)
+
+    def darks_committed(self, exposure_s: float, darks: DarkSummary) -> None:
+        for other in self.others:
+            if isinstance(other, DarkObserver):
+                other.darks_committed(exposure_s, darks)
 
     def failed(self, error: Exception) -> None:
         self._put(error=" ".join(str(error).split()))

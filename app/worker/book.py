@@ -135,15 +135,15 @@ class RunBook:
     @property
     def whole(self) -> bool:
         """Whether everything committed by the end of the run has arrived."""
-        return bool(self.ended) and not self.lacks(1)
+        return bool(self.ended) and not self.lacks()
 
-    def lacks(self, most: int) -> tuple[Key, ...]:
-        """Some frames that are in the file and have not arrived, the bright scan's first."""
+    def lacks(self) -> tuple[Key, ...]:
+        """Frames that are in the file and have not arrived, the bright scan's first."""
         order = {Stream.EMPTY: 0, Stream.CALIBRATION: 1, Stream.EVALUATION: 2}
         found: list[Key] = []
         for place in sorted(self._keys, key=lambda place: order[place[0]]):
             found += [key for key in self._keys[place] if key < self.committed and key not in self._frames]
-        return tuple(found[:most])
+        return tuple(found)
 
     def lacking_darks(self) -> tuple[float, ...]:
         """Exposures of committed steps whose darks have not arrived."""

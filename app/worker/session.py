@@ -148,12 +148,15 @@ class Session:
                 needs = ("calibrated",)
             if self._choice is None:
                 needs = (*needs, "choose")
+            lacks = book.lacks()
+            # Another part each time: what cannot be had yet must not hold up the rest.
+            first = ASKED_AT_ONCE * ping.number % max(1, len(lacks)) // ASKED_AT_ONCE * ASKED_AT_ONCE
             return Pong(
                 number=ping.number,
                 run=ping.run,
                 needs=needs,
                 darks=book.lacking_darks(),
-                lacks=book.lacks(ASKED_AT_ONCE),
+                lacks=lacks[first : first + ASKED_AT_ONCE],
                 received=received,
                 refused=refused,
                 behind=sum(max(0, book.committed_frames(e) - self._frames.get(e, 0)) for e in book.exposures),

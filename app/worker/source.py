@@ -32,9 +32,8 @@ class Source(Protocol):
     @property
     def begin(self) -> Begin: ...
 
-    @property
-    def committed(self) -> Key:
-        """(step, repeat) up to which, this one not included, frames are there."""
+    def fresh(self) -> tuple[list[Frame], Key]:
+        """Frames since the last call, and (step, repeat) up to which, this one not included, frames are there."""
         ...
 
     @property
@@ -105,6 +104,9 @@ class RecordedSource:
     @property
     def committed(self) -> Key:
         return self._committed
+
+    def fresh(self) -> tuple[list[Frame], Key]:
+        return [], self._committed
 
     @property
     def ended(self) -> str:

@@ -1,0 +1,159 @@
+"""A window's reconstruction: one link to a worker, what it follows, what is shown of it and what is kept."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from app.acquire.plan import Plan
+from app.errors import known_message
+from app.live.journal import Journal
+from app.live.owner import DeviceOwner
+from app.replaying import Replay
+from app.worker.follow import Follower
+from app.worker.keeper import Keeper
+from app.worker.keys import ClientKeys
+from app.worker.link import Link, LinkStatus, OwnWorker, Worker
+from app.worker.message import Choose, Frame, Key
+from app.worker.source import RecordedSource, Source
+from app.worker.view import Shown
+from simulators.replay import Playhead
+
+
+class ReplaySource(RecordedSource):
+    """A run that is shown again: frames are there as far as the playhead has ever been.
+
+    Raises what `RecordedSource` raises.
+    """
+
+    def __init__(self, path: Path, playhead: Playhead):
+        super().__init__(path)
+        self._playhead = playhead
+        self._reached = 0
+
+    def fresh(self) -> tuple[list[Frame], Key]:
+        self._reached = max(self._reached, self._playhead.number)
+        if self._whole:
+            return [], self.committed
+        step, repeat = self.order[self._reached]
+        return [], (step, repeat + 1)
+
+    @property
+    def ended(self) -> str:
+        return super().ended if self._whole else ""
+
+    @property
+    def _whole(self) -> bool:
+        return self._reached >= self._playhead.count - 1
+
+
+class Live:
+    """See above. `join` it to a window's devices, `end` it with the window.
+
+    Args:
+        worker: where it computes; None starts a process here.
+        keys: for a worker beyond this machine.
+        wanted: whether runs are followed.
+
+    Attributes:
+        shown: what there is to see; for the window's thread, after `gather`.
+    """
+
+    def __init__(self, worker: Worker | None = None, keys: ClientKeys | None = None, wanted: bool = True):
+        self._journal: Journal | None = None
+        self.worker = worker or OwnWorker(say=self._warn)
+        self._keeper = Keeper(self._say, self._complain)
+        self.link = Link(self.worker, keys, self._keeper.heard, self._complain, self._keeper.idle)
+        self.follower = Follower(self._follow, lambda: self.choice if self.wanted else None, self._warn)
+        self.choice = Choose("")
+        self.wanted = wanted
+        self.shown: Shown | None = None
+        self._lock = threading.Lock()
+        self._next: Shown | None = None
+        self._source: Source | None = None
+
+    def join(self, owner: DeviceOwner) -> None:
+        """Follow the runs of these devices."""
+        self._journal = owner.journal
+        owner.listeners.append(self.follower)
+        self.link.start()
+        self.link.want(self.wanted)
+
+    def end(self) -> None:
+        """Let worker and threads go; nobody waits for them."""
+        self.link.end()
+
+    @property
+    def status(self) -> LinkStatus:
+        return self.link.status
+
+    # ---- From the window's thread ------------------------------------------------------------------------------------
+
+    def follow(self, wanted: bool) -> None:
+        """Reconstruct runs that begin from now on, or none: then there is no worker either."""
+        self.wanted = wanted
+        self.link.want(wanted or self._source is not None)
+
+    def choose(self, decoder: str, pose: str) -> None:
+        """Reconstruct with other settings from now on, what is shown as well."""
+        choice = Choose("", decoder, pose)
+        if choice == self.choice:
+            return
+        self.choice = choice
+        if self.shown is not None:
+            self.shown.forget_images()
+        self.link.choose(choice)
+
+    def again(self, replay: Replay) -> None:
+        """Reconstruct a run that is shown again, as far as it has been shown."""
+
+        def read() -> None:
+            # A file of many frames takes its time to open.
+            try:
+                source = ReplaySource(replay.recorded.path, replay.playhead)
+            except Exception as error:
+                self._complain(f"reconstruction: {known_message(error) or error}")
+                return
+            self._keeper.watch(None, replay.recorded.path)
+            self._watch(source)
+
+        self.link.want(True)
+        threading.Thread(target=read, name="open a run", daemon=True).start()
+
+    def gather(self) -> bool:
+        """Take in what has come; whether anything is new."""
+        with self._lock:
+            following, self._next = self._next, None
+        if following is not None:
+            self.shown = following
+        new = following is not None
+        while not self.link.results.empty():
+            message = self.link.results.get_nowait()
+            if self.shown is not None and self.shown.take(message):
+                new = True
+        return new
+
+    # ---- From other threads ------------------------------------------------------------------------------------------
+
+    def _follow(self, source: Source, path: Path) -> None:
+        self._keeper.watch(source, path)
+        self._watch(source)
+
+    def _watch(self, source: Source) -> None:
+        exposures = Plan.from_json(source.begin.plan).evaluation_exposures_s
+        with self._lock:
+            self._source = source
+            self._next = Shown(source.begin.run, exposures)
+        self.link.watch(source, self.choice)
+
+    def _say(self, words: str) -> None:
+        if self._journal is not None:
+            self._journal.info(words)
+
+    def _warn(self, words: str) -> None:
+        if self._journal is not None:
+            self._journal.warning(words)
+
+    def _complain(self, words: str) -> None:
+        if self._journal is not None:
+            self._journal.error(words)
