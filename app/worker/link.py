@@ -120,12 +120,12 @@ class OwnWorker:
 
     Args:
         command: starts it; gets `--for-window FILE`, writes its address there, and ends when its stdin does.
-        say: told when it dies.
+        say: told when it dies; may be set later.
     """
 
     def __init__(self, command: Sequence[str] | None = None, say: Callable[[str], None] = lambda _: None):
         self._command = list(command or (sys.executable, "-m", "app.cli", "serve"))
-        self._say = say
+        self.say = say
         self._folder = tempfile.TemporaryDirectory(prefix="ptychoscope-")
         self._process: subprocess.Popen[bytes] | None = None
         self._file: Path | None = None
@@ -144,7 +144,7 @@ class OwnWorker:
     def look(self) -> bool:
         process = self._process
         if process is not None and process.poll() is not None:
-            self._say(f"reconstruction: its process ended with code {process.returncode}; it is started again")
+            self.say(f"reconstruction: its process ended with code {process.returncode}; it is started again")
             self._forget()
             self._next = time.monotonic() + AGAIN_S[min(self._starts - 1, len(AGAIN_S) - 1)]
             return False

@@ -61,7 +61,9 @@ class Live:
 
     def __init__(self, worker: Worker | None = None, keys: ClientKeys | None = None, wanted: bool = True):
         self._journal: Journal | None = None
-        self.worker = worker or OwnWorker(say=self._warn)
+        self.worker = worker or OwnWorker()
+        if isinstance(self.worker, OwnWorker):
+            self.worker.say = self._warn
         self._keeper = Keeper(self._say, self._complain)
         self.link = Link(self.worker, keys, self._keeper.heard, self._complain, self._keeper.idle)
         self.follower = Follower(self._follow, lambda: self.choice if self.wanted else None, self._warn)
@@ -122,16 +124,16 @@ class Live:
 
     def gather(self) -> bool:
         """Take in what has come; whether anything is new."""
+        # First what has come: a run whose results are there has been announced by then.
+        messages = []
+        while not self.link.results.empty():
+            messages.append(self.link.results.get_nowait())
         with self._lock:
             following, self._next = self._next, None
         if following is not None:
             self.shown = following
-        new = following is not None
-        while not self.link.results.empty():
-            message = self.link.results.get_nowait()
-            if self.shown is not None and self.shown.take(message):
-                new = True
-        return new
+        taken = [self.shown.take(message) for message in messages] if self.shown is not None else []
+        return following is not None or any(taken)
 
     # ---- From other threads ------------------------------------------------------------------------------------------
 
