@@ -52,11 +52,7 @@ class LiveDesk:
 
     def finish(self) -> None:
         self.desk.until(lambda: not self.desk.bench.run.running and self.desk.bench.idle)
-        try:
-            self.desk.until(lambda: self.finals == {SHORT: 3, LONG: 3})
-        except Exception:
-            l=self.panel.live; print(self.finals, l.status, l.shown.run, l.shown.count, l.link._sent, l.link._source.ended, l.link._source.begin.run, l.link._welcomed, self.desk.messages())
-            raise
+        self.desk.until(lambda: self.finals == {SHORT: 3, LONG: 3})
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from dataclasses import replace
@@ -19,16 +20,32 @@ from app.worker.engine import Engine
 from app.worker.message import Calibrated, Choose, Epoch, Estimate, Ping, Pixels, Said
 from app.worker.session import Session
 from app.worker.source import RecordedSource
+from recon.dataset import DatasetError
 from recon.files.imports import Overrides
 from recon.files.read import open_run
-from recon.files.results import load_calibration, load_result
+from recon.files.results import StoredCalibration, load_calibration, load_result, store_calibration
+from tests.worker.fakes import FakeEngine
+
+EXPOSURES = (3e-6, 3e-2)
+"""Ten photons, which take the least time to be thought about, and light."""
+
+
+def quick_to_estimate(exposures=EXPOSURES):
+    """The tiny bench in the dark, and the smallest decoder."""
+    profile = load_profile("tiny")
+    return profile.model_copy(
+        update={
+            "scan": profile.scan.model_copy(update={"evaluation_exposures_s": exposures}),
+            "reconstruction": profile.reconstruction.model_copy(update={"decoder": "mnist-4"}),
+        }
+    )
 
 
 @pytest.fixture(scope="module")
 def scanned(tmp_path_factory) -> Path:
     """A run of the tiny bench."""
     path = tmp_path_factory.mktemp("run") / "run.h5"
-    scan = Scan.new(load_profile("tiny"), path, 0)
+    scan = Scan.new(quick_to_estimate(), path, 0)
     with scan.devices:
         scan.runner().run()
     return path
@@ -86,59 +103,119 @@ def test_a_book_of_a_run_is_its_file_to_the_last_bit(scanned):
             assert (own.saturated is None) == (theirs.saturated is None)
 
 
-def test_the_final_images_are_those_of_the_command_line(scanned, tmp_path):
-    path = Path(shutil.copy(scanned, tmp_path / "run.h5"))
+def test_the_final_image_is_that_of_the_command_line(tmp_path):
+    path = tmp_path / "run.h5"
+    scan = Scan.new(quick_to_estimate((3e-6,)), path, 0)
+    with scan.devices:
+        scan.runner().run()
     told: list = []
     session = Session(Engine("cpu"), told.append)
     source = RecordedSource(path)
-    converse(source, session)
+    converse(source, session, Choose(source.begin.run, pose="known", conventional=False))
     work(session)
     assert not [message for message in told if isinstance(message, Said)]
     epochs = [message for message in told if isinstance(message, Epoch)]
     assert [epoch.epoch for epoch in epochs] == list(range(1, len(epochs) + 1))
     assert max(epochs[-1].object.shape) <= 160
     (calibrated,) = (message for message in told if isinstance(message, Calibrated))
-    finals = {message.exposure_s: message for message in told if isinstance(message, Estimate) and message.final}
+    (final,) = (message for message in told if isinstance(message, Estimate))
+    assert final.final
+    assert session.pong(Ping(1, source.begin.run, source.committed, source.ended), 0, 0).behind == 0
     calibrate_file(path, tmp_path, "cpu", None, None, 0, Overrides(), with_uncertainty=False)
     stored = load_calibration(path)
     np.testing.assert_array_equal(calibrated.probe, stored.probe)
     np.testing.assert_array_equal(calibrated.positions_m, stored.positions_m)
     assert calibrated.distance_m == stored.distance_m
-    for entry, exposure in enumerate(load_profile("tiny").scan.evaluation_exposures_s, start=2):
-        reconstruct_file(path, Request(exposure_s=exposure), tmp_path, "cpu")
-        arrays, _ = load_result(path, entry, "reconstruction_latent")
-        np.testing.assert_array_equal(finals[exposure].image, arrays["image"])
-        np.testing.assert_array_equal(finals[exposure].samples, arrays["samples"])
-    assert session.pong(Ping(1, source.begin.run, source.committed, source.ended), 0, 0).behind == 0
+    reconstruct_file(path, Request(pose="known"), tmp_path, "cpu")
+    arrays, settings = load_result(path, 2, "reconstruction_latent")
+    np.testing.assert_array_equal(final.image, arrays["image"])
+    np.testing.assert_array_equal(final.samples, arrays["samples"])
+    assert json.loads(final.numbers)["log_evidence"] == settings["log_evidence"]
 
 
-def test_frame_by_frame_and_again_with_other_settings(scanned, tmp_path):
-    path = Path(shutil.copy(scanned, tmp_path / "run.h5"))
-    calibrate_file(path, tmp_path, "cpu", None, None, 0, Overrides(), with_uncertainty=False)
-    told: list = []
-    session = Session(Engine("cpu"), told.append)
-    source = RecordedSource(path)
-    assert source.begin.known
-    series = [key for key in source.order if source.plan.steps[key[0]].stream == "evaluation"]
-    # The first three frames: two of the shorter exposure, then everything.
-    for committed, ended in ((series[2], ""), (source.committed, source.ended)):
-        source._committed, source._outcome = (committed[0], committed[1] + 1) if not ended else committed, ended
-        converse(source, session)
-        work(session)
-    counts = [(message.exposure_s, message.frames, message.final) for message in told if isinstance(message, Estimate)]
-    assert counts == [(3e-4, 2, False), (3e-2, 1, False), (3e-4, 3, True), (3e-2, 3, True)]
-    told.clear()
-    session.take(Choose(source.begin.run, decoder="mnist-4", pose="known"))
+@pytest.fixture(scope="module")
+def low_dose(scanned, tmp_path_factory) -> Path:
+    """A low-dose run under a calibration that nobody has to wait for."""
+    folder = tmp_path_factory.mktemp("low")
+    bright = Path(shutil.copy(scanned, folder / "bright.h5"))
+    with open_run(bright) as run:
+        data = run.ptychogram(1)
+    probe = np.full((32, 32), 30, np.complex64)
+    pixel = data.geometry.pixel_size_m
+    settings = {"window_px": 64}
+    store_calibration(
+        bright, StoredCalibration(probe, pixel, probe, pixel, 0.02, data.positions_m, np.ones(1), settings, {})
+    )
+    path = folder / "low.h5"
+    scan = Scan.low_dose(quick_to_estimate(), path, bright, 0)
+    with scan.devices:
+        scan.runner().run()
+    return path
+
+
+def told_up_to(source: RecordedSource, session: Session, last: tuple[int, int] | None) -> None:
+    """The run as far as this frame, or its end."""
+    end = len(source.plan.steps)
+    source._committed, source._outcome = ((end, 0), "completed") if last is None else ((last[0], last[1] + 1), "")
+    converse(source, session, Choose(source.begin.run))
     work(session)
-    kinds = [type(message) for message in told]
-    assert kinds == [Estimate, Estimate, Pixels, Pixels]
-    assert '"mnist-4"' in told[0].numbers
-    assert told[2].image.max() <= 1.2
+
+
+def test_frame_by_frame_the_oldest_image_first_and_the_last_ones_are_final(low_dose):
+    told: list = []
+    engine = FakeEngine()
+    session = Session(engine, told.append)
+    source = RecordedSource(low_dose)
+    series = [key for key in source.order if source.plan.steps[key[0]].stream == "evaluation"]
+    before = (series[0][0] - 1, 0)
+    told_up_to(source, session, before)
+    assert engine.loaded == ["mnist-4"]
+    # All that the first frame needs has been made before it comes.
+    assert engine.prepared == [1]
+    assert told == []
+    for key in series[:3]:
+        told_up_to(source, session, key)
+    assert engine.estimated == [(3e-6, 1, False), (3e-2, 1, False), (3e-6, 2, False)]
+    told_up_to(source, session, None)
+    assert engine.estimated[3:] == [(3e-2, 3, True), (3e-6, 3, True)] or engine.estimated[3:] == [
+        (3e-6, 3, True),
+        (3e-2, 3, True),
+    ]
+    assert [type(message) for message in told] == 5 * [Estimate] + 2 * [Pixels]
+    assert engine.prepared == [1]
+
+
+def test_other_settings_make_all_images_anew(low_dose):
+    told: list = []
+    engine = FakeEngine()
+    session = Session(engine, told.append)
+    source = RecordedSource(low_dose)
+    told_up_to(source, session, None)
+    engine.estimated.clear()
+    session.take(Choose(source.begin.run, decoder="mnist-3", pose="known", conventional=False))
+    work(session)
+    assert engine.loaded == ["mnist-4", "mnist-3"]
+    assert sorted(engine.estimated) == [(3e-6, 3, True), (3e-2, 3, True)]
+    assert "mnist-3" in told[-1].numbers
+
+
+def test_what_fails_is_said_and_is_not_tried_for_ever(low_dose):
+    told: list = []
+    engine = FakeEngine()
+
+    def broken(*_):
+        raise DatasetError("low.h5: no light at all")
+
+    engine.estimate = broken
+    session = Session(engine, told.append)
+    told_up_to(RecordedSource(low_dose), session, None)
+    words = [message.words for message in told if isinstance(message, Said)]
+    assert words == 2 * ["low.h5: no light at all"]
 
 
 def test_a_run_that_ended_before_its_bright_scan_was_complete_says_so(scanned):
     told: list = []
-    session = Session(Engine("cpu"), told.append)
+    session = Session(FakeEngine(), told.append)
     source = RecordedSource(scanned)
     source._committed, source._outcome = source.order[-4], "aborted"
     converse(source, session)
@@ -150,7 +227,7 @@ def test_a_run_that_ended_before_its_bright_scan_was_complete_says_so(scanned):
 
 def test_what_belongs_to_another_run_is_left_alone(scanned):
     source = RecordedSource(scanned)
-    session = Session(Engine("cpu"), lambda _: None)
+    session = Session(FakeEngine(), lambda _: None)
     session.take(source.begin)
     (frame,) = source.frames(source.order[:1])
     session.take(replace(frame, run="other", image=np.zeros((2, 2), np.uint16)))
