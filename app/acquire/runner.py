@@ -88,6 +88,19 @@ class DarkObserver(Protocol):
         ...
 
 
+@runtime_checkable
+class DoseJudge(Protocol):
+    """An observer that can tell when a low-dose scan has had enough light."""
+
+    def enough(self) -> str:
+        """Why it is enough, or "". Asked between two points, in the thread of `run`; be quick."""
+        ...
+
+
+def _never_enough() -> str:
+    return ""
+
+
 class SilentObserver:
     """An observer that looks away."""
 
@@ -121,6 +134,7 @@ class Runner:
         watch: called several times a second in the thread of `run`, while a device works and while paused: somebody
             who shows the bench looks at it here. It must be quick and must not raise.
         retaken: a scan point of a complete run that is taken again, and nothing else; None executes the plan.
+        enough: asked between two points of a low-dose plan; when it says why, the run is complete with what it has.
     """
 
     def __init__(
@@ -136,8 +150,10 @@ class Runner:
         patience_s: float = PATIENCE_S,
         watch: Callable[[], None] | None = None,
         retaken: int | None = None,
+        enough: Callable[[], str] = _never_enough,
     ):
         self._plan = plan
+        self._enough = enough
         self._points = Stream.EVALUATION if plan.low_dose else Stream.CALIBRATION
         self._devices = devices
         self._approach_m = approach_m
@@ -267,8 +283,8 @@ class Runner:
         patience_s = self._patience_s
         try:
             self._become(RunState.RUNNING)
-            self._execute(recorder, first_step, first_repeat)
-            ended = RunState.COMPLETED
+            reason = self._execute(recorder, first_step, first_repeat)
+            ended, words = RunState.COMPLETED, f"enough light: {reason}" if reason else ""
         except Cancelled as error:
             if not self._abort_wanted:
                 words = f"failed: {error}"
@@ -319,7 +335,8 @@ class Runner:
                 raise
             lines.append(f"not stopped: {error}")
 
-    def _execute(self, recorder: Recorder, first_step: int, first_repeat: int) -> None:
+    def _execute(self, recorder: Recorder, first_step: int, first_repeat: int) -> str:
+        """Carry the steps out; returns why the rest is not needed, or ""."""
         steps = self._plan.steps[first_step : self._end]
         if not self._devices.stage.homed and any(step.target for step in steps):
             self._checkpoint()
@@ -327,7 +344,20 @@ class Runner:
             self._devices.stage.home(self._aborting)
         for step in steps:
             self._checkpoint()
+            if self._between_points(step) and (reason := self._enough()):
+                return reason
             self._execute_step(step, recorder, first_repeat if step.number == first_step else 0)
+        return ""
+
+    def _between_points(self, step: Step) -> bool:
+        """Whether a low-dose scan has just left a point, so that all its points hold whole visits."""
+        if not self._plan.low_dose or self._retaken is not None or step.number == 0:
+            return False
+        before = self._plan.steps[step.number - 1]
+        return before.stream is Stream.EVALUATION and (before.position_index, before.visit) != (
+            step.position_index,
+            step.visit,
+        )
 
     def _execute_step(self, step: Step, recorder: Recorder, first_repeat: int) -> None:
         devices = self._devices

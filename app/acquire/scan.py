@@ -321,8 +321,13 @@ class Scan:
         devices = devices or open_devices(bench, seed, sample or None, ask=ask)
         return cls(plan, profile, devices, path, True, measured)
 
-    def runner(self, observer: Observer | None = None, watch: Callable[[], None] | None = None) -> Runner:
-        """The runner of this scan; its `run` needs open devices (`with scan.devices`). For `watch` see `Runner`."""
+    def runner(
+        self,
+        observer: Observer | None = None,
+        watch: Callable[[], None] | None = None,
+        enough: Callable[[], str] = lambda: "",
+    ) -> Runner:
+        """The runner of this scan; its `run` needs open devices (`with scan.devices`). For the rest see `Runner`."""
         return Runner(
             plan=self.plan,
             devices=self.devices,
@@ -334,6 +339,7 @@ class Scan:
             inspect_dark=DarkCheck(self._sensor),
             watch=watch,
             retaken=self.retaken,
+            enough=enough,
         )
 
     def _sensor(self) -> SensorGuess:

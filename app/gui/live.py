@@ -10,7 +10,9 @@ import pyqtgraph as pg
 from PyQt5.QtCore import Qt
 from PyQt5.QtWidgets import (
     QButtonGroup,
+    QCheckBox,
     QComboBox,
+    QDoubleSpinBox,
     QGridLayout,
     QHBoxLayout,
     QLabel,
@@ -38,6 +40,7 @@ from app.gui.theme import DARK, GAP, Theme
 from app.gui.widgets import Panel, button, faint, quantity, toggle
 from app.live.owner import DeviceOwner
 from app.live.state import BenchState, Kind
+from app.worker.enough import Target
 from app.worker.link import LinkState
 from app.worker.live import Live
 from app.worker.view import Imaging, Shown
@@ -66,6 +69,7 @@ class LivePanel(Panel):
         self._page: bool | None = None
         self._build()
         self.restyle(DARK)
+        self._aim()
         self._show()
 
     @property
@@ -98,11 +102,22 @@ class LivePanel(Panel):
         self.pose.setAccessibleName("Pose")
         for box in (self.decoder, self.pose):
             box.currentTextChanged.connect(lambda _: self._choose())
+        self.until = QCheckBox("Enough light: recovered, mean deviation at most")
+        self.until.setToolTip("A low-dose scan ends between two points as soon as its newest image is so good")
+        self.sigma = QDoubleSpinBox()
+        self.sigma.setRange(0.01, 0.5)
+        self.sigma.setSingleStep(0.01)
+        self.sigma.setDecimals(3)
+        self.sigma.setValue(0.1)
+        self.sigma.setAccessibleName("Mean deviation that is enough")
+        self.until.toggled.connect(lambda _: self._aim())
+        self.sigma.valueChanged.connect(lambda _: self._aim())
+        self.dose = faint()
         self.status = faint()
         self.verdict = QLabel()
         self.reason = QLabel()
         self.reason.setWordWrap(True)
-        for label in (self.status, self.verdict, self.reason):
+        for label in (self.status, self.dose, self.verdict, self.reason):
             label.setTextInteractionFlags(Qt.TextSelectableByMouse)
             # Long words must not widen the window.
             label.setSizePolicy(QSizePolicy.Ignored, QSizePolicy.Preferred)
@@ -170,8 +185,13 @@ class LivePanel(Panel):
         whole = QVBoxLayout(self)
         whole.setContentsMargins(GAP * 3 // 2, GAP, GAP * 3 // 2, GAP)
         whole.setSpacing(GAP // 2)
-        for row in (first, second):
+        third = QHBoxLayout()
+        third.addWidget(self.until)
+        third.addWidget(self.sigma)
+        third.addStretch()
+        for row in (first, third, second):
             whole.addLayout(row)
+        whole.addWidget(self.dose)
         whole.addWidget(self.verdict)
         whole.addWidget(self.reason)
         whole.addWidget(self.stack, 1)
@@ -320,6 +340,12 @@ class LivePanel(Panel):
             text = f"◐ {status.state.value}"
         if status.restarts:
             text += f" · started again {status.restarts} x"
+        shown = self.live.shown
+        dose = None if shown is None else shown.dose
+        self.dose.setVisible(dose is not None)
+        if dose is not None:
+            spared = f", {100 * dose.saved:.0f} % not spent" if dose.saved > 0 else ""
+            self.dose.setText(f"Dose: {dose.spent:.3g} of {dose.planned:.3g} planned photons{spared}")
         if text != self.status.text():
             self.status.setText(text)
             self.status.setToolTip(text)
@@ -330,6 +356,10 @@ class LivePanel(Panel):
         decoder = self.decoder.currentText()
         self.live.choose("" if decoder == OWN_DECODER else decoder, self.pose.currentText())
         self._show()
+
+    def _aim(self) -> None:
+        self.live.target = Target(self.sigma.value()) if self.until.isChecked() else None
+        self.sigma.setEnabled(self.until.isChecked())
 
     def _choose_exposure(self, exposure: float, *_: object) -> None:
         self._chosen = None if exposure == self._chosen else exposure

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from app.acquire.drift import record_drift
 from app.acquire.frame import Frame
 from app.acquire.preflight import Finding
-from app.acquire.runner import DarkObserver, Observer, Progress, RunState
+from app.acquire.runner import DarkObserver, DoseJudge, Observer, Progress, RunState
 from app.acquire.scan import Label, Scan
 from app.bench import registration
 from app.bench.align import Alignment, align
@@ -276,7 +276,7 @@ def _carried_out(owner: DeviceOwner, made: Scan) -> RunState:
     """Run a scan, shown and watched. Raises what `Runner.run` raises."""
     made = _speaking(made, owner)
     watcher = _Watcher(owner, made)
-    runner = made.runner(watcher, owner.watch)
+    runner = made.runner(watcher, owner.watch, watcher.enough)
     begun = [listener.run_begins(made) for listener in owner.listeners]
     watcher.others = [observer for observer in begun if observer is not None]
     with owner.still_camera(), owner.running(runner):
@@ -327,6 +327,10 @@ class _Watcher:
         for other in self.others:
             if isinstance(other, DarkObserver):
                 other.darks_committed(exposure_s, darks)
+
+    def enough(self) -> str:
+        judged = [other.enough() for other in self.others if isinstance(other, DoseJudge)]
+        return next((reason for reason in judged if reason), "")
 
     def failed(self, error: Exception) -> None:
         self._put(error=" ".join(str(error).split()))

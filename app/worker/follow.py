@@ -35,12 +35,14 @@ class RunningSource:
     Args:
         scan: that is about to run, its devices open.
         memory_bytes: of frames.
+        judge: says of the run with this identity why it has had enough light, or "".
 
     Raises:
         DatasetError: a run that is to be completed cannot be read.
     """
 
-    def __init__(self, scan: Scan, memory_bytes: int = MEMORY_BYTES):
+    def __init__(self, scan: Scan, memory_bytes: int = MEMORY_BYTES, judge: Callable[[str], str] = lambda _: ""):
+        self._judge = judge
         profile, measured = scan.profile, scan.measured
         known = profile if measured is None else measured.content.applied_to(profile)
         info = scan.devices.camera.info
@@ -105,6 +107,9 @@ class RunningSource:
         with self._lock:
             self._darks[exposure_s] = darks
 
+    def enough(self) -> str:
+        return self._judge(self.begin.run)
+
     def _message(self, frame: taken.Frame) -> Frame:
         step, readback = frame.step, frame.readback
         return Frame(
@@ -133,6 +138,10 @@ class RunningSource:
                 self._fresh.popleft()
 
     # ---- For the link ------------------------------------------------------------------------------------------------
+
+    @property
+    def committed(self) -> Key:
+        return self._committed
 
     @property
     def ended(self) -> str:
@@ -176,18 +185,23 @@ class Follower:
         watch: is given the run.
         choice: how it is to be reconstructed.
         say: told why a run cannot be followed.
+        judge: see `RunningSource`.
     """
 
     def __init__(
-        self, watch: Callable[[Source, Path], None], choice: Callable[[], Choose | None], say: Callable[[str], None]
+        self,
+        watch: Callable[[Source, Path], None],
+        choice: Callable[[], Choose | None],
+        say: Callable[[str], None],
+        judge: Callable[[str], str] = lambda _: "",
     ):
-        self._watch, self._choice, self._say = watch, choice, say
+        self._watch, self._choice, self._say, self._judge = watch, choice, say, judge
 
     def run_begins(self, scan: Scan) -> Observer | None:
         if self._choice() is None:
             return None
         try:
-            source = RunningSource(scan)
+            source = RunningSource(scan, judge=self._judge)
         except DatasetError as error:
             # The scan says so itself, if it matters to it.
             self._say(f"reconstruction: cannot follow this run: {error}")

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from app.acquire.plan import Plan
 from app.worker.message import Calibrated, Estimate, ToWindow
@@ -27,7 +28,8 @@ class _Run:
     source: Source
     path: Path
     plan: Plan
-    waiting: dict[object, Calibrated | Estimate] = field(default_factory=dict)
+    waiting: dict[object, Calibrated | Estimate | dict[str, Any]] = field(default_factory=dict)
+    judged: bool = False
     tries: int = 0
 
 
@@ -36,10 +38,13 @@ class Keeper:
 
     Args:
         say: told what was stored; complain: what could not be.
+        dose: of a low-dose run that is over, what its file is to say of the dose; for its identity.
     """
 
-    def __init__(self, say: Callable[[str], None], complain: Callable[[str], None]):
-        self._say, self._complain = say, complain
+    def __init__(
+        self, say: Callable[[str], None], complain: Callable[[str], None], dose: Callable[[str], dict[str, Any] | None]
+    ):
+        self._say, self._complain, self._dose = say, complain, dose
         self._lock = threading.Lock()
         self._run: _Run | None = None
 
@@ -63,7 +68,14 @@ class Keeper:
         """Store what waits, if the run is over."""
         with self._lock:
             run = self._run
-            if run is None or not run.waiting or not run.source.ended:
+            if run is None or not run.source.ended:
+                return
+            if not run.judged:
+                run.judged = True
+                values = self._dose(run.source.begin.run) if run.plan.low_dose else None
+                if values is not None:
+                    run.waiting["dose"] = values
+            if not run.waiting:
                 return
             waiting, run.waiting = dict(run.waiting), {}
         try:
@@ -78,10 +90,13 @@ class Keeper:
                 self._complain(f"reconstruction: results are shown but not stored: {error}")
             return
         run.tries = 0
-        names = ", ".join("calibration" if key == "calibration" else f"image of {key:g} s" for key in waiting)
+        names = ", ".join(key if isinstance(key, str) else f"image of {key:g} s" for key in waiting)
         self._say(f"reconstruction: stored in {run.path.name}: {names}")
 
-    def _store(self, run: _Run, message: Calibrated | Estimate) -> None:
+    def _store(self, run: _Run, message: Calibrated | Estimate | dict[str, Any]) -> None:
+        if isinstance(message, dict):
+            store_result(run.path, 1, {}, message, name="enough_light")
+            return
         if isinstance(message, Calibrated):
             stored = StoredCalibration(
                 probe=message.probe,

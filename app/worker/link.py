@@ -226,6 +226,7 @@ class Link:
         self._refused = 0
         self._answered = self._pinged = 0.0
         self._sent: Key = (0, 0)
+        self._ended = ""
         self._welcomed = False
 
     # ---- From any thread ---------------------------------------------------------------------------------------------
@@ -245,7 +246,7 @@ class Link:
         """Follow another run, or none."""
         with self._lock:
             self._source, self._choice = source, choice
-            self._sent = (0, 0)
+            self._sent, self._ended = (0, 0), ""
 
     def choose(self, choice: Choose) -> None:
         """Reconstruct the run that is followed with other settings."""
@@ -321,10 +322,12 @@ class Link:
             source = self._source
         now = time.monotonic()
         if source is not None:
+            # In this order: a run that is over by now has nothing more to come.
+            ended = source.ended
             fresh, committed = source.fresh()
             for frame in fresh:
                 self._send(socket, frame)
-            self._sent = committed
+            self._sent, self._ended = committed, ended
         if now - self._pinged >= PING_S:
             if not self._welcomed:
                 self._send(socket, Hello(self._client))
@@ -338,8 +341,8 @@ class Link:
     def _ping(self, socket: zmq.Socket, source: Source | None) -> None:
         self._number += 1
         self._pinged = time.monotonic()
-        run, ended = ("", "") if source is None else (source.begin.run, source.ended)
-        self._send(socket, Ping(self._number, run, self._sent, ended))
+        run = "" if source is None else source.begin.run
+        self._send(socket, Ping(self._number, run, self._sent, self._ended))
 
     def _hear(self, socket: zmq.Socket) -> None:
         for _ in range(WAITING):

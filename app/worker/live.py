@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
+from typing import Any
 
 from app.acquire.plan import Plan
 from app.errors import known_message
 from app.live.journal import Journal
 from app.live.owner import DeviceOwner
 from app.replaying import Replay
+from app.worker.enough import Dose, Target
 from app.worker.follow import Follower
 from app.worker.keeper import Keeper
 from app.worker.keys import ClientKeys
 from app.worker.link import Link, LinkStatus, OwnWorker, Worker
-from app.worker.message import Choose, Frame, Key
+from app.worker.message import Choose, Estimate, Frame, Key, ToWindow
 from app.worker.source import RecordedSource, Source
 from app.worker.view import Shown
 from simulators.replay import Playhead
@@ -56,6 +59,7 @@ class Live:
         wanted: whether runs are followed.
 
     Attributes:
+        target: when a low-dose scan has had enough light; None: when its plan is done. Set from any thread.
         shown: what there is to see; for the window's thread, after `gather`.
     """
 
@@ -64,15 +68,19 @@ class Live:
         self.worker = worker or OwnWorker()
         if isinstance(self.worker, OwnWorker):
             self.worker.say = self._warn
-        self._keeper = Keeper(self._say, self._complain)
-        self.link = Link(self.worker, keys, self._keeper.heard, self._complain, self._keeper.idle)
-        self.follower = Follower(self._follow, lambda: self.choice if self.wanted else None, self._warn)
+        self._keeper = Keeper(self._say, self._complain, self._dose_values)
+        self.link = Link(self.worker, keys, self._hear, self._complain, self._keeper.idle)
+        self.follower = Follower(self._follow, lambda: self.choice if self.wanted else None, self._warn, self._judge)
+        self.target: Target | None = None
+        self._judged: dict[str, tuple[dict[str, Any], int]] = {}
+        self._reached: dict[str, str] = {}
         self.choice = Choose("")
         self.wanted = wanted
         self.shown: Shown | None = None
         self._lock = threading.Lock()
         self._next: Shown | None = None
         self._source: Source | None = None
+        self._plan: Plan | None = None
 
     def join(self, owner: DeviceOwner) -> None:
         """Follow the runs of these devices."""
@@ -132,6 +140,8 @@ class Live:
             following, self._next = self._next, None
         if following is not None:
             self.shown = following
+        if self.shown is not None:
+            self.shown.dose = self._dose(self.shown.run)
         taken = [self.shown.take(message) for message in messages] if self.shown is not None else []
         return following is not None or any(taken)
 
@@ -142,11 +152,49 @@ class Live:
         self._watch(source)
 
     def _watch(self, source: Source) -> None:
-        exposures = Plan.from_json(source.begin.plan).evaluation_exposures_s
+        plan = Plan.from_json(source.begin.plan)
         with self._lock:
-            self._source = source
-            self._next = Shown(source.begin.run, exposures)
+            self._source, self._plan = source, plan
+            self._next = Shown(source.begin.run, plan.evaluation_exposures_s)
         self.link.watch(source, self.choice)
+
+    def _hear(self, message: ToWindow) -> None:
+        self._keeper.heard(message)
+        if isinstance(message, Estimate):
+            with self._lock:
+                self._judged = {message.run: (json.loads(message.numbers), message.frames)}
+
+    def _judge(self, run: str) -> str:
+        """Why a run has had enough light, or ""."""
+        target = self.target
+        with self._lock:
+            judged = self._judged.get(run)
+        reason = "" if target is None or judged is None else target.reached(*judged)
+        if reason:
+            self._reached = {run: reason}
+            self._say(f"scan: enough light: {reason}")
+        return reason
+
+    def _dose(self, run: str) -> Dose | None:
+        with self._lock:
+            source, plan = self._source, self._plan
+        if source is None or plan is None or source.begin.run != run or not plan.low_dose:
+            return None
+        rate = json.loads(source.begin.profile)["light"]["photons_per_second"]
+        return Dose.of(plan, source.committed, rate)
+
+    def _dose_values(self, run: str) -> dict[str, Any] | None:
+        """What a low-dose run keeps of its dose."""
+        dose = self._dose(run)
+        if dose is None:
+            return None
+        return {
+            "photons_spent": dose.spent,
+            "photons_planned": dose.planned,
+            "share_saved": dose.saved,
+            "target_sigma": None if self.target is None else self.target.sigma,
+            "reached": self._reached.get(run, ""),
+        }
 
     def _say(self, words: str) -> None:
         if self._journal is not None:

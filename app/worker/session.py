@@ -94,7 +94,7 @@ class Session:
         self._source: LightSource | None = None
         self._given: Calibrated | Carried | None = None
         self._loaded: Look | None = None
-        self._complained = False
+        self._calibrated = self._complained = False
         self._again()
 
     def _again(self) -> None:
@@ -205,12 +205,12 @@ class Session:
         return self._to_estimate(book, look, self._source) or self._to_image(book, look, self._source)
 
     def _to_calibrate(self, book: RunBook) -> _Task | None:
-        if book.begin.reuses or book.begin.known or self._complained:
+        if book.begin.reuses or book.begin.known or self._calibrated:
             return None
         if book.bright and book.empties:
-            self._complained = True
+            self._calibrated = True
             return _Task("calibration", "calibrating", lambda: self._calibrate(book))
-        if book.ended and book.whole:
+        if book.whole and not self._complained:
             self._complained = True
             words = f"{book.begin.name}: its bright scan is not complete; resume it, then reconstruct"
             return _Task("calibration", "", lambda: self._tell(Said(book.begin.run, "calibration", words, bad=True)))

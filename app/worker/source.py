@@ -37,6 +37,9 @@ class Source(Protocol):
         ...
 
     @property
+    def committed(self) -> Key: ...
+
+    @property
     def ended(self) -> str:
         """How the run ended; "" while it goes on."""
         ...

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.worker.enough import Dose
 from app.worker.message import Calibrated, Epoch, Estimate, Pixels, Said, ToWindow
 
 LEAST_E = 0.5
@@ -42,6 +43,7 @@ class Shown:
         epochs: of the calibration so far; calibrated: its result.
         images: by exposure.
         newest: exposure that changed last.
+        dose: spent and planned, of a low-dose run.
         words: the last thing that was said, and whether it is bad.
         count: of messages taken in, so that a viewer knows when something is new.
     """
@@ -52,6 +54,7 @@ class Shown:
     calibrated: Calibrated | None = None
     images: dict[float, Imaging] = field(default_factory=dict)
     newest: float | None = None
+    dose: Dose | None = None
     words: tuple[str, bool] = ("", False)
     count: int = 0
 

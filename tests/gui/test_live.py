@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -145,6 +146,35 @@ def test_a_low_dose_scan_is_reconstructed_under_the_earlier_calibration(live_des
     live_desk.desk.until(lambda: live_desk.desk.messages().count("image of 0.03 s") == 2)
     assert load_result(low, 3, "reconstruction_latent") is not None
     assert load_calibration(low) is None
+
+
+def test_a_low_dose_scan_ends_when_it_has_had_enough_light(live_desk, tmp_path):
+    bright, low = tmp_path / "bright.h5", tmp_path / "low.h5"
+    live_desk.scan(bright)
+    live_desk.finish()
+    live_desk.desk.until(lambda: "image of 0.03 s" in live_desk.desk.messages())
+    panel, profile = live_desk.panel, live_desk.desk.bench.profile
+    panel.sigma.setValue(0.3)
+    panel.until.click()
+    request = ScanRequest(low, profile, calibration=bright, passes=40)
+    live_desk.desk.until(lambda: live_desk.desk.window.owner.give(orders.scan(request)))
+    # The fake worker takes an image for good from its fourth frame on.
+    live_desk.desk.until(lambda: "enough light" in live_desk.desk.messages())
+    live_desk.desk.until(lambda: not live_desk.desk.bench.run.running and live_desk.desk.bench.idle)
+    assert live_desk.desk.bench.run.state is RunState.COMPLETED
+    live_desk.desk.until(lambda: re.search(r"stored in low\.h5: .*dose", live_desk.desk.messages()))
+    _, values = load_result(low, 1, "enough_light")
+    assert values["target_sigma"] == 0.3
+    assert values["reached"].startswith("recovered from")
+    with open_run(low) as run:
+        assert run.outcome == "completed"
+        taken = [run.committed(entry) for entry in (2, 3)]
+        assert any("enough light" in line for line in run.log)
+    # Whole visits only, and what was not spent is told.
+    assert taken[0] == taken[1] < 120
+    assert values["photons_spent"] == pytest.approx(3.3333333e6 * taken[0] * (SHORT + LONG))
+    assert values["share_saved"] == pytest.approx(1 - taken[0] / 120)
+    live_desk.desk.until(lambda: "not spent" in panel.dose.text())
 
 
 def test_switched_off_there_is_no_worker(live_desk, tmp_path):
