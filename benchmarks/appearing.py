@@ -96,6 +96,7 @@ def main() -> int:
         panel.resize(*SIZE)
         panel.show()
         shown = Shown(source.begin.run, (arguments.exposure,))
+        panel.pose.setCurrentText("known")
         panel.live._next = shown
         session = Session(Engine("cpu"), panel.live.link.results.put)
         series = [key for key in source.order if source.plan.steps[key[0]].stream == "evaluation"]
@@ -106,6 +107,8 @@ def main() -> int:
             while session.work():
                 pass
             panel.refresh(BenchState(), 0.0)
+            # No worker's process here: its state says nothing.
+            panel.status.hide()
             QTest.qWait(50)
             picture = panel.grab().toImage().convertToFormat(4)
             data = picture.constBits().asstring(picture.byteCount())

@@ -28,7 +28,7 @@ from recon.reconstruct import CONVENTIONAL, reconstruct_pixels
 
 THUMBNAIL = 160
 """Pixels of a picture of probe or object, at most, each way."""
-BLOCKS = 96
+BLOCKS = 40
 """Blocks of a picture of the camera, at most, each way."""
 CARRIED_ON = 8
 """Samples of the posterior before from which the search with more frames starts, beside the bank's best."""
@@ -137,6 +137,7 @@ class Engine:
             numbers=json.dumps(_finite(settings)),
             measured=in_blocks(lit.frames.sum(0), factor),
             predicted=in_blocks(predicted, factor),
+            variance=in_blocks(lit.dark_variance * np.float32(len(data)), factor),
             block_m=factor * data.geometry.pixel_size_m,
             **arrays_of(found),
         )

@@ -277,6 +277,7 @@ class Estimate:
         image, deviation, spread, mode: (s, s); see `recon.posterior.Posterior`.
         samples, parameters, latent, frame_scores, pose, pose_sigma: see there.
         measured, predicted: electrons of all frames, and as the image predicts them, summed in blocks.
+        variance: of a block in the dark, electrons squared.
         block_m: side of a block.
     """
 
@@ -299,6 +300,7 @@ class Estimate:
     pose_sigma: Vector
     measured: Image
     predicted: Image
+    variance: Image
     block_m: Number
 
 

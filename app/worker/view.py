@@ -30,7 +30,7 @@ class Imaging:
         if self.estimate is None:
             return np.zeros((1, 1))
         expected = np.maximum(self.estimate.predicted.astype(np.float64), 0)
-        return (self.estimate.measured - expected) / np.sqrt(expected + LEAST_E)
+        return (self.estimate.measured - expected) / np.sqrt(expected + self.estimate.variance + LEAST_E)
 
 
 @dataclass

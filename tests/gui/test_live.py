@@ -162,7 +162,7 @@ def test_a_low_dose_scan_ends_when_it_has_had_enough_light(live_desk, tmp_path):
     live_desk.desk.until(lambda: "enough light" in live_desk.desk.messages())
     live_desk.desk.until(lambda: not live_desk.desk.bench.run.running and live_desk.desk.bench.idle)
     assert live_desk.desk.bench.run.state is RunState.COMPLETED
-    live_desk.desk.until(lambda: re.search(r"stored in low\.h5: .*dose", live_desk.desk.messages()))
+    live_desk.desk.until(lambda: bool(re.search(r"stored in low\.h5: .*dose", live_desk.desk.messages())))
     _, values = load_result(low, 1, "enough_light")
     assert values["target_sigma"] == 0.3
     assert values["reached"].startswith("recovered from")

@@ -89,6 +89,7 @@ class FakeEngine:
             pose_sigma=np.zeros(4, np.float32),
             measured=light_e,
             predicted=light_e,
+            variance=np.ones_like(light_e),
             block_m=1e-5,
         )
 
