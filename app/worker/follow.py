@@ -36,13 +36,20 @@ class RunningSource:
         scan: that is about to run, its devices open.
         memory_bytes: of frames.
         judge: says of the run with this identity why it has had enough light, or "".
+        say: told when a frame cannot be passed on.
 
     Raises:
         DatasetError: a run that is to be completed cannot be read.
     """
 
-    def __init__(self, scan: Scan, memory_bytes: int = MEMORY_BYTES, judge: Callable[[str], str] = lambda _: ""):
-        self._judge = judge
+    def __init__(
+        self,
+        scan: Scan,
+        memory_bytes: int = MEMORY_BYTES,
+        judge: Callable[[str], str] = lambda _: "",
+        say: Callable[[str], None] = lambda _: None,
+    ):
+        self._judge, self._say, self._failed = judge, say, False
         profile, measured = scan.profile, scan.measured
         known = profile if measured is None else measured.content.applied_to(profile)
         info = scan.devices.camera.info
@@ -96,6 +103,15 @@ class RunningSource:
             self._ended = state.value
 
     def frame_committed(self, frame: taken.Frame, progress: Progress) -> None:
+        # Nothing that goes wrong here may fail the run.
+        try:
+            self._take(frame)
+        except Exception as error:
+            if not self._failed:
+                self._failed = True
+                self._say(f"reconstruction: a frame cannot be passed on: {' '.join(str(error).split())}")
+
+    def _take(self, frame: taken.Frame) -> None:
         step = frame.step
         after = (step.number + 1, 0) if frame.last else (step.number, frame.repeat + 1)
         with self._lock:
@@ -201,10 +217,10 @@ class Follower:
         if self._choice() is None:
             return None
         try:
-            source = RunningSource(scan, judge=self._judge)
-        except DatasetError as error:
-            # The scan says so itself, if it matters to it.
-            self._say(f"reconstruction: cannot follow this run: {error}")
+            source = RunningSource(scan, judge=self._judge, say=self._say)
+        except Exception as error:
+            # Whatever it is, the scan goes on; what matters to it it says itself.
+            self._say(f"reconstruction: cannot follow this run: {' '.join(str(error).split())}")
             return None
         self._watch(source, scan.path)
         return source

@@ -112,7 +112,7 @@ class Elsewhere:
         return not told
 
     def end(self) -> None:
-        pass
+        self._told = False
 
 
 class OwnWorker:
@@ -126,7 +126,7 @@ class OwnWorker:
     def __init__(self, command: Sequence[str] | None = None, say: Callable[[str], None] = lambda _: None):
         self._command = list(command or (sys.executable, "-m", "app.cli", "serve"))
         self.say = say
-        self._folder = tempfile.TemporaryDirectory(prefix="ptychoscope-")
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._file: Path | None = None
         self._next = 0.0
@@ -159,6 +159,7 @@ class OwnWorker:
 
     def _start(self) -> None:
         self._starts += 1
+        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="ptychoscope-")
         self._file = Path(self._folder.name) / f"{self._starts}"
         cores = os.cpu_count() or 1
         # A core is left to the scan and the window; on busy ones a second thread makes torch ten times slower.
@@ -185,8 +186,9 @@ class OwnWorker:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            self._process = None
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
+        self._process, self._folder, self.address, self._starts = None, None, None, 0
 
 
 class Link:
@@ -273,6 +275,12 @@ class Link:
         try:
             while not self._over:
                 if not self._wanted:
+                    if self._status.state is not LinkState.OFF:
+                        if socket is not None:
+                            socket.close(0)
+                        socket = None
+                        self._worker.end()
+                        self._status = LinkStatus()
                     time.sleep(POLL_MS / 1e3)
                     continue
                 if self._worker.look() or (socket is None and self._worker.address is not None):

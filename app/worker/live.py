@@ -81,6 +81,7 @@ class Live:
         self._next: Shown | None = None
         self._source: Source | None = None
         self._plan: Plan | None = None
+        self._dosed: Key | None = None
 
     def join(self, owner: DeviceOwner) -> None:
         """Follow the runs of these devices."""
@@ -139,9 +140,10 @@ class Live:
         with self._lock:
             following, self._next = self._next, None
         if following is not None:
-            self.shown = following
-        if self.shown is not None:
-            self.shown.dose = self._dose(self.shown.run)
+            self.shown, self._dosed = following, None
+        source = self._source
+        if self.shown is not None and source is not None and source.committed != self._dosed:
+            self._dosed, self.shown.dose = source.committed, self._dose(self.shown.run)
         taken = [self.shown.take(message) for message in messages] if self.shown is not None else []
         return following is not None or any(taken)
 

@@ -11,6 +11,7 @@ import typer
 from app.options import DeviceOption, JsonOption
 
 DEFAULT = "127.0.0.1:5577"
+NICE = 5
 
 
 def serve(
@@ -43,6 +44,9 @@ def serve(
     server = Server(engine, engine.device, engine.software, address, held, say)
     interrupt = Interrupt()
     if for_window is not None:
+        if hasattr(os, "nice"):
+            # Scan and window go first.
+            os.nice(NICE)
         # Whole at once: the window looks for it.
         part = for_window.with_suffix(".part")
         part.write_text(server.address)

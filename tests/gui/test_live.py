@@ -181,10 +181,13 @@ def test_switched_off_there_is_no_worker(live_desk, tmp_path):
     panel = live_desk.panel
     live_desk.desk.window.show_panel("guest-0")
     panel.follow.click()
+    live_desk.desk.until(lambda: panel.live.status.state is LinkState.OFF and live_desk.worker.process is None)
     live_desk.scan(tmp_path / "run.h5")
     live_desk.desk.until(lambda: not live_desk.desk.bench.run.running and live_desk.desk.bench.idle)
     assert panel.live.shown is None
     assert panel.verdict.text() == "No run is followed"
+    panel.follow.click()
+    live_desk.desk.until(lambda: panel.live.status.state is LinkState.CONNECTED)
 
 
 def test_a_recorded_run_is_reconstructed_again_with_other_settings(live_desk, tmp_path):
