@@ -24,7 +24,6 @@ from PyQt5.QtWidgets import (
 )
 
 import recon
-from app.gui.colours import colour_table
 from app.gui.livepictures import (
     DEVIATION,
     RESIDUAL,
@@ -34,6 +33,7 @@ from app.gui.livepictures import (
     diverging,
     exposure_button,
     grey,
+    heat,
     icon_of,
 )
 from app.gui.theme import DARK, GAP, Theme
@@ -101,9 +101,13 @@ class LivePanel(Panel):
         self.pose.setToolTip("Free: the sample was put in by hand. Known: it sits where the decoder draws it")
         self.pose.setAccessibleName("Pose")
         for box in (self.decoder, self.pose):
+            box.setMinimumContentsLength(5)
+            box.setSizeAdjustPolicy(QComboBox.AdjustToMinimumContentsLengthWithIcon)
             box.currentTextChanged.connect(lambda _: self._choose())
-        self.until = QCheckBox("Enough light: recovered, mean deviation at most")
-        self.until.setToolTip("A low-dose scan ends between two points as soon as its newest image is so good")
+        self.until = QCheckBox("Enough: recovered and σ at most")
+        self.until.setToolTip(
+            "A low-dose scan ends between two points as soon as its newest image is recovered with this mean deviation"
+        )
         self.sigma = QDoubleSpinBox()
         self.sigma.setRange(0.01, 0.5)
         self.sigma.setSingleStep(0.01)
@@ -126,7 +130,7 @@ class LivePanel(Panel):
         self.pictures = {
             "Latent": Picture(self.canvas, 0, 0, "Latent image", grey()),
             "Conventional": Picture(self.canvas, 0, 1, "Conventional", grey()),
-            "Deviation": Picture(self.canvas, 1, 0, f"Standard deviation, to {DEVIATION:g}", colour_table("magma")),
+            "Deviation": Picture(self.canvas, 1, 0, f"Standard deviation, to {DEVIATION:g}", heat()),
             "Residual": Picture(self.canvas, 1, 1, f"Measured - predicted, ±{RESIDUAL:g} σ", diverging()),
         }
         self.bars = ClassBars()
@@ -335,7 +339,7 @@ class LivePanel(Panel):
             behind = (
                 f"{status.behind} frame{'' if status.behind == 1 else 's'} behind" if status.behind else "up to date"
             )
-            text = f"● {status.doing or 'idle'} · {behind} · {status.where}"
+            text = f"● {status.doing or 'idle'} · {behind}"
         else:
             text = f"◐ {status.state.value}"
         if status.restarts:
@@ -348,7 +352,7 @@ class LivePanel(Panel):
             self.dose.setText(f"Dose: {dose.spent:.3g} of {dose.planned:.3g} planned photons{spared}")
         if text != self.status.text():
             self.status.setText(text)
-            self.status.setToolTip(text)
+            self.status.setToolTip(f"{text}\n{status.where}")
 
     # ---- What a person does ------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from PyQt5.QtCore import QSize, Qt
 from PyQt5.QtGui import QIcon, QImage, QPixmap
 from PyQt5.QtWidgets import QToolButton
 
+from app.gui.colours import colour_table
 from app.gui.theme import Theme, style_plot
 from app.worker.view import Shown, phase_picture
 
@@ -58,6 +59,13 @@ class Picture:
 
 def grey() -> NDArray[np.uint8]:
     return np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, 1)
+
+
+def heat() -> NDArray[np.uint8]:
+    """From black to nearly white."""
+    table = colour_table("magma")
+    # The last colour of that table is another one, for saturated pixels.
+    return np.vstack([table[:255], table[254:255]])
 
 
 def diverging() -> NDArray[np.uint8]:
