@@ -90,6 +90,12 @@ def scan(
     ] = None,
     passes: Annotated[int, typer.Option(min=1, help="Low dose: how often the evaluation points are visited.")] = 1,
     no_empty: Annotated[bool, typer.Option("--no-empty", help="Low dose: no empty beam either.")] = False,
+    enough: Annotated[
+        float | None,
+        typer.Option(min=0, help="Low dose: end when the image is recovered with this mean deviation at most."),
+    ] = None,
+    server: Annotated[str | None, typer.Option(help="With --enough: HOST:PORT of a `serve`; default: here.")] = None,
+    keys: Annotated[Path | None, typer.Option(help="Folder with CURVE keys for --server.")] = None,
     sample_name: Annotated[str, typer.Option(help="What people call the sample; stored with the run.")] = "",
     notes: Annotated[str, typer.Option(help="Stored with the run.")] = "",
     retake: Annotated[Path | None, typer.Option(help="Take points of this complete run again (--point).")] = None,
@@ -116,8 +122,17 @@ def scan(
         raise UsageError(
             "scan: --resume takes darks, characterisation and calibration from its file; leave those options out"
         )
-    if calibration is None and (passes > 1 or no_empty):
-        raise UsageError("scan: --passes and --no-empty are for low-dose scans; give --calibration OTHER.h5")
+    if calibration is None and (passes > 1 or no_empty or enough is not None):
+        raise UsageError("scan: --passes, --no-empty and --enough are for low-dose scans; give --calibration OTHER.h5")
+    if enough is None and (server or keys):
+        raise UsageError("scan: --server and --keys are for --enough SIGMA, which has somebody look at the image")
+    live = None
+    if enough is not None:
+        from app.worker.enough import Target
+        from app.worker.serving import reconstruction
+
+        live = reconstruction(server, keys)
+        live.target = Target(enough)
     values = run_scan(
         profile,
         seed,
@@ -132,6 +147,7 @@ def scan(
         not no_empty,
         interrupt,
         Label(sample_name, notes),
+        live,
     )
     _end_scan(values, interrupt, as_json)
 
@@ -189,16 +205,11 @@ def gui(
         ) from None
     if replay is not None and profile is not None:
         raise UsageError("gui: give either --profile or --replay, a replay has no bench")
-    from app.worker.keys import address_of, client_keys
-    from app.worker.link import Elsewhere
-    from app.worker.live import Live
+    from app.worker.serving import reconstruction
 
-    if keys is not None and server is None:
-        raise UsageError("gui: --keys are for --server HOST:PORT")
-    held = None if keys is None else client_keys(keys)
-    worker = None if server is None else Elsewhere(address_of(server, held is not None))
+    live = reconstruction(server, keys, not no_live)
     choice = None if replay is not None else Choice(profile or "quick", seed, sample, speed)
-    code = run_window(choice, replay, lambda: (LivePanel(Live(worker, held, not no_live)),))
+    code = run_window(choice, replay, lambda: (LivePanel(live),))
     if code:
         raise typer.Exit(code)
 

@@ -92,12 +92,12 @@ class DarkObserver(Protocol):
 class DoseJudge(Protocol):
     """An observer that can tell when a low-dose scan has had enough light."""
 
-    def enough(self) -> str:
-        """Why it is enough, or "". Asked between two points, in the thread of `run`; be quick."""
+    def enough(self, step: int) -> str:
+        """Why it is enough, or "". Asked between two points, before this step, in the thread of `run`."""
         ...
 
 
-def _never_enough() -> str:
+def _never_enough(step: int) -> str:
     return ""
 
 
@@ -134,7 +134,8 @@ class Runner:
         watch: called several times a second in the thread of `run`, while a device works and while paused: somebody
             who shows the bench looks at it here. It must be quick and must not raise.
         retaken: a scan point of a complete run that is taken again, and nothing else; None executes the plan.
-        enough: asked between two points of a low-dose plan; when it says why, the run is complete with what it has.
+        enough: asked between two points of a low-dose plan, with the step that would be next; when it says why, the
+            run is complete with what it has.
     """
 
     def __init__(
@@ -150,7 +151,7 @@ class Runner:
         patience_s: float = PATIENCE_S,
         watch: Callable[[], None] | None = None,
         retaken: int | None = None,
-        enough: Callable[[], str] = _never_enough,
+        enough: Callable[[int], str] = _never_enough,
     ):
         self._plan = plan
         self._enough = enough
@@ -344,7 +345,7 @@ class Runner:
             self._devices.stage.home(self._aborting)
         for step in steps:
             self._checkpoint()
-            if self._between_points(step) and (reason := self._enough()):
+            if self._between_points(step) and (reason := self._enough(step.number)):
                 return reason
             self._execute_step(step, recorder, first_repeat if step.number == first_step else 0)
         return ""

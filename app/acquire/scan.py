@@ -325,7 +325,7 @@ class Scan:
         self,
         observer: Observer | None = None,
         watch: Callable[[], None] | None = None,
-        enough: Callable[[], str] = lambda: "",
+        enough: Callable[[int], str] = lambda _: "",
     ) -> Runner:
         """The runner of this scan; its `run` needs open devices (`with scan.devices`). For the rest see `Runner`."""
         return Runner(

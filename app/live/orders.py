@@ -328,8 +328,8 @@ class _Watcher:
             if isinstance(other, DarkObserver):
                 other.darks_committed(exposure_s, darks)
 
-    def enough(self) -> str:
-        judged = [other.enough() for other in self.others if isinstance(other, DoseJudge)]
+    def enough(self, step: int) -> str:
+        judged = [other.enough(step) for other in self.others if isinstance(other, DoseJudge)]
         return next((reason for reason in judged if reason), "")
 
     def failed(self, error: Exception) -> None:

@@ -123,7 +123,7 @@ class RunningSource:
         with self._lock:
             self._darks[exposure_s] = darks
 
-    def enough(self) -> str:
+    def enough(self, step: int) -> str:
         return self._judge(self.begin.run)
 
     def _message(self, frame: taken.Frame) -> Frame:

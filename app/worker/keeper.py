@@ -47,11 +47,19 @@ class Keeper:
         self._say, self._complain, self._dose = say, complain, dose
         self._lock = threading.Lock()
         self._run: _Run | None = None
+        self._storing = False
 
     def watch(self, source: Source | None, path: Path) -> None:
         """Results of this run are kept from now on; with None, of none."""
         with self._lock:
             self._run = None if source is None else _Run(source, path, Plan.from_json(source.begin.plan))
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something of the run is still to be stored, as far as it is known by now."""
+        with self._lock:
+            run = self._run
+            return run is not None and (bool(run.waiting) or self._storing or not run.judged)
 
     def heard(self, message: ToWindow) -> None:
         """A calibration and final images are to be stored."""
@@ -78,6 +86,7 @@ class Keeper:
             if not run.waiting:
                 return
             waiting, run.waiting = dict(run.waiting), {}
+            self._storing = True
         try:
             for message in waiting.values():
                 self._store(run, message)
@@ -89,6 +98,8 @@ class Keeper:
             else:
                 self._complain(f"reconstruction: results are shown but not stored: {error}")
             return
+        finally:
+            self._storing = False
         run.tries = 0
         names = ", ".join(key if isinstance(key, str) else f"image of {key:g} s" for key in waiting)
         self._say(f"reconstruction: stored in {run.path.name}: {names}")

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from app.acquire.plan import Plan
+from app.acquire.plan import Plan, Stream
 from app.errors import known_message
 from app.live.journal import Journal
 from app.live.owner import DeviceOwner
@@ -74,6 +74,7 @@ class Live:
         self.target: Target | None = None
         self._judged: dict[str, tuple[dict[str, Any], int]] = {}
         self._reached: dict[str, str] = {}
+        self._frames: dict[tuple[str, float], tuple[int, bool]] = {}
         self.choice = Choose("")
         self.wanted = wanted
         self.shown: Shown | None = None
@@ -85,10 +86,41 @@ class Live:
 
     def join(self, owner: DeviceOwner) -> None:
         """Follow the runs of these devices."""
-        self._journal = owner.journal
         owner.listeners.append(self.follower)
+        self.begin(owner.journal)
+
+    def begin(self, journal: Journal) -> None:
+        """Be ready for runs; what happens goes into the journal."""
+        self._journal = journal
         self.link.start()
         self.link.want(self.wanted)
+
+    def seen(self, step: int) -> bool:
+        """Whether all frames before a step of the plan are in the file and in an image."""
+        with self._lock:
+            source = self._source
+        return source is not None and source.committed >= (step, 0) and self._imaged(step, final=False)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing of the run that has ended is still to be computed or stored."""
+        with self._lock:
+            source = self._source
+        if source is None or not source.ended:
+            return False
+        return self._imaged(source.committed[0], final=True) and not self._keeper.waiting
+
+    def _imaged(self, step: int, final: bool) -> bool:
+        with self._lock:
+            source, plan, frames = self._source, self._plan, dict(self._frames)
+        assert source is not None
+        assert plan is not None
+        taken: dict[float, int] = {}
+        for own in plan.steps[:step]:
+            if own.stream is Stream.EVALUATION:
+                taken[own.exposure_s] = taken.get(own.exposure_s, 0) + own.repeats
+        held = {exposure: frames.get((source.begin.run, exposure), (0, False)) for exposure in taken}
+        return all(held[e][0] >= count and (held[e][1] or not final) for e, count in taken.items())
 
     def end(self) -> None:
         """Let worker and threads go; nobody waits for them."""
@@ -165,6 +197,7 @@ class Live:
         if isinstance(message, Estimate):
             with self._lock:
                 self._judged = {message.run: (json.loads(message.numbers), message.frames)}
+                self._frames[message.run, message.exposure_s] = (message.frames, message.final)
 
     def _judge(self, run: str) -> str:
         """Why a run has had enough light, or ""."""

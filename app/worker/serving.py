@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.errors import UsageError
 from app.options import DeviceOption, JsonOption
+
+if TYPE_CHECKING:
+    from app.worker.live import Live
 
 DEFAULT = "127.0.0.1:5577"
 NICE = 5
@@ -60,3 +64,19 @@ def serve(
     report({"address": server.address, "device": engine.device, "refused": server.refused}, as_json)
     # A computation in progress would hold up the end.
     os._exit(interrupt.exit_code)
+
+
+def reconstruction(server: str | None, keys: Path | None, wanted: bool = True) -> Live:
+    """A reconstruction by a worker elsewhere, or by a process of its own here.
+
+    Raises:
+        UsageError: no address, one beyond this machine without keys, keys without one, or no keys where they should be.
+    """
+    from app.worker.keys import address_of, client_keys
+    from app.worker.link import Elsewhere
+    from app.worker.live import Live
+
+    if keys is not None and server is None:
+        raise UsageError("--keys are for --server HOST:PORT; give that as well")
+    held = None if keys is None else client_keys(keys)
+    return Live(None if server is None else Elsewhere(address_of(server, held is not None)), held, wanted)
