@@ -2,7 +2,7 @@
 
     python -m benchmarks.screenshots [--out docs/images] [--speed 12] [--only bench|live]
 
-`live` takes those of the reconstruction, in a run with fewer points and two exposures; its worker is the real one.
+`live` takes those of the reconstruction, in a small run; its worker is the real one.
 `QT_QPA_PLATFORM=xcb` draws on the display that DISPLAY names, Xvfb's for instance.
 """
 
@@ -164,16 +164,17 @@ def replay(p: Photographer, path: Path) -> None:
 
 
 def small_profile(folder: Path) -> str:
-    """`quick` with fewer points and exposures: a calibration and four images in minutes."""
-    text = (PROFILES / "quick.toml").read_text()
+    """`tiny` with more points and light that leaves its mark photon by photon: calibration and images in a minute."""
+    text = (PROFILES / "tiny.toml").read_text()
     for old, new in (
-        ("positions = 96", "positions = 24"),
-        ("evaluation_positions = 16", "evaluation_positions = 6"),
-        ("evaluation_exposures_s = [3e-6, 3e-5, 3e-4, 3e-3, 3e-2, 0.3]", "evaluation_exposures_s = [3e-6, 3e-5]"),
-        ("dark_frames = 30", "dark_frames = 12"),
+        ("positions = 9", "positions = 25"),
+        ("evaluation_positions = 3", "evaluation_positions = 12"),
+        ("overlap = 0.60", "overlap = 0.70"),
+        ("evaluation_exposures_s = [3e-4, 3e-2]", "evaluation_exposures_s = [1e-5, 3e-5, 1e-4]"),
+        ("dark_frames = 4", "dark_frames = 12"),
     ):
         if old not in text:
-            raise RuntimeError(f"quick.toml has no {old!r} any more; correct this benchmark")
+            raise RuntimeError(f"tiny.toml has no {old!r} any more; correct this benchmark")
         text = text.replace(old, new, 1)
     path = folder / "small.toml"
     path.write_text(text)
@@ -197,7 +198,7 @@ def live(p: Photographer, folder: Path, speed: float) -> None:
 
     def imaged() -> bool:
         images = panel.live.shown.images.values()
-        return len(images) == 2 and all(one.pixels is not None for one in images)
+        return len(images) == 3 and all(one.pixels is not None for one in images)
 
     p.live(0, imaged)
     p.live(0.5)

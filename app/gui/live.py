@@ -100,8 +100,8 @@ class LivePanel(Panel):
         self.pose.addItems(["free", "known"])
         self.pose.setToolTip("Free: the sample was put in by hand. Known: it sits where the decoder draws it")
         self.pose.setAccessibleName("Pose")
-        for box in (self.decoder, self.pose):
-            box.setMinimumContentsLength(5)
+        for box, letters in ((self.decoder, len(OWN_DECODER)), (self.pose, 5)):
+            box.setMinimumContentsLength(letters)
             box.setSizeAdjustPolicy(QComboBox.AdjustToMinimumContentsLengthWithIcon)
             box.currentTextChanged.connect(lambda _: self._choose())
         self.until = QCheckBox("Enough: recovered and σ at most")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from app.errors import known_message
@@ -66,11 +67,13 @@ class Engine(Protocol):
     ) -> Pixels: ...
 
 
+@dataclass(frozen=True)
 class _Task:
-    """A piece of work: what it is, in words, and the work."""
+    """A piece of work: what kind it is, in words for people, and the work itself."""
 
-    def __init__(self, what: str, words: str, act: Callable[[], None]):
-        self.what, self.words, self.act = what, words, act
+    what: str
+    words: str
+    act: Callable[[], None]
 
 
 class Session:
@@ -86,6 +89,7 @@ class Session:
         self._lock = threading.Lock()
         self._book: RunBook | None = None
         self._doing = ""
+        self._generation = 0
         self._forget()
 
     def _forget(self) -> None:
@@ -99,7 +103,7 @@ class Session:
 
     def _again(self) -> None:
         """Nothing has been estimated."""
-        self._generation = getattr(self, "_generation", 0) + 1
+        self._generation += 1
         self._prepared = False
         # By exposure: how much news was in the last estimate, of how many frames, whether it was final, and when.
         self._used: dict[float, int] = {}
