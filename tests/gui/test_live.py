@@ -133,6 +133,19 @@ def test_a_run_that_is_resumed_is_completed_from_its_file(live_desk, tmp_path):
     live_desk.finish()
 
 
+def test_a_run_with_a_point_that_was_taken_again_is_reconstructed_anew(live_desk, tmp_path):
+    path = tmp_path / "run.h5"
+    live_desk.scan(path)
+    live_desk.finish()
+    live_desk.desk.until(lambda: "image of 0.03 s" in live_desk.desk.messages())
+    first = live_desk.panel.live.shown.run
+    live_desk.desk.until(lambda: live_desk.desk.window.owner.give(orders.retake(path, [4])))
+    live_desk.desk.until(lambda: "point 4 taken again, completed" in live_desk.desk.messages())
+    live_desk.desk.until(lambda: live_desk.panel.live.shown.run != first)
+    live_desk.finish()
+    live_desk.desk.until(lambda: live_desk.desk.messages().count("image of 0.03 s") == 2)
+
+
 def test_a_low_dose_scan_is_reconstructed_under_the_earlier_calibration(live_desk, tmp_path):
     bright, low = tmp_path / "bright.h5", tmp_path / "low.h5"
     live_desk.scan(bright)
