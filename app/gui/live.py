@@ -100,7 +100,7 @@ class LivePanel(Panel):
         self.pose.addItems(["free", "known"])
         self.pose.setToolTip("Free: the sample was put in by hand. Known: it sits where the decoder draws it")
         self.pose.setAccessibleName("Pose")
-        for box, letters in ((self.decoder, len(OWN_DECODER)), (self.pose, 5)):
+        for box, letters in ((self.decoder, 9), (self.pose, 4)):
             box.setMinimumContentsLength(letters)
             box.setSizeAdjustPolicy(QComboBox.AdjustToMinimumContentsLengthWithIcon)
             box.currentTextChanged.connect(lambda _: self._choose())

@@ -6,7 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from app.acquire.scan import Scan
+from app.profile import load_profile
+from app.worker.book import RunBook
+from app.worker.light import Look
 from app.worker.message import Epoch, Said
+from app.worker.source import RecordedSource
 from app.worker.view import Imaging, Shown, phase_picture
 from tests.worker.fakes import FakeEngine
 
@@ -34,23 +39,18 @@ def test_epochs_that_come_twice_count_once_and_a_new_beginning_is_one():
 
 
 def test_the_residual_is_in_standard_deviations(tmp_path):
-    from app.worker.book import RunBook
-    from app.worker.source import RecordedSource
-    from tests.worker.test_session import Scan, quick_to_estimate
-
     path = tmp_path / "run.h5"
-    scan = Scan.new(quick_to_estimate((3e-2,)), path, 0)
+    scan = Scan.new(load_profile("tiny"), path, 0)
     with scan.devices:
         scan.runner().run()
     source = RecordedSource(path)
     book = RunBook(source.begin)
-    for exposure in (3e-2, 0.3):
+    for exposure in (3e-4, 3e-2, 0.3):
         book.add_darks(source.darks(exposure))
     for frame in source.frames(source.order):
         book.add(frame)
     data = book.ptychogram(book.evaluation(3e-2), "evaluation")
-    look = type("Look", (), {"decoder": "none"})
-    made = FakeEngine().estimate(book, look, None, 3e-2, data, 3, True)
+    made = FakeEngine().estimate(book, Look("none", "known", 1e-3), None, 3e-2, data, 3, True)
     dark = replace(made, predicted=np.zeros((2, 2), np.float32), measured=np.full((2, 2), 3.0, np.float32))
     dark = replace(dark, variance=np.full((2, 2), 8.5, np.float32))
     np.testing.assert_allclose(Imaging(dark).residual, 1.0)
