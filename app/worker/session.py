@@ -111,6 +111,7 @@ class Session:
         self._final: set[float] = set()
         self._pixels: set[float] = set()
         self._turn: dict[float, int] = {}
+        self._darkless: set[float] = set()
 
     # ---- From the thread of the sockets ------------------------------------------------------------------------------
 
@@ -224,7 +225,14 @@ class Session:
         waiting = []
         for exposure in book.exposures:
             keys = book.evaluation(exposure)
-            if not keys or not book.dark(exposure):
+            if not keys:
+                continue
+            if not book.dark(exposure):
+                if book.whole and exposure not in self._darkless:
+                    self._darkless.add(exposure)
+                    words = f"{book.begin.name}: no darks of {exposure:g} s; record them, then reconstruct"
+                    said = Said(book.begin.run, "estimate", words, bad=True)
+                    return _Task("estimate", "", lambda said=said: self._tell(said))  # type: ignore[misc]
                 continue
             final = len(keys) >= book.planned(exposure) and (book.whole or not book.ended)
             if book.news(exposure) > self._used.get(exposure, 0) or (final and exposure not in self._final):

@@ -225,6 +225,30 @@ def test_a_run_that_ended_before_its_bright_scan_was_complete_says_so(scanned):
     ]
 
 
+def test_frames_without_darks_are_told_of(low_dose, monkeypatch):
+    told: list = []
+    session = Session(FakeEngine(), told.append)
+    source = RecordedSource(low_dose)
+    darks = source.darks
+    monkeypatch.setattr(source, "darks", lambda exposure: None if exposure == 3e-6 else darks(exposure))
+    session.take(source.begin)
+    session.take(Choose(source.begin.run, conventional=False))
+    session.take(source.carried())
+    end = (len(source.plan.steps), 0)
+    for number in range(20):
+        pong = session.pong(Ping(number, source.begin.run, end, "completed"), 0, 0)
+        given = [source.darks(exposure) for exposure in pong.darks] + source.frames(pong.lacks)
+        for message in given:
+            if message is not None:
+                session.take(message)
+    work(session)
+    assert pong.darks == (3e-6,)
+    assert [m.words for m in told if isinstance(m, Said)] == [
+        "low.h5: no darks of 3e-06 s; record them, then reconstruct"
+    ]
+    assert {m.exposure_s for m in told if isinstance(m, Estimate)} == {3e-2}
+
+
 def test_what_belongs_to_another_run_is_left_alone(scanned):
     source = RecordedSource(scanned)
     session = Session(FakeEngine(), lambda _: None)
