@@ -32,12 +32,15 @@ from recon.files.imports import Overrides, open_any, read_probe
 from recon.files.read import open_hdf5, open_run
 from recon.files.results import StoredCalibration, load_calibration, store_calibration
 from recon.files.schema import ATTR_CREATOR, CREATOR
-from recon.metrics import distance_error_m, fit_positions, probe_error, resample
+from recon.metrics import distance_error_m, fit_positions, probe_error, stretched_probe
 from recon.orient import orient
+from recon.residuals import Residuals, residuals
 from recon.streaming import Streamed, Sums, frame_budget
 from recon.team import ALONE, Team, join, share_of, team_sums
 from recon.uncertainty import uncertainty_of
 
+WORST_MISFIT = 1.2
+"""Squared residuals over the noise above which the model is wrong by more than the deviations can cover."""
 LEAST_FRAMES_TO_ASK = 24
 """Frames below which nobody asks whether a scan is mirrored."""
 LIKELY = (0, 1, 2, 3, 4)
@@ -77,11 +80,14 @@ def score(calibration: Calibration, truth: Truth) -> CalibrationScore:
     light = calibration.illumination
     pixel = light.geometry.object_pixel_m
     fit = fit_positions(light.positions_m, truth.positions_m[light.indices])
-    true_probe = resample(truth.probe, truth.probe_pixel_m, len(light.probe), pixel)
+    wavelength = light.geometry.wavelength_m
+    true_probe = stretched_probe(
+        truth.probe, truth.probe_pixel_m, len(light.probe), pixel, fit.scale, wavelength, truth.distance_m
+    )
     return CalibrationScore(
         distance_error_m(light.geometry.distance_m, truth.distance_m, fit.scale),
         fit.rms_m / pixel,
-        probe_error(light.probe, true_probe, pixel, light.geometry.wavelength_m, truth.distance_m),
+        probe_error(light.probe, true_probe, pixel, wavelength, truth.distance_m),
     )
 
 
@@ -98,9 +104,13 @@ def calibrate_data(
 ) -> Calibration:
     """Calibrate with progress on the console."""
     keep_memory()
-    course.begin("calibrating", settings.epochs)
+    begun = False
 
     def shown(report: EpochReport) -> None:
+        nonlocal begun
+        if not begun:
+            course.begin("calibrating", report.epochs)
+            begun = True
         note = (
             f"{report.stage}  distance {report.distance_m * 1e3:.3f} mm  moved {report.position_change_px:.3f} px"
             f"  loss {report.loss:.4f}"
@@ -181,8 +191,8 @@ def stored_illumination(path: Path) -> tuple[Illumination, int]:
     return light, int(stored.settings["window_px"])
 
 
-def draw(calibration: Calibration, data: Scan, path: Path) -> Path:
-    """The figure of a calibration."""
+def draw(calibration: Calibration, data: Scan, left: Residuals, path: Path) -> Path:
+    """The figure of a calibration and of what it leaves unexplained."""
     light = calibration.illumination
     pixel = light.geometry.object_pixel_m
     heading = f"{data.name}: distance {light.geometry.distance_m * 1e3:.4g} mm, {len(data)} frames"
@@ -194,6 +204,8 @@ def draw(calibration: Calibration, data: Scan, path: Path) -> Path:
         calibration.loss,
         calibration.distance_m,
         calibration.stages,
+        left.pixels,
+        left.frames,
         heading,
         path,
     )
@@ -312,8 +324,13 @@ def calibrate_file(
     with_uncertainty: bool = True,
     modes: int = 1,
     probe_file: Path | None = None,
+    flux_prior: float | None = None,
+    background_prior: float | None = None,
 ) -> dict[str, Any]:
     """Calibrate a file and draw the result; a run of this program keeps the result, a foreign file is left as it is.
+
+    Flux of each frame and background are searched where their priors are given (`CalibrationSettings`); the flux of a
+    foreign file always.
 
     Under `torchrun` the processes share the frames; rank 0 alone draws, stores and returns the values of the command's
     JSON line, the others return nothing.
@@ -322,15 +339,17 @@ def calibrate_file(
     probe = None if probe_file is None else read_probe(probe_file)
     with join(device) as (team, place):
         data, settings, truth = bright_scan(path, probe_diameter_m, seed, overrides, batch, modes, team.size)
+        settings = replace(settings, flux_prior=flux_prior or settings.flux_prior, background_prior=background_prior)
         # The file is closed before the result goes into it.
         with data, Course(quiet=team.rank != 0) as course:
             calibration = _calibrated(
                 path, data, settings, epochs, place, course, checkpoint, memory_bytes, team, probe
             )
             known = _errors(data, calibration, place, course, memory_bytes, team) if with_uncertainty else None
-        if team.rank != 0:
+            left = residuals(data, calibration, place) if team.rank == 0 else None
+        if left is None:
             return {}
-        values = _kept(path, out, data, calibration, known, truth)
+        values = _kept(path, out, data, calibration, known, left, truth)
         return values | {
             "processes": team.size,
             "batch": batch_of(settings, len(data), team.size),
@@ -371,7 +390,13 @@ def _errors(
             f"standard deviations are left out: {held / 1e9:.1f} GB of frames, {budget / 1e9:.1f} GB to hold them"
         )
         return None
-    return uncertainty(data.load(), calibration, device, course)
+    found = uncertainty(data.load(), calibration, device, course)
+    if found is not None and found.misfit > WORST_MISFIT:
+        course.say(
+            f"misfit {found.misfit:.2f}, over {WORST_MISFIT}: the frames hold what the model cannot explain, and the "
+            "standard deviations are too small; does the pixel resolve the light at the frame's rim?"
+        )
+    return found
 
 
 def _kept(
@@ -380,11 +405,12 @@ def _kept(
     data: Streamed,
     calibration: Calibration,
     known: Uncertainty | None,
+    left: Residuals,
     truth: Truth | None,
 ) -> dict[str, Any]:
     """Draw and store a calibration; its values for people and scripts."""
     folder = out or path.with_name(f"{path.stem}-calibration")
-    figure = draw(calibration, data, folder / "calibration.png")
+    figure = draw(calibration, data, left, folder / "calibration.png")
     if is_run(path):
         store(path, calibration, known)
     else:
@@ -400,10 +426,13 @@ def _kept(
             far_field=light.geometry.far_field,
             wavelength_m=light.geometry.wavelength_m,
             loss=calibration.loss,
+            residual=left.pixels,
+            residual_of_frames=left.frames,
             **({} if known is None else _arrays(known)),
         )
     values = calibration.summary()
     del values["settings"]
+    values |= {"residual": float(left.frames.mean()), "odd_frames": left.odd()}
     if known is not None:
         values |= known.summary(calibration.illumination.geometry.object_pixel_m)
     if truth is not None:

@@ -227,6 +227,12 @@ def calibrate(
     probe_diameter: ProbeDiameterOption = None,
     probe: ProbeOption = None,
     modes: Annotated[int, typer.Option(min=1, help="Mutually incoherent modes of the probe.")] = 1,
+    flux_spread: Annotated[
+        float | None, typer.Option(min=1e-6, help="Search each frame's flux; how far it may be off, relative.")
+    ] = None,
+    background_spread: Annotated[
+        float | None, typer.Option(min=1e-6, help="Search a uniform background; its size over a pixel's mean signal.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs in all; default: by the kind of data.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="File to keep the state in; where it exists, go on from it.")
@@ -267,6 +273,8 @@ def calibrate(
         with_uncertainty=not no_uncertainty,
         modes=modes,
         probe_file=probe,
+        flux_prior=flux_spread,
+        background_prior=background_spread,
     )
     if values:
         report(values, as_json)

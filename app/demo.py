@@ -34,6 +34,7 @@ from recon.device import pick_device
 from recon.files.read import open_run
 from recon.metrics import dice, success_db
 from recon.reconstruct import CONVENTIONAL, draw_latent, fit_image
+from recon.residuals import residuals
 
 DEMO_PAPER_RATE = 1.0
 """The learning rate of the paper's estimator here, the upper end of its range."""
@@ -100,7 +101,8 @@ def run_demo(
         )
         calibration = calibrating.calibrate_data(data, settings, device, course)
         calibrating.store(path, calibration)
-        calibrating.draw(calibration, data, out / "calibration.png")
+        left = residuals(data, calibration, device)
+        calibrating.draw(calibration, data, left, out / "calibration.png")
         errors = calibrating.score(calibration, truth)
         course.say(
             f"calibration: distance off by {errors.distance_error_m * 1e6:+.0f} um, positions by "

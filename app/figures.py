@@ -42,6 +42,16 @@ def complex_colours(field: NDArray, top: float | None = None) -> NDArray[np.floa
     return hsv_to_rgb(np.stack([hue, np.full_like(hue, 0.85), np.clip(amplitude, 0, 1)], axis=-1))
 
 
+def block_means(image: NDArray, most: int) -> NDArray:
+    """Means over square blocks, so that at most that many remain each way; nan is left out, edges may be."""
+    factor = max(1, -(-max(image.shape) // most))
+    rows, columns = (n // factor for n in image.shape)
+    blocks = image[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
+    count = np.isfinite(blocks).sum((1, 3))
+    total = np.where(np.isfinite(blocks), blocks, 0).sum((1, 3))
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
 def _bare(axes: Axes, title: str = "") -> None:
     axes.set_xticks([])
     axes.set_yticks([])
@@ -100,12 +110,19 @@ def calibration_figure(
     loss: NDArray,
     distance_m: NDArray,
     stages: Sequence[str],
+    unexplained: NDArray,
+    unexplained_frames: NDArray,
     heading: str,
     path: Path,
 ) -> Path:
-    """Probe, object, corrected positions and the course of the calibration; returns the path."""
-    figure = Figure(figsize=(12, 7.4), layout="constrained")
-    axes = figure.subplots(2, 3)
+    """Probe, object, corrected positions, the calibration's course and what it leaves unexplained; returns the path.
+
+    Args:
+        unexplained: (H, W) squared residuals over their variance, mean of the frames.
+        unexplained_frames: (N,) the same of each frame.
+    """
+    figure = Figure(figsize=(16, 7.4), layout="constrained")
+    axes = figure.subplots(2, 4)
     axes[0, 0].imshow(complex_colours(probe))
     _bare(axes[0, 0], "probe (brightness: amplitude, hue: phase)")
     half = min(len(obj) // 2, int(np.abs(positions_px).max()) + len(probe) // 3)
@@ -143,6 +160,13 @@ def calibration_figure(
     axes[1, 2].ticklabel_format(useOffset=False)
     axes[1, 2].set_title("distance (mm)", fontsize=9)
     axes[1, 2].set_xlabel("epoch")
+    shown_map = axes[0, 3].imshow(block_means(unexplained, 256), cmap="RdBu_r", vmin=0, vmax=2)
+    figure.colorbar(shown_map, ax=axes[0, 3], shrink=0.8, extend="max")
+    _bare(axes[0, 3], "squared residual over its variance (1: explained)")
+    axes[1, 3].plot(np.arange(len(unexplained_frames)), unexplained_frames, ".", color="tab:red")
+    axes[1, 3].axhline(1.0, color="0.6", linewidth=0.8)
+    axes[1, 3].set_title("the same, frame by frame", fontsize=9)
+    axes[1, 3].set_xlabel("frame")
     figure.suptitle(heading, fontsize=11)
     return _save(figure, path)
 

@@ -92,6 +92,7 @@ def measure(path: Path, budget_bytes: float) -> dict[str, Any]:
         joint_epochs=2,
         refine_epochs=1,
         full_epochs=2,
+        polish_epochs=0,
         loss_tolerance=0.0,
     )
     marks: list[tuple[str, float]] = []

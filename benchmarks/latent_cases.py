@@ -160,7 +160,7 @@ def _said(found: Posterior) -> dict[str, Any]:
         "needed": verdict.needed_db,
         "log_evidence": found.log_evidence,
         "foreign": found.foreign.log_odds,
-        "evidence": [round(v, 3) for v in found.foreign.evidence],
+        "evidence": [round(v, 3) for v in (*found.foreign.own, *found.foreign.evidence)],
         "typical": found.typicality,
         "pattern": found.pattern,
         "odd": float(np.abs(found.frame_scores).max()),

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.latent_cases import NEGATIVES, Case, case_options, doses, finish
 from benchmarks.report import append_rows, machine
-from recon import foreign, verdict
+from recon import verdict
 
 LEAST_DICE = 0.8
 CALLED, TRUE, FALSE = 0.95, 0.95, 0.02
@@ -32,7 +32,6 @@ class Thresholds:
 
     sure: float = verdict.SURE
     foreign_nats: float = verdict.FOREIGN_NATS
-    own: float = foreign.OWN
     strange: float = verdict.STRANGE
     unlike: float = verdict.UNLIKE
     odd_frame: float = verdict.ODD_FRAME
@@ -48,7 +47,7 @@ class Table:
     photons: NDArray[np.float64]
     success: NDArray[np.bool_]
     probability: NDArray[np.float64]
-    evidence: NDArray[np.float64]
+    foreign: NDArray[np.float64]
     log_evidence: NDArray[np.float64]
     typical: NDArray[np.float64]
     pattern: NDArray[np.float64]
@@ -69,7 +68,7 @@ class Table:
             np.array([float(key[2]) for key in keys]),
             np.array(success),
             np.array([row["success_probability"] for row in rows]),
-            np.array([row["evidence"] for row in rows]),
+            np.array([row["foreign"] for row in rows]),
             np.array([row["log_evidence"] for row in rows]),
             np.array([row["typical"] for row in rows]),
             np.array([row["pattern"] for row in rows]),
@@ -81,17 +80,11 @@ class Table:
         """Some of the rows."""
         return Table(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
 
-    def foreign(self, own: float) -> NDArray[np.float64]:
-        """Log odds for something foreign, strengths up to `own` being those of the class."""
-        within = np.array(foreign.STRENGTHS) <= own
-        ours = self.evidence[:, within].max(1, initial=0.0)
-        return self.evidence[:, ~within].max(1) - ours
-
     def called(self, t: Thresholds) -> NDArray[np.bool_]:
         """Which would be called recovered, as `recon.verdict.judge` has it."""
         return (
             (self.probability >= t.sure)
-            & (self.foreign(t.own) <= t.foreign_nats)
+            & (self.foreign <= t.foreign_nats)
             & (self.typical >= -t.strange)
             & (self.pattern <= t.unlike)
             & (self.odd <= t.odd_frame)
@@ -142,7 +135,7 @@ def tuned(table: Table) -> Thresholds:
     )
     best, least = now, np.inf
     for sure, nats, strange, unlike, odd in grid:
-        tried = Thresholds(float(sure), nats, now.own, float(strange), float(unlike), odd, now.empty_nats)
+        tried = Thresholds(float(sure), nats, float(strange), float(unlike), odd, now.empty_nats)
         apart = abs(tried.sure - now.sure) + 0.05 * abs(tried.strange - now.strange)
         apart += 0.01 * (abs(nats - now.foreign_nats) + abs(unlike - now.unlike) + abs(odd - now.odd_frame))
         missing = Shares.of(table, table.called(tried)).missing() + 0.02 * apart
@@ -221,8 +214,8 @@ def _spread(table: Table) -> None:
         "pattern": table.pattern,
         "frames": table.odd,
         "evidence": table.log_evidence,
+        "foreign": table.foreign,
     }
-    columns |= {f"foreign {own:g}": table.foreign(own) for own in (0.25, 1.0, 4.0)}
     for kind in dict.fromkeys(table.kind.tolist()):
         for name, values in columns.items():
             quantiles = np.quantile(values[table.kind == kind], (0, 0.02, 0.05, 0.25, 0.5, 0.75, 0.95, 0.98, 1))

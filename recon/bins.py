@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recon.dataset import Ptychogram
 from recon.noise import Likelihood
-from recon.observation import FLUX_TOLERANCE, LightMap, Terms, information, pattern_weight
+from recon.observation import FLUX_TOLERANCE, LightMap, Terms, alike, information, pattern_weight
 from recon.operator import CameraOperator
 
 BIN_M = 10.5e-6
@@ -131,19 +131,43 @@ class Bins:
         cost = self.likelihood.value(intensity, self.measured[:, :, None], self.variance[:, :, None])
         return self._black() - cost.sum((0, 1))
 
+    def photons(self, images: Tensor) -> Tensor:
+        """(S,) the same: nothing of it is known before the frames come."""
+        return self.value(images)
+
+    def joined(self, more: Bins) -> Bins:
+        """These frames and more, under the same likelihood."""
+        rows = alike(self.rows.unflatten(1, (2, -1)), more.rows.unflatten(1, (2, -1)), 2)
+        return Bins(
+            self.operator.joined(more.operator),
+            self.likelihood,
+            torch.cat(rows).flatten(1, 2),
+            self.counts + more.counts,
+            torch.cat(alike(self.measured, more.measured, 1)),
+            torch.cat(alike(self.variance, more.variance, 1, 1.0)),
+            self.electrons + more.electrons,
+        )
+
+    def slope(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-likelihood (S,) of images (S, s, s) and its gradient (S, s, s) in them."""
+        value, gradient, _, _ = self._sloped(images)
+        return value, gradient
+
+    def _sloped(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As `slope`, with fields (N, 2 m, S) and intensities (N, m, S)."""
+        fields, intensity = self._light(images)
+        cost, slope, _ = self.likelihood.evaluate(intensity, self.measured[:, :, None], self.variance[:, :, None])
+        pull = -2 * fields * torch.cat((slope, slope), 1)
+        parts = (self.rows.transpose(1, 2) @ pull).transpose(1, 2).unflatten(2, self.operator.window)
+        return self._black() - cost.sum((0, 1)), self.operator.whole(parts), fields, intensity
+
     def terms(self, images: Tensor, jacobians: Tensor) -> Terms:
         """Along the `jacobians` (S, s^2, d) of images (S, s, s)."""
-        fields, intensity = self._light(images)
-        measured, variance = self.measured[:, :, None], self.variance[:, :, None]
-        cost, slope, _ = self.likelihood.evaluate(intensity, measured, variance)
-        worth = self.likelihood.fisher(intensity, variance.expand_as(intensity)).sqrt()
-        pull = -2 * fields * torch.cat((slope, slope), 1)
-        high, wide = self.operator.window
-        parts = (self.rows.transpose(1, 2) @ pull).transpose(1, 2).unflatten(2, (high, wide))
-        gradient = self.operator.whole(parts).flatten(1)
+        value, gradient, fields, intensity = self._sloped(images)
+        worth = self.likelihood.fisher(intensity, self.variance[:, :, None].expand_as(intensity)).sqrt()
         weighted = 2 * fields * torch.cat((worth, worth), 1)
         found = information(self.operator, self.rows, weighted, jacobians, self.counts)
-        return Terms(self._black() - cost.sum((0, 1)), (gradient[:, None] @ jacobians)[:, 0], found)
+        return Terms(value, (gradient.flatten(1)[:, None] @ jacobians)[:, 0], found)
 
     def frame_scores(self, image: Tensor) -> Tensor:
         """(N,) light of each frame less that expected of an image (s, s), in standard deviations."""

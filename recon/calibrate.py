@@ -7,7 +7,9 @@ together change nothing that a camera sees.
 
 The work runs in stages on one set of unknowns: the variance-stabilised amplitude loss on binned pixels of the window
 that holds the light, first probe and object, then everything; the same on ever finer pixels; then the likelihood on the
-full frame, propagated on a window as wide as the geometry demands.
+full frame, propagated on a window as wide as the geometry demands. Frequencies that cannot reach the frame are left out
+before and after that (`recon.reach`). Steps on few frames find the way (`recon.fit`); where all frames together cost a
+tenth of a second or less, full passes downhill end it (`recon.polish`).
 """
 
 from __future__ import annotations
@@ -31,9 +33,11 @@ from recon.illumination import Illumination, illuminated, lit_points, lit_window
 from recon.levels import binned, finer
 from recon.model import object_size
 from recon.noise import MixedGaussian, SlopedLoss, StabilisedAmplitude
+from recon.polish import Polish
 from recon.propagators import FarField, NearField, Optics
+from recon.reach import Reach
 from recon.refocus import refocus
-from recon.stages import CalibrationSettings, Stage, stages_of, with_epochs
+from recon.stages import CalibrationSettings, Stage, rates_of, stages_of, with_epochs
 from recon.streaming import Streamed, Sums, frame_budget
 from recon.team import ALONE, Team, share_of, team_sums
 from recon.unknowns import Unknowns
@@ -315,13 +319,29 @@ def calibrate(
         if saved is not None:
             saved.restore(fit, course)
             saved = None
+        polish: Polish | None = None
+        last = stage.name in ("full", "polish")
+        within = last and Reach.applies(data.geometry, settings.probe_diameter_m)
+        if last:
+            # What is filtered, and what a polish does, follows from the same bits in every process.
+            team.follow(unknowns.searched())
+        if within and stage.name == "full" and course.epoch == 0:
+            _reach(unknowns, part).keep_seen(unknowns)
+        if stage.name == "polish":
+            shifted = settings.refine_positions and len(data) > 2
+            reach = _reach(unknowns, part) if within else None
+            polish = Polish(fit, distance=settings.refine_distance, positions=shifted, reach=reach)
         while course.stage_goes_on():
-            fit.rates(_rates(settings, stage, course.speed(), pixel, len(data)))
             distant = settings.refine_distance and not data.geometry.far_field and stage.name == "joint"
             if distant and course.table.loss and course.epoch < REFOCUSED and course.share < SETTLING:
                 refocus(fit, data.geometry.wavelength_m)
             before = unknowns.positions_px()
-            value = fit.epoch(course.epoch, stop if course.table.loss else lambda: False)
+            wanted = stop if course.table.loss else lambda: False
+            if polish is None:
+                fit.rates(rates_of(settings, stage, course.speed(), pixel, len(data)))
+                value = fit.epoch(course.epoch, wanted)
+            else:
+                value = polish.step(wanted)
             if value is None:
                 course.interrupted = True
                 course.restore_best(unknowns)
@@ -329,9 +349,12 @@ def calibrate(
             moved = float((unknowns.positions_px() - before).square().sum(1).mean().sqrt()) * stage.binning
             distance = data.geometry.distance_m + float(unknowns.offset_m)
             course.add(value, distance, moved, unknowns)
+            if polish is not None:
+                course.share = 1.0 if polish.settled else course.epoch / stage.epochs
             pictures = partial(_pictures, unknowns)
             report(EpochReport(len(course.table.loss), total, stage.name, value, distance, moved, pictures))
-            if checkpoint is not None and team.rank == 0:
+            # A polish that is resumed begins anew: its steps follow from its start alone.
+            if checkpoint is not None and team.rank == 0 and polish is None:
                 save_checkpoint(checkpoint, mark, settings, number, unknowns, scale, fit, course)
             wish = torch.full_like(unknowns.offset_m, float(stop()))
             team.add([wish])
@@ -339,8 +362,11 @@ def calibrate(
                 course.interrupted = True
                 course.restore_best(unknowns)
                 break
+        if within and stage.name == "full":
+            team.follow(unknowns.searched())
+            _reach(unknowns, part).keep_seen(unknowns)
         # The next level's frames need its memory.
-        del fit
+        del fit, polish
         if course.interrupted:
             break
     assert unknowns is not None
@@ -378,22 +404,9 @@ def batch_of(settings: CalibrationSettings, count: int, processes: int = 1) -> i
     return batch
 
 
-def _rates(s: CalibrationSettings, stage: Stage, decay: float, pixel_m: float, count: int) -> dict[str, float]:
-    """Step sizes of an epoch by group; what is not named stays as it is."""
-    factor = stage.speed * decay
-    values = {"object": factor * s.object_rate, "probe": factor * s.probe_rate}
-    if stage.name == "warm":
-        return values
-    if s.refine_distance:  # which has no gradient in the far field
-        values["offset_m"] = factor * s.distance_rate_m
-    if s.refine_positions and count > 2:
-        rate = factor * s.position_rate_px
-        values |= {"affine": 2 * rate, "deviation": min(rate, s.position_prior_m / pixel_m)}
-    if s.flux_prior is not None:
-        values["log_gain"] = 0.1 * factor * s.flux_prior
-    if s.background_prior is not None:
-        values["background"] = 0.1 * factor * s.background_prior
-    return values
+def _reach(unknowns: Unknowns, part: Scan) -> Reach:
+    g = part.geometry
+    return Reach(unknowns.probe, replace(g, distance_m=g.distance_m + float(unknowns.offset_m)))
 
 
 def orthogonal(modes: NDArray) -> NDArray:

@@ -8,19 +8,22 @@ and the distance do to it are three images, computed once by central differences
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from recon.dataset import Ptychogram
 from recon.frameloss import Batch, FrameLoss, gather, scatter, spread
-from recon.propagators import Optics
-from recon.unknowns import Unknowns
+from recon.noise import MixedGaussian, SlopedLoss
+from recon.propagators import Optics, Trace
+from recon.unknowns import GROUPS, Unknowns
 
 SHIFT_PX, OFFSET_M = 0.02, 2e-6
 """Half widths of the central differences: small beside a speckle and the depth of focus, large beside rounding."""
-NAMES = ("object", "probe", "offset_m", "affine", "deviation")
+NAMES = GROUPS
+"""The parts of a direction: everything that is searched."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Direction:
     offset_m: Tensor
     affine: Tensor
     deviation: Tensor
+    log_gain: Tensor
+    background: Tensor
 
     def parts(self) -> list[Tensor]:
         return [getattr(self, name) for name in NAMES]
@@ -58,7 +63,10 @@ class _Frames:
     """Frames that go through the optics together, at the solution."""
 
     batch: Batch
+    numbers: Tensor
     point: Tensor
+    level: Tensor
+    light: Tensor
     fields: Tensor
     moved: Tensor
     patches: Tensor | None
@@ -69,96 +77,115 @@ class _Frames:
     residual: Tensor
 
 
+@dataclass(frozen=True)
+class Free:
+    """What was searched beside object and probe, with the standard deviations of its priors; None or false is held.
+
+    Attributes:
+        position_px: of a point about the affine map.
+        log_gain: of a frame's flux over the common one.
+        background: of light that came another way, in units of the mean signal.
+    """
+
+    position_px: float
+    distance: bool = True
+    positions: bool = True
+    log_gain: float | None = None
+    background: float | None = None
+
+
+@dataclass(frozen=True)
+class Look:
+    """A batch, its frames' numbers (B,) and levels of unit background (B,); no numbers for the empty beam."""
+
+    batch: Batch
+    numbers: Tensor
+    level: Tensor
+
+
+def looks_at(data: Ptychogram, unknowns: Unknowns, optics: Optics, scale: float, batch: int = 8) -> list[Look]:
+    """All frames of a scan and its empty beam, `batch` at a time; `scale` is electrons a second per |probe|^2."""
+    device, real = optics.device, unknowns.offset_m.dtype
+    variance = torch.from_numpy(data.dark_variance).to(device)
+    mask = torch.from_numpy(data.mask).to(device=device, dtype=real)
+    whole = unknowns.positions_px().round()
+    corners = whole.long() + (unknowns.object.shape[-1] // 2 - optics.window // 2)
+    signal = max(float(data.frames.mean(dtype=float) / data.exposures_s.mean()), 1e-12)
+    seconds = torch.from_numpy(data.exposures_s).to(device=device, dtype=real)
+    looks = []
+    for frames in torch.arange(len(data), device=device).split(batch):
+        point, host = unknowns.point[frames], frames.cpu().numpy()
+        weight = mask.expand(len(frames), *mask.shape)
+        if data.saturated is not None:
+            weight = weight * (~torch.from_numpy(data.saturated[host]).to(device)).to(real)
+        chosen, level = corners[point], signal * seconds[frames]
+        one = Batch(
+            torch.from_numpy(data.frames[host]).to(device),
+            variance,
+            weight,
+            chosen if chosen.is_cuda else [(int(r), int(c)) for r, c in chosen.tolist()],
+            (unknowns.positions_px() - whole)[point],
+            scale * seconds[frames] * unknowns.log_gain[frames].exp(),
+            level * unknowns.background,
+        )
+        looks.append(Look(one, frames, level))
+    if data.empty is not None and data.empty_exposure_s is not None:
+        gain = unknowns.offset_m.new_full((1,), scale * data.empty_exposure_s)
+        empty = torch.from_numpy(data.empty).to(device)[None]
+        beam = Batch(empty, variance, mask[None], [], gain.new_zeros(1, 2), gain, 0 * gain)
+        looks.append(Look(beam, unknowns.point[:0], 0 * gain))
+    return looks
+
+
 class Curvature:
     """The curvature of half the loss -2 ln L + priors at one point, as products.
 
     Args:
-        data: the frames.
+        looks: the frames.
         unknowns: the solution; not changed.
         optics: the model.
-        scale: electrons per second per unit of |probe|^2.
-        position_prior_px: standard deviation of a point about the affine map, in pixels of the object's grid.
+        free: what was searched, and its priors.
         pixels: whether intensities are averaged over the camera's pixels.
-        free_distance, free_positions: whether these were searched.
-        batch: frames that go through the optics together.
+        loss: whose information weighs the pixels.
+        share: of all frames that these are; the others are taken to be like them.
 
-    The weight of a pixel in the curvature is that of Eq. 1, W = 1/T + 1/(2 T^2) with T = I + s^2; the variance of its
-    score under Poisson light and Gaussian read noise is V = W + I/T^3 + I/(4 T^4), larger where T is about one or less
+    The weight of a pixel in the curvature of Eq. 1 is W = 1/T + 1/(2 T^2) with T = I + s^2; the variance of its score
+    under Poisson light and Gaussian read noise is V = W + I/T^3 + I/(4 T^4), larger where T is about one or less
     (Eq. 1 is consistent and not efficient). Both are kept: covariances are A^-1 (J^T V J + prior) A^-1.
     """
 
     def __init__(
         self,
-        data: Ptychogram,
+        looks: Iterable[Look],
         unknowns: Unknowns,
         optics: Optics,
-        scale: float,
-        position_prior_px: float,
+        free: Free,
         *,
         pixels: bool = True,
-        free_distance: bool = True,
-        free_positions: bool = True,
-        batch: int = 8,
+        loss: SlopedLoss | None = None,
+        share: float = 1.0,
     ):
-        self.unknowns, self.optics, self.prior = unknowns, optics, position_prior_px
-        self.pixels = pixels
-        self.free = (float(free_distance), float(free_positions))
-        # The losses are not asked: only the model's intensities are.
-        self._model = FrameLoss(optics, None, pixels=pixels)  # type: ignore[arg-type]
-        device, real = optics.device, unknowns.offset_m.dtype
-        variance = torch.from_numpy(data.dark_variance).to(device)
-        mask = torch.from_numpy(data.mask).to(device=device, dtype=real)
-        self._groups: list[_Frames] = []
-        whole = unknowns.positions_px().round()
-        corners = whole.long() + (unknowns.object.shape[-1] // 2 - optics.window // 2)
-        order = torch.arange(len(data), device=device)
-        signal = max(float(data.frames.mean(dtype=float) / data.exposures_s.mean()), 1e-12)
-        seconds = torch.from_numpy(data.exposures_s).to(device=device, dtype=real)
-        for frames in order.split(batch):
-            point = unknowns.point[frames]
-            weight = mask.expand(len(frames), *mask.shape)
-            if data.saturated is not None:
-                clipped = torch.from_numpy(data.saturated[frames.cpu().numpy()]).to(device)
-                weight = weight * (~clipped).to(real)
-            chosen = corners[point]
-            self._add(
-                Batch(
-                    torch.from_numpy(data.frames[frames.cpu().numpy()]).to(device),
-                    variance,
-                    weight,
-                    chosen if chosen.is_cuda else [(int(r), int(c)) for r, c in chosen.tolist()],
-                    (unknowns.positions_px() - whole)[point],
-                    scale * seconds[frames] * unknowns.log_gain[frames].exp(),
-                    signal * seconds[frames] * unknowns.background,
-                ),
-                point,
-                unknowns.object,
-            )
-        if data.empty is not None and data.empty_exposure_s is not None:
-            one = unknowns.offset_m.new_full((1,), scale * data.empty_exposure_s)
-            empty = torch.from_numpy(data.empty).to(device)[None]
-            nowhere = one.new_zeros(1, 2)
-            self._add(Batch(empty, variance, mask[None], [], nowhere, one, 0 * one), one[:0].long(), None)
+        self.unknowns, self.optics, self.free, self.pixels = unknowns, optics, free, pixels
+        self._loss: SlopedLoss = loss or MixedGaussian()
+        self._model = FrameLoss(optics, self._loss, pixels=pixels)
+        self._share = share
+        self._groups = [self._group(look) for look in looks]
 
-    def _add(self, batch: Batch, point: Tensor, obj: Tensor | None) -> None:
-        u, model, modes = self.unknowns, self._model, self.unknowns.probe.shape[0]
-        if obj is None:
-            moved, patches, ramps = u.probe[None], None, None
-        else:
-            ramps = model._ramps(batch.shift_px, u.probe)
-            moved = torch.fft.ifft2(torch.fft.fft2(u.probe)[None] * ramps[:, None])
-            patches = gather(obj, batch.corners, self.optics.window)[:, None]
+    def _group(self, look: Look) -> _Frames:
+        batch, u, model, modes = look.batch, self.unknowns, self._model, self.unknowns.probe.shape[0]
+        obj = u.object if len(look.numbers) else None
+        moved, patches, _, ramps = model._waves(u.probe, obj, batch)
         waves = (moved if patches is None else moved * patches).flatten(0, 1)
-        shifts = batch.shift_px.repeat_interleave(modes, 0)
-        fields, _ = self.optics.forward(waves, shifts, u.offset_m)
+        fields, _ = self.optics.forward(waves, batch.shift_px.repeat_interleave(modes, 0), u.offset_m)
         fields = fields.view(-1, modes, *fields.shape[1:])
 
         def seen(shift: Tensor, offset: Tensor) -> Tensor:
-            moved = Batch(batch.frames, batch.variance, None, batch.corners, shift, batch.gain, batch.background)
-            return model.intensities(u.probe, obj, moved, offset)
+            return model.intensities(u.probe, obj, replace(batch, shift_px=shift), offset)
 
+        slopes = []
         step = u.offset_m.new_tensor(OFFSET_M)
-        slopes = [(seen(batch.shift_px, u.offset_m + step) - seen(batch.shift_px, u.offset_m - step)) / (2 * OFFSET_M)]
+        ahead, behind = (seen(batch.shift_px, u.offset_m + s * step) for s in (1, -1))
+        slopes.append((ahead - behind) / (2 * OFFSET_M))
         if obj is not None:
             for axis in (0, 1):
                 aside = torch.zeros_like(batch.shift_px)
@@ -167,20 +194,25 @@ class Curvature:
                 slopes.append((ahead - behind) / (2 * SHIFT_PX))
         expected = seen(batch.shift_px, u.offset_m)
         total = expected + batch.variance
-        good = torch.ones_like(total) if batch.weight is None else batch.weight
-        weight = good * (1 / total + 0.5 / total.square())
+        good = torch.ones_like(total) if batch.weight is None else batch.weight.expand_as(total)
+        weight = good * self._loss.information(expected, batch.variance)
         noise = weight + good * expected * (total.pow(-3) + 0.25 * total.pow(-4))
         ratio = (batch.frames - expected) / total
         # Half the slope of Eq. 1, downhill.
         residual = good * (ratio + 0.5 * ratio.square() - 0.5 / total)
-        rates = torch.stack(slopes)
-        self._groups.append(_Frames(batch, point, fields, moved, patches, ramps, rates, weight, noise, residual))
+        if obj is not None and self._share != 1:
+            weight, noise, residual = weight / self._share, noise / self._share, residual / self._share
+        light = expected - batch.background[:, None, None]
+        return _Frames(
+            batch, look.numbers, u.point[look.numbers], look.level, light, fields, moved, patches, ramps,
+            torch.stack(slopes), weight, noise, residual,
+        )  # fmt: skip
 
     def zeros(self) -> Direction:
         u = self.unknowns
         return Direction(*(torch.zeros_like(getattr(u, name)) for name in NAMES))
 
-    def _forward(self, x: Direction, group: _Frames, shift: Tensor) -> tuple[Tensor, object]:
+    def _forward(self, x: Direction, group: _Frames, shift: Tensor) -> tuple[Tensor, Trace | None]:
         """J x: the change (B, H, W) of the expected electrons, and what the adjoint needs."""
         batch, modes = group.batch, x.probe.shape[0]
         if group.patches is None or group.ramps is None:
@@ -195,88 +227,123 @@ class Curvature:
         if self.pixels:
             change_of = spread(change_of)
         change_of = change_of * batch.gain[:, None, None]
-        change_of += self.free[0] * x.offset_m * group.slopes[0]
-        if group.patches is not None:
+        if self.free.distance:
+            change_of += x.offset_m * group.slopes[0]
+        if group.patches is None:
+            return change_of, trace
+        if self.free.positions:
             here = shift[group.point]
             change_of += here[:, 0, None, None] * group.slopes[1] + here[:, 1, None, None] * group.slopes[2]
+        if self.free.log_gain is not None:
+            change_of += x.log_gain[group.numbers][:, None, None] * group.light
+        if self.free.background is not None:
+            change_of += (x.background * group.level)[:, None, None]
         return change_of, trace
 
-    def _backward(self, at_camera: Tensor, group: _Frames, trace: object, total: Direction, shift: Tensor) -> Tensor:
-        """Add J^T of an image (B, H, W) to `total` and `shift` (n, 2); returns the part of the distance."""
+    def _backward(
+        self, at_camera: Tensor, group: _Frames, trace: Trace | None, total: Direction, shift: Tensor
+    ) -> None:
+        """Add J^T of an image (B, H, W) to `total` and to `shift` (n, 2)."""
         batch, modes = group.batch, total.probe.shape[0]
-        offset = self.free[0] * (at_camera * group.slopes[0]).sum()
+        if self.free.distance:
+            total.offset_m.add_((at_camera * group.slopes[0]).sum())
         if group.patches is not None:
-            shift.index_add_(
-                0, group.point, torch.stack([(at_camera * group.slopes[k]).sum((1, 2)) for k in (1, 2)], 1)
-            )
+            if self.free.positions:
+                pulls = torch.stack([(at_camera * group.slopes[k]).sum((1, 2)) for k in (1, 2)], 1)
+                shift.index_add_(0, group.point, pulls)
+            if self.free.log_gain is not None:
+                total.log_gain.index_add_(0, group.numbers, (at_camera * group.light).sum((1, 2)))
+            if self.free.background is not None:
+                total.background.add_((at_camera.sum((1, 2)) * group.level).sum())
         image = at_camera * (2 * batch.gain)[:, None, None]
         if self.pixels:
             image = spread(image)
-        back, _ = self.optics.adjoint((image[:, None] * group.fields).flatten(0, 1), trace)  # type: ignore[arg-type]
+        back, _ = self.optics.adjoint((image[:, None] * group.fields).flatten(0, 1), trace)
         back = back.view(-1, modes, *back.shape[1:])
         if group.patches is None or group.ramps is None:
             total.probe.add_(back.sum(0))
-            return offset
+            return
         scatter((back * group.moved.conj()).sum(1), batch.corners, total.object)
         spectral = torch.fft.fft2(back * group.patches.conj(), norm="forward") * group.ramps.conj()[:, None]
         total.probe.add_(torch.fft.ifft2(spectral.sum(0), norm="forward"))
-        return offset
 
-    def _shift(self, x: Direction) -> Tensor:
+    def positions_px(self, x: Direction) -> Tensor:
         """(n, 2) px: what affine map and deviations do to the positions."""
         u = self.unknowns
         rotation, shear, anisotropy = x.affine
         y, v = u.centred[:, 0], u.centred[:, 1]
         linear = torch.stack([anisotropy * y + (shear - rotation) * v, (shear + rotation) * y - anisotropy * v], 1)
-        return self.free[1] * (linear + u._projected(x.deviation))
+        return linear + u._projected(x.deviation)
 
-    def positions_px(self, x: Direction) -> Tensor:
-        """(n, 2) px: the change of the positions."""
-        return self._shift(x)
+    def _gathered(self, total: Direction, shift: Tensor) -> Direction:
+        affine, deviation = self.unknowns.pulled(shift)
+        return replace(total, affine=affine, deviation=deviation)
 
-    def _gathered(self, total: Direction, shift: Tensor, offset: Tensor, x: Direction | None) -> Direction:
-        u = self.unknowns
-        affine, deviation = u.pulled(self.free[1] * shift)
-        if x is not None:
-            deviation = deviation + u._projected(x.deviation) / self.prior**2
-        return Direction(total.object, total.probe, offset, affine, deviation)
+    def _priors(self, x: Direction) -> Direction:
+        """The priors' curvature times x."""
+        free = self.free
+        return replace(
+            self.zeros(),
+            deviation=self.unknowns._projected(x.deviation) / free.position_px**2,
+            log_gain=x.log_gain / free.log_gain**2 if free.log_gain is not None else 0 * x.log_gain,
+            background=x.background / free.background**2 if free.background is not None else 0 * x.background,
+        )
+
+    def priors_diagonal(self) -> Direction:
+        """The priors' part of `diagonal`."""
+        ones = Direction(*(torch.ones_like(part) for part in self.zeros().parts()))
+        return replace(self._priors(ones), deviation=0 * ones.deviation + 1 / self.free.position_px**2)
 
     def product(self, x: Direction, *, noise: bool = False) -> Direction:
         """(J^T W J + prior) x, with `noise` (J^T V J + prior) x."""
-        total, shift = self.zeros(), torch.zeros_like(self.unknowns.deviation)
-        offset, moved = self.unknowns.offset_m.new_zeros(()), self._shift(x)
+        total, shift, moved = self.zeros(), torch.zeros_like(self.unknowns.deviation), self.positions_px(x)
         for group in self._groups:
             image, trace = self._forward(x, group, moved)
-            image = image * (group.noise if noise else group.weight)
-            offset = offset + self._backward(image, group, trace, total, shift)
-        return self._gathered(total, shift, offset, x)
+            self._backward(image * (group.noise if noise else group.weight), group, trace, total, shift)
+        return self._gathered(total, shift).plus(self._priors(x))
 
-    def _pulled(self, images: list[Tensor]) -> tuple[Direction, Tensor, Tensor]:
-        total, shift = self.zeros(), torch.zeros_like(self.unknowns.deviation)
-        offset, nothing = self.unknowns.offset_m.new_zeros(()), self.zeros()
+    def gram(self, vectors: list[Direction], *, noise: bool = False) -> Tensor:
+        """(r, r) float64: inner products of some vectors through the curvature, at half the cost of products."""
+        count = len(vectors)
+        total = torch.zeros(count, count, dtype=torch.float64, device=self.unknowns.probe.device)
+        moved = [self.positions_px(x) for x in vectors]
+        for group in self._groups:
+            root = (group.noise if noise else group.weight).sqrt()
+            images = [self._forward(x, group, m)[0] * root for x, m in zip(vectors, moved, strict=True)]
+            stacked = torch.stack([image.flatten() for image in images]) if images else total[:, :0].float()
+            # The last axis is as long as a batch of frames: rounding of its sum does not matter to what this is for.
+            total += (stacked @ stacked.T).double()
+        priors = [self._priors(x) for x in vectors]
+        total += total.new_tensor([[x.dot(p) for p in priors] for x in vectors]).reshape(count, count)
+        return total
+
+    def _pulled(self, images: list[Tensor]) -> Direction:
+        total, shift, nothing = self.zeros(), torch.zeros_like(self.unknowns.deviation), self.zeros()
         for group, image in zip(self._groups, images, strict=True):
             _, trace = self._forward(nothing, group, shift * 0)
-            offset = offset + self._backward(image, group, trace, total, shift)
-        return total, shift, offset
+            self._backward(image, group, trace, total, shift)
+        return self._gathered(total, shift)
 
     def downhill(self) -> Direction:
         """Minus the gradient of half the loss, J^T (half the scores) minus the prior's pull."""
-        total, shift, offset = self._pulled([group.residual for group in self._groups])
-        found = self._gathered(total, shift, offset, None)
-        own = self.unknowns.own()
-        return Direction(found.object, found.probe, found.offset_m, found.affine, found.deviation - own / self.prior**2)
+        u = self.unknowns
+        here = replace(self.zeros(), deviation=u.deviation, log_gain=u.log_gain, background=u.background)
+        return self._pulled([group.residual for group in self._groups]).plus(self._priors(here), -1.0)
 
     def draw(self, generator: torch.Generator) -> Direction:
         """A draw of the gradient's noise: covariance J^T V J + prior."""
-        images = []
-        for group in self._groups:
-            white = torch.randn(group.noise.shape, generator=generator, dtype=group.noise.dtype)
-            images.append(white.to(group.noise.device) * group.noise.sqrt())
-        total, shift, offset = self._pulled(images)
-        found = self._gathered(total, shift, offset, None)
-        white = torch.randn(found.deviation.shape, generator=generator, dtype=found.deviation.dtype)
-        prior = self.unknowns._projected(white.to(found.deviation.device)) / self.prior
-        return Direction(found.object, found.probe, found.offset_m, found.affine, found.deviation + prior)
+
+        def white(like: Tensor) -> Tensor:
+            return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+
+        found = self._pulled([white(group.noise) * group.noise.sqrt() for group in self._groups])
+        u, free = self.unknowns, self.free
+        return replace(
+            found,
+            deviation=found.deviation + u._projected(white(u.deviation)) / free.position_px,
+            log_gain=found.log_gain + (white(u.log_gain) / free.log_gain if free.log_gain is not None else 0),
+            background=found.background + (white(u.background) / free.background if free.background is not None else 0),
+        )
 
     def diagonal(self) -> Direction:
         """About the curvature's diagonal, everything else held: for scaling, and each point's own information.
@@ -284,19 +351,27 @@ class Curvature:
         A pixel of the camera sees a change of an exit wave in phase or in quadrature alike, so object and probe get
         half of 4 gain^2 |field|^2 W, which is gain for photon noise, times the light that falls on them.
         """
-        total = self.zeros()
-        offset, shift = self.unknowns.offset_m.new_zeros(()), torch.zeros_like(self.unknowns.deviation)
+        total, shift = self.zeros(), torch.zeros_like(self.unknowns.deviation)
         for group in self._groups:
             gain = 2 * group.batch.gain[:, None, None, None]
-            offset = offset + (group.slopes[0].square() * group.weight).sum()
+            total.offset_m.add_((group.slopes[0].square() * group.weight).sum())
             if group.patches is None:
                 total.probe.add_((gain[0, 0, 0, 0] + 0 * total.probe).to(total.probe))
                 continue
+            gain = gain / self._share
             light = (gain * group.moved.abs().square()).sum(1)
             scatter(light.to(total.object), group.batch.corners, total.object)
             total.probe.add_((gain * group.patches.abs().square()).sum(0).to(total.probe))
             own = torch.stack([(group.slopes[k].square() * group.weight).sum((1, 2)) for k in (1, 2)], 1)
             shift.index_add_(0, group.point, own)
+            total.log_gain.index_add_(0, group.numbers, (group.light.square() * group.weight).sum((1, 2)))
+            total.background.add_((group.level.square() * group.weight.sum((1, 2))).sum())
         radial = shift.sum() * self.unknowns.centred.square().mean()
-        affine = torch.full_like(total.affine, float(radial))
-        return Direction(total.object, total.probe, offset, affine, shift + 1 / self.prior**2)
+        prior = self.priors_diagonal()
+        return replace(
+            total,
+            affine=radial.expand_as(total.affine),
+            deviation=shift + prior.deviation,
+            log_gain=total.log_gain + prior.log_gain,
+            background=total.background + prior.background,
+        )

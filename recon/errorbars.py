@@ -20,12 +20,12 @@ class Uncertainty:
         probe_sigma: (r,) standard deviation along each, square root of electrons per second.
         probe_pixel_m: pitch of the modes: that of the camera times `binning`.
         probe_relative: rms uncertainty of the probe over its norm.
-        distance_step_m: what the likelihood's slope at the solution would still change; in the sigma already.
+        distance_step_m: what the search may have left undone; in the sigma already.
         misfit: squared residuals over their variance, per pixel less the parameters that were fitted to them; the
             covariances were multiplied by it where it is above one.
         fitted: parameters that the data determine, in which the residuals are that many pixels short.
         binning: camera pixels per pixel, each way, of the curvature.
-        products: with the curvature, which is what it cost.
+        products: with the curvature, which is most of what it cost.
     """
 
     distance_sigma_m: float

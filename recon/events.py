@@ -8,14 +8,16 @@ the frames come. What is left of a frame is a list of some hundred bright pixels
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from recon.dataset import Ptychogram
-from recon.observation import FLUX_TOLERANCE, LightMap, Terms, information, pattern_weight
+from recon.observation import FLUX_TOLERANCE, LightMap, Terms, alike, information, pattern_weight
 from recon.operator import CameraOperator
+from recon.quadratics import Quadratics
 
 MISSED_SIGMA = 2.0
 """The lowest threshold lies so many read noises below one electron: 2.3 % of the single electrons stay below it."""
@@ -42,7 +44,7 @@ class Watch:
         light: where the prior expects light.
         sigma: (H, W) read noise, electrons.
         thresholds: (N, g, side, g, side) electrons; infinite where a pixel is not looked at.
-        quadratic: (N, L, L) Q of each frame.
+        quadratic: Q of each frame.
         share: (N,) x^T Q x over the light in the pixels that are looked at, for the light expected from the prior.
         weights: (N, g, g) of the light at a block's centre in x^T Q x.
     """
@@ -51,7 +53,7 @@ class Watch:
     light: LightMap
     sigma: Tensor
     thresholds: Tensor
-    quadratic: Tensor
+    quadratic: Quadratics
     share: Tensor
     weights: Tensor
 
@@ -77,14 +79,28 @@ class Watch:
             stacked = torch.cat((grid.real, grid.imag))
             quadratic.append(stacked.T @ (stacked * weight[lit].repeat(2)[:, None]))
             thresholds.append(torch.where(seen, threshold, math.inf))
-        stacks = (torch.stack(part) for part in (thresholds, quadratic, share, weights))
-        return cls(operator, light, sigma, *stacks)
+        forms = Quadratics.of(operator, torch.stack(quadratic))
+        return cls(operator, light, sigma, torch.stack(thresholds), forms, torch.stack(share), torch.stack(weights))
+
+    def select(self, frames: Sequence[int]) -> Watch:
+        """What to look at in some of the frames."""
+        chosen = list(frames)
+        operator = self.operator.select(chosen)
+        return Watch(
+            operator,
+            self.light.select(chosen),
+            self.sigma,
+            self.thresholds[chosen],
+            self.quadratic.select(operator, chosen),
+            self.share[chosen],
+            self.weights[chosen],
+        )
 
     def count(self, data: Ptychogram) -> Events:
         """The events of frames that were taken as the operator says; clipped pixels do not count."""
         operator, light = self.operator, self.light
         device = operator.probe.device
-        quadratic, weights = self.quadratic, self.weights
+        weights, lost = self.weights, dict[int, Tensor]()
         places, seen, noise = [], [], []
         covered = light.pixels(self.sigma.square())
         for j in range(len(data)):
@@ -93,8 +109,7 @@ class Watch:
             if data.saturated is not None and data.saturated[j].any():
                 clipped = light.pixels(torch.from_numpy(data.saturated[j]).to(device)) & looked
                 looked = looked & ~clipped
-                quadratic = quadratic.clone() if quadratic is self.quadratic else quadratic
-                quadratic[j] -= self._dark(j, clipped)
+                lost[j] = self._dark(j, clipped)
                 weights = weights.clone() if weights is self.weights else weights
                 missed_there = _missed(self.thresholds[j], light.pixels(self.sigma))
                 weights[j] -= torch.where(clipped, 1 - missed_there, 0.0).sum((1, 3))
@@ -106,7 +121,7 @@ class Watch:
         highest = max((float((x + 4 * s).max()) for x, s in zip(readings, sigmas, strict=True) if len(x)), default=0.0)
         terms = min(MOST_TERMS, max(2, math.ceil(highest) + 1))
         most = max(1, max(len(part) for part in readings))
-        rows = torch.zeros(len(data), 2 * most, self.quadratic.shape[1], device=device)
+        rows = torch.zeros(len(data), 2 * most, self.quadratic.each.shape[1], device=device)
         padded = torch.zeros(len(data), most, terms, device=device)
         missed = torch.zeros(len(data), most, device=device)
         top, left = light.corner
@@ -129,8 +144,7 @@ class Watch:
             counts,
             padded,
             missed,
-            quadratic,
-            float(total.sum()),
+            self.quadratic.less(lost) if lost else self.quadratic,
             total,
             torch.stack(noise),
             self.share,
@@ -172,8 +186,7 @@ class Events:
         counts: events of each frame.
         ratios: (N, m, T) r_1 .. r_T.
         missed: (N, m) m of each event's pixel.
-        quadratic: (N, L, L) Q of each frame.
-        electrons: counted.
+        quadratic: Q of each frame.
         seen: (N,) electrons in the pixels of each frame that are looked at.
         noise: (N,) variance of their read noise.
         share: (N,) x^T Q x over the light in those pixels.
@@ -186,21 +199,42 @@ class Events:
     counts: list[int]
     ratios: Tensor
     missed: Tensor
-    quadratic: Tensor
-    electrons: float
+    quadratic: Quadratics
     seen: Tensor
     noise: Tensor
     share: Tensor
     light: LightMap
     weights: Tensor
 
-    def _light(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Local images (N, L, S), fields (N, 2 m, S), intensities (N, m, S) and quadratic forms (N, S)."""
-        local = self.operator.local(images).flatten(2).transpose(1, 2)
-        fields = self.rows @ local
+    @property
+    def electrons(self) -> float:
+        """Counted in the pixels that are looked at."""
+        return float(self.seen.sum())
+
+    def joined(self, more: Events) -> Events:
+        """These frames and more, of the same sensor and looked at in the same blocks."""
+        operator = self.operator.joined(more.operator)
+        rows = alike(self.rows.unflatten(1, (2, -1)), more.rows.unflatten(1, (2, -1)), 2)
+        ratios = alike(*alike(self.ratios, more.ratios, 2), 1)
+        return Events(
+            operator,
+            torch.cat(rows).flatten(1, 2),
+            self.counts + more.counts,
+            torch.cat(ratios),
+            torch.cat(alike(self.missed, more.missed, 1)),
+            self.quadratic.joined(operator, more.quadratic),
+            torch.cat((self.seen, more.seen)),
+            torch.cat((self.noise, more.noise)),
+            torch.cat((self.share, more.share)),
+            self.light.joined(more.light),
+            torch.cat((self.weights, more.weights)),
+        )
+
+    def _light(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Fields (N, 2 m, S) and intensities (N, m, S)."""
+        fields = self.rows @ self.operator.local(images).flatten(2).transpose(1, 2)
         half = fields.shape[1] // 2
-        intensity = fields[:, :half].square() + fields[:, half:].square()
-        return local, fields, intensity, ((self.quadratic @ local) * local).sum(1)
+        return fields, fields[:, :half].square() + fields[:, half:].square()
 
     def quick(self) -> Events:
         """The likeliest photons of each frame; the events are in that order."""
@@ -212,37 +246,48 @@ class Events:
 
     def value(self, images: Tensor) -> Tensor:
         """(S,) log-likelihood of images (S, s, s)."""
-        _, _, intensity, quadratic = self._light(images)
+        return self.photons(images) - self.quadratic.total(images)
+
+    def photons(self, images: Tensor) -> Tensor:
+        """(S,) the part of the log-likelihood that the frames decide: all but the quadratic forms."""
+        _, intensity = self._light(images)
         lost = torch.einsum("nm,nms->s", self.missed, intensity)
-        return _odds(self.ratios, intensity).log1p_().sum((0, 1)) - lost - quadratic.sum(0)
+        return _odds(self.ratios, intensity).log1p_().sum((0, 1)) - lost
+
+    def slope(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-likelihood (S,) of images (S, s, s) and its gradient (S, s, s) in them."""
+        value, gradient, _, _ = self._sloped(images)
+        return value, gradient
+
+    def _sloped(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As `slope`, with fields (N, 2 m, S) and pull d ln(1 + ..)/dI (N, m, S) of the events."""
+        fields, intensity = self._light(images)
+        applied = self.quadratic.apply(images)
+        odds, slope = _polynomial(self.ratios, intensity)
+        missed = self.missed[:, :, None]
+        value = (torch.log1p(odds) - missed * intensity).sum((0, 1)) - (applied * images).sum((1, 2))
+        pull = slope / (1 + odds)
+        pulled = (2 * fields) * (pull - missed).repeat(1, 2, 1)
+        parts = (self.rows.transpose(1, 2) @ pulled).transpose(1, 2).unflatten(2, self.operator.window)
+        return value, self.operator.whole(parts) - 2 * applied, fields, pull
 
     def terms(self, images: Tensor, jacobians: Tensor) -> Terms:
         """Along the `jacobians` (S, s^2, d) of images (S, s, s)."""
-        local, fields, intensity, quadratic = self._light(images)
-        odds, slope = _polynomial(self.ratios, intensity)
-        missed = self.missed[:, :, None]
-        value = (torch.log1p(odds) - missed * intensity).sum((0, 1)) - quadratic.sum(0)
-        pull = slope / (1 + odds)
-        twice = 2 * fields
-        pulled = twice * (pull - missed).repeat(1, 2, 1)
-        parts = self.rows.transpose(1, 2) @ pulled - 2 * (self.quadratic @ local)
-        high, wide = self.operator.window
-        parts = parts.transpose(1, 2).unflatten(2, (high, wide))
-        gradient = self.operator.whole(parts).flatten(1)
+        value, gradient, fields, pull = self._sloped(images)
         # With s = pull - 1 the score of a pixel, E[s (s + 1)] over events alone is the Fisher information of all.
         worth = (pull * (pull - 1)).clamp_min_(0).sqrt_()
-        found = information(self.operator, self.rows, twice * worth.repeat(1, 2, 1), jacobians, self.counts)
-        return Terms(value, (gradient[:, None] @ jacobians)[:, 0], found)
+        weighted = (2 * fields) * worth.repeat(1, 2, 1)
+        found = information(self.operator, self.rows, weighted, jacobians, self.counts)
+        return Terms(value, (gradient.flatten(1)[:, None] @ jacobians)[:, 0], found)
 
     def frame_scores(self, image: Tensor) -> Tensor:
         """(N,) light of each frame less that expected of an image (s, s), in standard deviations."""
-        _, _, _, quadratic = self._light(image[None])
-        expected = quadratic[:, 0] / self.share
+        expected = self.quadratic.by_frame(image[None])[:, 0] / self.share
         return (self.seen - expected) / (expected + self.noise + (FLUX_TOLERANCE * expected).square()).sqrt()
 
     def pattern_scores(self, image: Tensor) -> Tensor:
         """(N,) how much more of each frame's light lies where an image (s, s) is bright than it says, in deviations."""
-        _, _, intensity, _ = self._light(image[None])
+        _, intensity = self._light(image[None])
         intensity = intensity[:, :, 0]
         blocks = self.light.of(self.operator, image)
         dark = self.weights * blocks

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recon.adam import Adam
 from recon.dataset import DatasetError, Ptychogram, Scan
-from recon.frameloss import Batch, FrameLoss
+from recon.frameloss import Batch, FrameLoss, gather, scatter
 from recon.noise import SlopedLoss
 from recon.propagators import Optics
 from recon.streaming import Hold, Pixels, Sums, ahead, sums_of
@@ -38,6 +38,8 @@ class Priors:
     background: float | None = None
 
 
+TOGETHER, TOGETHER_ON_GPU = 4, 16
+"""Frames that go through the optics together in a full pass: on a CPU their fields stay in its caches."""
 LOOK_EVERY = 16
 """Steps on a GPU between two looks at whether somebody asked for an early end: a look waits for the device."""
 
@@ -97,6 +99,7 @@ class Fit:
         self.count, self.batch, self.seed, self.empty_every = len(data), min(batch, len(data)), seed, empty_every
         self.team, self.share = team, data if share is None else share
         self.pixels = self.count * data.geometry.shape[0] * data.geometry.shape[1]
+        self.pixels_averaged = pixels
         sums = sums_of(data) if sums is None else sums
         self.variance = torch.from_numpy(data.dark_variance).to(device)
         mask = torch.from_numpy(data.mask).to(device)
@@ -293,6 +296,65 @@ class Fit:
                 else:
                     self._step(frames, look)
         return float(self.total) / self.pixels
+
+    def everything(self, stop: Callable[[], bool] = lambda: False) -> tuple[float, list[Tensor]] | None:
+        """The loss of all frames, the empty beam and the priors, and its gradients in the order of `GROUPS`.
+
+        Whole pixels of the positions stay as they are. None when `stop`, asked between batches, ended it early; in a
+        team anybody's wish ends it for all.
+
+        Raises:
+            DatasetError: a frame cannot be read.
+            TeamError: another process has ended.
+        """
+        u, team = self.unknowns, self.team
+        mine = list(torch.arange(team.rank, self.count, team.size).split(self._together()))
+        total = [torch.zeros_like(t) for t in u.searched()]
+        value, wish = torch.zeros((), dtype=torch.float64, device=u.probe.device), torch.zeros_like(self.total)
+        with closing(self._pixels(mine)) as ready:
+            for frames, _ in zip(mine, ready, strict=True):
+                if stop():
+                    wish.fill_(1.0)
+                    break
+                own, gradients = self._own(frames.to(u.probe.device), False, 0)
+                value += own
+                for sum_, gradient in zip(total, gradients, strict=True):
+                    sum_.add_(gradient)
+        if self.empty is not None and team.rank == 0:
+            beam = self.model(u.probe, None, self.empty, u.offset_m)
+            value += beam.value
+            total[1].add_(beam.probe)
+            total[2].add_(beam.offset_m)
+        team.add([*total, value, wish])
+        if bool(wish > 0):
+            return None
+        zero, priors = self._with_priors(torch.zeros_like(self.total), total, self.count)
+        return float(value) + float(zero), priors
+
+    def _together(self) -> int:
+        """Frames of a batch where only their sum matters."""
+        return max(self.batch // self.team.size, TOGETHER_ON_GPU if self.variance.is_cuda else TOGETHER)
+
+    def light(self) -> tuple[Tensor, Tensor]:
+        """What this process's frames say of each pixel of object and probe: twice the electrons on it per |change|^2.
+
+        Complex of the shapes of object and probe. Frames' displacements within a pixel do not matter here.
+        """
+        u, window = self.unknowns, self.optics.window
+        mine = torch.arange(self.team.rank, self.count, self.team.size, device=u.probe.device)
+        on_object, on_probe = torch.zeros_like(u.object), torch.zeros_like(u.probe)
+        beam = u.probe.abs().square().sum(0)
+        seen = u.object.abs().square()
+        for frames in mine.split(self._together()):
+            gain = 2 * (self.gain * u.log_gain.exp())[frames][:, None, None]
+            point = u.point[frames]
+            corners = self.corners
+            places = corners[point] if isinstance(corners, Tensor) else [corners[k] for k in point.tolist()]
+            scatter((gain * beam).to(on_object), places, on_object)
+            on_probe.add_((gain * gather(seen, places, window)).sum(0).to(on_probe))
+        if self.empty is not None and self.team.rank == 0:
+            on_probe.add_((2 * self.empty.gain[0]).to(on_probe))
+        return on_object, on_probe
 
     def _pixels(self, mine: list[Tensor]) -> Generator[None, None, None]:
         """Before each step its frames, where they do not lie on the device already."""

@@ -29,8 +29,6 @@ FINAL_STEPS = 12
 """Gauss-Newton steps on all of the data, from where those on a part of it have ended."""
 CHUNK = 128
 """Images whose light is computed at a time."""
-FREEDOM = 6
-"""Degrees of freedom of the proposals' Student distributions: heavier tails than the posterior's."""
 ALIKE = 0.3
 """Starts whose mean square distance per dimension is below this, in variances of the better one, are one mode."""
 PRECISION = 2e-7
@@ -51,11 +49,13 @@ class LatentSettings:
         tolerance: nats that are left to gain, by the quadratic model, when a start has converged.
         modes: distinct modes that are kept.
         exact_modes: best modes that the decoder itself refines at the end.
-        proposals: draws from the Laplace mixture.
-        chains: samples that go on as Metropolis chains, and that the result is made of.
+        mended: draws from the Laplace mixture at which the sketch is mended.
+        proposals: draws from it that are weighed.
+        chains: those that go on as chains.
         settling: first moves of each chain, which find their length.
-        decisions: how often the decoder accepts or refuses what a chain has come to.
-        moves: of the stand-in between two decisions.
+        decisions: how often the decoder accepts or refuses what a chain has come to, before its state is kept for the
+            result, and again before it is kept a second time.
+        leaps: gradients of the stand-in between two decisions.
         seed: of proposals and chains.
     """
 
@@ -64,11 +64,12 @@ class LatentSettings:
     tolerance: float = 0.05
     modes: int = 8
     exact_modes: int = 4
+    mended: int = 192
     proposals: int = 768
     chains: int = 128
-    settling: int = 4
-    decisions: int = 4
-    moves: int = 2
+    settling: int = 2
+    decisions: int = 2
+    leaps: int = 3
     seed: int = 0
 
 
@@ -90,9 +91,12 @@ class Bank:
         theta = scene.sample(count, seed)
         return cls(theta, torch.cat([scene.images(part).half() for part in theta.split(CHUNK)]))
 
-    def scores(self, observation: Observation) -> Tensor:
-        """(n,) log-likelihood of each."""
-        return torch.cat([observation.value(part.float()) for part in self.images.split(CHUNK)])
+    def scores(self, observation: Observation, known: Tensor | None = None) -> Tensor:
+        """(n,) log-likelihood of each; `known` (n,) is what of it was known before the frames came, if anything."""
+        parts = self.images.split(CHUNK)
+        if known is None:
+            return torch.cat([observation.value(part.float()) for part in parts])
+        return known + torch.cat([observation.photons(part.float()) for part in parts])
 
 
 @dataclass(frozen=True)
@@ -115,20 +119,83 @@ class Modes:
     converged: Tensor
     iterations: int
 
+    def select(self, chosen: Tensor) -> Modes:
+        """Some of them."""
+        return Modes(
+            self.theta[chosen],
+            self.log_posterior[chosen],
+            self.factors[chosen],
+            self.log_evidence[chosen],
+            self.converged[chosen],
+            self.iterations,
+        )
+
 
 def search(
-    observation: Observation, scene: Scene, bank: Bank, settings: LatentSettings, starts: Sequence[Tensor] = ()
+    observation: Observation,
+    scene: Scene,
+    bank: Bank,
+    settings: LatentSettings,
+    starts: Sequence[Tensor] = (),
+    scores: Tensor | None = None,
 ) -> Modes:
-    """The modes of the posterior; `starts` (n, size) are refined beside the bank's best."""
+    """The modes of the posterior; `starts` (n, size) are refined beside the bank's best.
+
+    `scores` (n,) are the bank's log-likelihoods, where they are known; a part of the data is enough for them.
+    """
     quick = observation.quick()
-    scores = bank.scores(quick)
+    if scores is None:
+        scores = bank.scores(quick)
     best = scores.topk(min(settings.starts, len(scores))).indices
     rough = refine(quick, scene, torch.cat((*starts, bank.theta[best])), settings)
     return refine(observation, scene, rough.theta, replace(settings, iterations=FINAL_STEPS))
 
 
 def refine(observation: Observation, scene: Scene, theta: Tensor, settings: LatentSettings) -> Modes:
-    """Damped Gauss-Newton (Levenberg-Marquardt) of all starts (n, size) at once, and the modes they end in."""
+    """Climbs from all starts (n, size) at once, giving up hopeless and duplicate ones; the modes they end in."""
+    climbed = _climb(observation, scene, theta, settings, thinning=True)
+    chosen = _distinct(climbed, settings.modes)
+    return climbed.modes(chosen)
+
+
+def settle(observation: Observation, scene: Scene, modes: Modes, settings: LatentSettings) -> Modes:
+    """The same modes, each where it is after more data has come, in the same order."""
+    climbed = _climb(observation, scene, modes.theta, settings, thinning=False)
+    return climbed.modes(list(range(len(modes.theta))))
+
+
+@dataclass(frozen=True)
+class _Climbed:
+    """Where starts have come to; see `Modes`."""
+
+    theta: Tensor
+    value: Tensor
+    precision: Tensor
+    converged: Tensor
+    taken: int
+
+    def modes(self, chosen: list[int]) -> Modes:
+        """Laplace approximations of some of them."""
+        index = torch.tensor(chosen, device=self.theta.device)
+        upper = torch.linalg.cholesky(self.precision[index])
+        covariance = torch.cholesky_inverse(upper)
+        size = self.theta.shape[1]
+        spread = 0.5 * size * math.log(2 * math.pi) - upper.diagonal(dim1=1, dim2=2).log().sum(1)
+        value = self.value[index]
+        return Modes(
+            self.theta[index],
+            value,
+            torch.linalg.cholesky(covariance),
+            value + spread,
+            self.converged[index],
+            self.taken,
+        )
+
+
+def _climb(
+    observation: Observation, scene: Scene, theta: Tensor, settings: LatentSettings, *, thinning: bool
+) -> _Climbed:
+    """Damped Gauss-Newton (Levenberg-Marquardt) of starts (n, size); `thinning` gives up those that lag behind."""
 
     def looked(at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         images, jacobian = scene.drawn(at)
@@ -159,12 +226,12 @@ def refine(observation: Observation, scene: Scene, theta: Tensor, settings: Late
         kept = going[better]
         theta[kept], value[kept] = tried[better], new_value[better]
         gradient[kept], precision[kept] = new_gradient[better], new_precision[better]
-        if taken >= 3:
+        if thinning and taken >= 3:
             dropped |= _hopeless(theta, value, precision, converged | dropped, taken)
         if bool((converged | dropped).all()):
             break
     left = ~dropped
-    return _distinct(theta[left], value[left], precision[left], converged[left], taken, settings.modes)
+    return _Climbed(theta[left], value[left], precision[left], converged[left], taken)
 
 
 def _hopeless(theta: Tensor, value: Tensor, precision: Tensor, settled: Tensor, taken: int) -> Tensor:
@@ -180,10 +247,11 @@ def _hopeless(theta: Tensor, value: Tensor, precision: Tensor, settled: Tensor, 
     return (lag | same) & ~settled
 
 
-def _distinct(theta: Tensor, value: Tensor, precision: Tensor, converged: Tensor, taken: int, most: int) -> Modes:
-    order = value.argsort(descending=True)
+def _distinct(climbed: _Climbed, most: int) -> list[int]:
+    """Indices of the highest that lie apart, the highest first."""
+    theta, value, precision = climbed.theta, climbed.value, climbed.precision
     chosen: list[int] = []
-    for k in order.tolist():
+    for k in value.argsort(descending=True).tolist():
         if len(chosen) == most or value[k] < value.max() - FORLORN:
             break
         near = False
@@ -192,151 +260,4 @@ def _distinct(theta: Tensor, value: Tensor, precision: Tensor, converged: Tensor
             near |= float(apart @ precision[other] @ apart) < ALIKE * theta.shape[1]
         if not near:
             chosen.append(k)
-    index = torch.tensor(chosen, device=theta.device)
-    upper = torch.linalg.cholesky(precision[index])
-    covariance = torch.cholesky_inverse(upper)
-    size = theta.shape[1]
-    evidence = value[index] + 0.5 * size * math.log(2 * math.pi) - upper.diagonal(dim1=1, dim2=2).log().sum(1)
-    return Modes(theta[index], value[index], torch.linalg.cholesky(covariance), evidence, converged[index], taken)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Draws from the posterior, equally weighted.
-
-    Attributes:
-        theta: (n, size).
-        log_posterior: (n,) unnormalised, drawn by the decoder itself.
-        mode: (n,) the mode that each began at.
-        log_evidence: of the data under the stand-in, by importance sampling.
-        efficiency: effective share of the proposals: near one where the Laplace mixture is the posterior.
-        accepted: share of the decoder's own decisions that accepted; low where the stand-in is poor.
-    """
-
-    theta: Tensor
-    log_posterior: Tensor
-    mode: Tensor
-    log_evidence: float
-    efficiency: float
-    accepted: float
-
-
-def log_posterior(observation: Observation, scene: Scene, theta: Tensor) -> Tensor:
-    """(n,) log-likelihood plus log prior, as the scene draws it."""
-    parts = [observation.value(scene.images(part)) + scene.log_prior(part) for part in theta.split(CHUNK)]
-    return torch.cat(parts)
-
-
-def sample(observation: Observation, scene: Scene, exact: Scene, modes: Modes, settings: LatentSettings) -> Sample:
-    """Draws from the posterior around its modes.
-
-    Args:
-        scene: draws by a stand-in that is quick and about right near the modes.
-        exact: draws by the decoder itself.
-    """
-    device = modes.theta.device
-    generator = torch.Generator().manual_seed(settings.seed + 5)
-    size = modes.theta.shape[1]
-    share = (modes.log_evidence - modes.log_evidence.max()).softmax(0)
-    # No mode is left without draws: its evidence is an approximation.
-    share = 0.9 * share + 0.1 / len(share)
-    which = _systematic(share, settings.proposals, generator)
-    normal = torch.randn(settings.proposals, size, generator=generator).to(device)
-    # Chi-square with an even number of degrees of freedom is a sum of exponentials.
-    uniform = torch.rand(settings.proposals, int(FREEDOM) // 2, generator=generator).clamp_min(1e-12)
-    stretch = (FREEDOM / (-2 * uniform.log().sum(1))).sqrt().to(device)
-    theta = modes.theta[which] + stretch[:, None] * (modes.factors[which] @ normal[:, :, None])[:, :, 0]
-    target = log_posterior(observation, scene, theta)
-    logits = target - _student_mixture(theta, modes, share)
-    log_evidence = float(torch.logsumexp(logits, 0)) - math.log(settings.proposals)
-    efficiency = float(1 / logits.softmax(0).square().sum()) / settings.proposals
-    # Truncated weights for the chains' starts: one lucky draw must not be all of them (Ionides 2008).
-    clipped = logits.clamp_max(float(torch.logsumexp(logits, 0)) - 0.5 * math.log(settings.proposals))
-    start = _systematic(clipped.softmax(0), settings.chains, generator)
-    walk = _Walk(observation, scene, exact, modes, which[start], generator)
-    return walk.run(theta[start], target[start], settings, log_evidence, efficiency)
-
-
-@dataclass
-class _Walk:
-    """Metropolis chains with delayed acceptance (Christen & Fox 2005): the stand-in walks, the decoder decides.
-
-    Each chain keeps the covariance of the mode it came from, so that its moves are reversible; the length of a step
-    is settled on the way, for all chains alike, before the moves that count.
-    """
-
-    observation: Observation
-    scene: Scene
-    exact: Scene
-    modes: Modes
-    mode: Tensor
-    generator: torch.Generator
-
-    def run(
-        self, theta: Tensor, target: Tensor, settings: LatentSettings, log_evidence: float, efficiency: float
-    ) -> Sample:
-        step = 2.38 / math.sqrt(theta.shape[1])
-        for _ in range(settings.settling):
-            theta, target, share = self._move(theta, target, step)
-            step *= math.exp(share - 0.3)
-        true = log_posterior(self.observation, self.exact, theta)
-        # From the stand-in's posterior to the decoder's, truncated as before.
-        logits = true - target
-        clipped = logits.clamp_max(float(torch.logsumexp(logits, 0)) - 0.5 * math.log(len(logits)))
-        again = _systematic(clipped.softmax(0), len(theta), self.generator)
-        theta, target, true, self.mode = theta[again], target[again], true[again], self.mode[again]
-        theta, true, accepted = self.decide(theta, target, true, step, settings)
-        return Sample(theta, true, self.mode, log_evidence, efficiency, accepted)
-
-    def decide(
-        self, theta: Tensor, target: Tensor, true: Tensor, step: float, settings: LatentSettings
-    ) -> tuple[Tensor, Tensor, float]:
-        """Chains, their decoder's log posterior and the share accepted; the decoder's posterior stays what it was.
-
-        `target` and `true` (n,) are the log posteriors of `theta` (n, size), the stand-in's and the decoder's.
-        """
-        accepted = 0.0
-        for _ in range(settings.decisions):
-            moved, value = theta, target
-            for _ in range(settings.moves):
-                moved, value, _ = self._move(moved, value, step)
-            said = log_posterior(self.observation, self.exact, moved)
-            better = self._uniform(len(theta), theta.device).log() < (said - true) - (value - target)
-            theta = torch.where(better[:, None], moved, theta)
-            target, true = torch.where(better, value, target), torch.where(better, said, true)
-            accepted += float(better.float().mean()) / settings.decisions
-        return theta, true, accepted
-
-    def _uniform(self, count: int, device: torch.device) -> Tensor:
-        return torch.rand(count, generator=self.generator).to(device)
-
-    def _move(self, theta: Tensor, target: Tensor, step: float) -> tuple[Tensor, Tensor, float]:
-        normal = torch.randn(*theta.shape, generator=self.generator).to(theta.device)
-        proposal = theta + step * (self.modes.factors[self.mode] @ normal[:, :, None])[:, :, 0]
-        value = log_posterior(self.observation, self.scene, proposal)
-        better = self._uniform(len(theta), theta.device).log() < value - target
-        return (
-            torch.where(better[:, None], proposal, theta),
-            torch.where(better, value, target),
-            float(better.float().mean()),
-        )
-
-
-def _systematic(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """(count,) indices, each as often as its weight says but for less than one."""
-    offset = torch.rand(1, generator=generator, dtype=torch.float64)
-    points = (torch.arange(count, dtype=torch.float64) + offset) / count
-    edges = weights.double().cpu().cumsum(0)
-    return torch.searchsorted(edges / edges[-1], points).clamp_max(len(weights) - 1).to(weights.device)
-
-
-def _student_mixture(theta: Tensor, modes: Modes, share: Tensor) -> Tensor:
-    """(n,) log density of the proposals."""
-    size = theta.shape[1]
-    apart = (theta[None] - modes.theta[:, None]).transpose(1, 2)
-    whitened = torch.linalg.solve_triangular(modes.factors, apart, upper=False)
-    square = whitened.square().sum(1)
-    constant = math.lgamma((FREEDOM + size) / 2) - math.lgamma(FREEDOM / 2) - 0.5 * size * math.log(FREEDOM * math.pi)
-    scale = modes.factors.diagonal(dim1=1, dim2=2).log().sum(1)
-    each = constant - scale[:, None] - 0.5 * (FREEDOM + size) * torch.log1p(square / FREEDOM)
-    return torch.logsumexp(each + share.log()[:, None], 0)
+    return chosen

@@ -58,6 +58,26 @@ def resample(field: NDArray, pixel_m: float, size: int, to_pixel_m: float) -> ND
     return part(field.real) + 1j * part(field.imag)
 
 
+def stretched_probe(
+    truth: NDArray,
+    pixel_m: float,
+    size: int,
+    to_pixel_m: float,
+    scale: float,
+    wavelength_m: float,
+    distance_m: float,
+) -> NDArray:
+    """(size, size) the true probe as it explains the frames where positions are `scale` times as large as they are.
+
+    The distance is `scale` times as large then, and the probe wider by as much and bent: P(s/m) exp(i a s^2) with
+    a = pi/(lambda z) (1/m^2 - 1/m) gives the very same frames. It counts as no error.
+    """
+    axis = (np.arange(size) - size // 2) * to_pixel_m
+    bend = np.pi / (wavelength_m * distance_m) * (1 / scale**2 - 1 / scale)
+    radius2 = axis[:, None] ** 2 + axis[None, :] ** 2
+    return resample(truth, pixel_m * scale, size, to_pixel_m) * np.exp(1j * bend * radius2)
+
+
 def probe_error(estimate: NDArray, truth: NDArray, pixel_m: float, wavelength_m: float, distance_m: float) -> float:
     """norm(P_est - P)/norm(P) where |P| > 1 % of its peak, after the best scalar, shift with tilt, and ramp.
 

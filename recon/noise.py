@@ -65,6 +65,10 @@ class SlopedLoss(Loss, Protocol):
         """The sum, a scalar, and d(sum)/d(expected), of the shape of `expected`; weight None counts every pixel."""
         ...
 
+    def information(self, expected: Tensor, variance: Tensor) -> Tensor:
+        """Half the expected curvature of a pixel's loss in its expected electrons."""
+        ...
+
 
 class Elementwise(ABC):
     """What likelihoods share whose curvature is their own Fisher information."""
@@ -130,6 +134,11 @@ class MixedGaussian(Elementwise):
         if weight is not None:
             value, slope = value.mul_(weight), slope.mul_(weight)
         return value.sum(), slope
+
+    def information(self, expected: Tensor, variance: Tensor) -> Tensor:
+        """1/T + 1/(2 T^2), T = I + s^2."""
+        inverse = 1 / (expected + variance)
+        return inverse + 0.5 * inverse.square()
 
 
 def gaussian_terms(expected: Tensor, measured: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,6 +214,10 @@ class StabilisedAmplitude(Elementwise):
         weighted = difference if weight is None else difference * weight
         value = 4 * torch.dot(difference.flatten(), weighted.flatten())
         return value, weighted.div_(root).mul_(4)
+
+    def information(self, expected: Tensor, variance: Tensor) -> Tensor:
+        """1/(I + s^2 + 3/8)."""
+        return 1 / (expected + variance + 0.375)
 
 
 class TruePoisson(Elementwise):

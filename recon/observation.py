@@ -7,8 +7,9 @@ object, log p(X | image) - log p(X | 0): their own evidence against an empty fie
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -51,6 +52,18 @@ class Observation(Protocol):
 
     def value(self, images: Tensor) -> Tensor:
         """(S,) log-likelihood of images (S, s, s)."""
+        ...
+
+    def photons(self, images: Tensor) -> Tensor:
+        """(S,) the part of it that was not known before the frames came."""
+        ...
+
+    def joined(self, more: Self) -> Self:
+        """These frames and more of the same kind."""
+        ...
+
+    def slope(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-likelihood (S,) of images (S, s, s) and its gradient (S, s, s) in them."""
         ...
 
     def terms(self, images: Tensor, jacobians: Tensor) -> Terms:
@@ -100,6 +113,20 @@ class LightMap:
         first = half - reach
         placed = (corner[0] + first * side, corner[1] + first * side)
         return cls(side, placed, mean[:, inner, inner].contiguous())
+
+    def select(self, frames: Sequence[int]) -> LightMap:
+        """That of some of the frames, in the same blocks."""
+        return replace(self, mean=self.mean[list(frames)])
+
+    def joined(self, more: LightMap) -> LightMap:
+        """These frames and more.
+
+        Raises:
+            ValueError: their blocks differ.
+        """
+        if (self.side, self.corner, self.mean.shape[1:]) != (more.side, more.corner, more.mean.shape[1:]):
+            raise ValueError("frames are looked at in different blocks; select them from one map")
+        return replace(self, mean=torch.cat((self.mean, more.mean)))
 
     def of(self, operator: CameraOperator, image: Tensor) -> Tensor:
         """(N, g, g) electrons a pixel of an image (s, s) at the blocks' centres."""
@@ -151,3 +178,14 @@ def information(
         single = real + imaginary
         total += single.transpose(1, 2) @ single
     return total
+
+
+def alike(a: Tensor, b: Tensor, axis: int, filling: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Both, filled up to the longer one along an axis."""
+    most = max(a.shape[axis], b.shape[axis])
+
+    def filled(values: Tensor) -> Tensor:
+        room = (0, 0) * (values.ndim - 1 - axis) + (0, most - values.shape[axis])
+        return torch.nn.functional.pad(values, room, value=filling)
+
+    return filled(a), filled(b)

@@ -16,7 +16,8 @@ The paraxial step drops the cross term of the transfer function's fourth order, 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -156,6 +157,34 @@ class CameraOperator:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def select(self, frames: Sequence[int]) -> CameraOperator:
+        """That of some of the frames."""
+        chosen = list(frames)
+        corners = [self.corners[j] for j in chosen]
+        return replace(
+            self,
+            rows=self.rows[chosen],
+            columns=self.columns[chosen],
+            corners=corners,
+            seconds=self.seconds[chosen],
+        )
+
+    def joined(self, more: CameraOperator) -> CameraOperator:
+        """These frames and more, selected from one operator or from those of alike frames.
+
+        Raises:
+            ValueError: they see windows of different sizes.
+        """
+        if self.window != more.window:
+            raise ValueError(f"frames see windows of {self.window} and {more.window} pixels; build one operator of all")
+        return replace(
+            self,
+            rows=torch.cat((self.rows, more.rows)),
+            columns=torch.cat((self.columns, more.columns)),
+            corners=self.corners + more.corners,
+            seconds=torch.cat((self.seconds, more.seconds)),
+        )
 
     @property
     def window(self) -> tuple[int, int]:

@@ -11,17 +11,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recon.anchored import Anchored
 from recon.bins import Bins
+from recon.chains import Sample, follow, sample
+from recon.chord import Chord
 from recon.dataset import Ptychogram
 from recon.decoders.companion import Companion
 from recon.decoders.direct import DirectDrawer
 from recon.decoders.package import DecoderPackage
 from recon.decoders.whitening import Whitening
-from recon.events import MOST_TERMS, RESOLVING_E, Watch
+from recon.events import MOST_TERMS, RESOLVING_E, Events, Watch
 from recon.foreign import Foreign, foreign_evidence
 from recon.illumination import Illumination
-from recon.latent import Bank, LatentSettings, Modes, refine, sample, search
+from recon.latent import CHUNK, Bank, LatentSettings, Modes, refine, search, settle
 from recon.noise import MixedGaussian
 from recon.observation import LightMap, Observation
 from recon.operator import CameraOperator, Drawing
@@ -34,6 +35,12 @@ MAPPED = 64
 """Images of the prior whose mean light says which pixels to look at."""
 EXACT_STEPS = 12
 """Gauss-Newton steps of the decoder itself, from where the sketch's search ended."""
+LAST_STEPS = 4
+"""The same, from there, with its Jacobian at that place."""
+FOLLOW_STEPS = LatentSettings(iterations=3)
+"""Gauss-Newton steps of each mode after one more frame."""
+FAINT = 15.0
+"""Nats of evidence behind the best mode at which one is not looked at by the decoder itself."""
 MOST_PREPARED = 8
 """Sets of positions and exposures that are kept ready; tens of megabytes each, the oldest goes first."""
 DARK = 0.4
@@ -73,6 +80,7 @@ class Posterior:
         accepted: see `recon.latent.Sample`.
         electrons: counted where light is expected.
         verdict: in a word, with the numbers that decided.
+        followed: frames that were added since the bank was last searched; 0 after a whole search.
         counting: "events" or "bins".
     """
 
@@ -99,16 +107,55 @@ class Posterior:
     accepted: float
     electrons: float
     verdict: Verdict
+    followed: int
     counting: str
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a set of positions, exposures and a sensor need before frames come; see `LatentEstimator.prepare`."""
+    """What a set of positions, exposures and a sensor need before frames come; see `LatentEstimator.prepare`.
 
+    Attributes:
+        points: index of the position and exposure (s) of each frame.
+        operator: from images to the camera.
+        light: where the prior expects light.
+        watch: what to look at in the dark; None where there is light, or read noise that hides electrons.
+        dark: (N, n) what the bank's images owe to pixels that stay dark; None without a watch.
+    """
+
+    points: tuple[tuple[int, float], ...]
     operator: CameraOperator
     light: LightMap
     watch: Watch | None
+    dark: Tensor | None
+
+    def select(self, frames: list[int]) -> Prepared:
+        """What some of the frames need."""
+        points = tuple(self.points[j] for j in frames)
+        light = self.light.select(frames)
+        if self.watch is None or self.dark is None:
+            return Prepared(points, self.operator.select(frames), light, None, None)
+        watch = self.watch.select(frames)
+        return Prepared(points, watch.operator, light, watch, self.dark[frames])
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search has come to.
+
+    Attributes:
+        modes: of the decoder itself.
+        chord: draws as it does, with its Jacobians there.
+        drawn: the posterior's draws.
+        iterations: Gauss-Newton steps.
+        followed: frames that have come since the last search of the bank.
+    """
+
+    modes: Modes
+    chord: Chord
+    drawn: Sample
+    iterations: int
+    followed: int = 0
 
 
 @dataclass
@@ -168,43 +215,63 @@ class LatentEstimator:
 
     def prepare(self, data: Ptychogram) -> Prepared:
         """What frames at these points with these exposures on this sensor need; kept, so that it is made once."""
-        key = b"".join(
-            np.ascontiguousarray(part).tobytes()
-            for part in (data.indices, data.exposures_s, data.dark_variance, data.mask)
-        )
+        return self.ready(data.indices, data.exposures_s, data.dark_variance, data.mask)
+
+    def ready(
+        self,
+        indices: NDArray[np.int64],
+        exposures_s: NDArray[np.float64],
+        dark_variance: NDArray[np.float32],
+        mask: NDArray[np.bool_],
+    ) -> Prepared:
+        """`prepare`, before there are frames: for points (N,) by index, exposures (N,), and a sensor (H, W)."""
+        key = b"".join(np.ascontiguousarray(part).tobytes() for part in (indices, exposures_s, dark_variance, mask))
         known = self._prepared.get(key)
         if known is not None:
             return known
-        geometry = replace(self.light.geometry, shape=data.geometry.shape)
+        geometry = replace(self.light.geometry, shape=mask.shape)
         operator = CameraOperator.build(
             replace(self.light, geometry=geometry),
-            self.light.positions_of(data.indices),
-            data.exposures_s,
-            data.geometry.shape,
+            self.light.positions_of(indices),
+            exposures_s,
+            geometry.shape,
             Drawing(self.samples, self.field_m),
             self.device,
         )
+        points = tuple((int(k), float(s)) for k, s in zip(indices, exposures_s, strict=True))
         images = self.bank.images[:MAPPED].float()
-        light = LightMap.build(operator, images, geometry.pixel_size_m)
-        sigma = math.sqrt(float(np.median(data.dark_variance[data.mask])))
-        watch = None
-        if sigma <= RESOLVING_E and float(light.mean.max()) <= DARK:
-            variance = torch.from_numpy(data.dark_variance).to(self.device)
-            watch = Watch.build(operator, light, variance, torch.from_numpy(data.mask).to(self.device))
+        prepared = Prepared(points, operator, LightMap.build(operator, images, geometry.pixel_size_m), None, None)
+        sigma = math.sqrt(float(np.median(dark_variance[mask])))
+        if sigma <= RESOLVING_E and float(prepared.light.mean.max()) <= DARK:
+            variance = torch.from_numpy(dark_variance).to(self.device)
+            watch = Watch.build(operator, prepared.light, variance, torch.from_numpy(mask).to(self.device))
+            dark = [watch.quadratic.by_frame(part.float()) for part in self.bank.images.split(CHUNK)]
+            prepared = replace(prepared, watch=watch, dark=-torch.cat(dark, 1))
         while len(self._prepared) >= MOST_PREPARED:
             del self._prepared[next(iter(self._prepared))]
-        self._prepared[key] = Prepared(operator, light, watch)
-        return self._prepared[key]
+        self._prepared[key] = prepared
+        return prepared
 
-    def observe(self, data: Ptychogram) -> Observation:
-        """The frames as a likelihood: photon events in the dark, bins otherwise."""
-        prepared = self.prepare(data)
-        clipped = np.zeros(len(data), bool) if data.saturated is None else data.saturated
-        counted = [data.mask & ~part for part in clipped]
-        brightest = max(float(frame[good].max()) for frame, good in zip(data.frames, counted, strict=True))
-        if prepared.watch is not None and brightest < MOST_TERMS - 1:
-            return prepared.watch.count(data)
+    def observe(self, data: Ptychogram, prepared: Prepared | None = None, *, in_bins: bool = False) -> Observation:
+        """The frames as a likelihood: photon events in the dark, bins otherwise, or where they are asked for.
+
+        `prepared` is what these very frames need, where it is at hand.
+        """
+        prepared = prepared or self.prepare(data)
+        if prepared.watch is not None and not in_bins:
+            clipped = np.zeros(len(data), bool) if data.saturated is None else data.saturated
+            counted = [data.mask & ~part for part in clipped]
+            brightest = max(float(frame[good].max()) for frame, good in zip(data.frames, counted, strict=True))
+            if brightest < MOST_TERMS - 1:
+                return prepared.watch.count(data)
         return Bins.build(data, prepared.operator, prepared.light, MixedGaussian())
+
+    def scores(self, observation: Observation, prepared: Prepared) -> Tensor:
+        """(n,) log-likelihood of the bank's images, from enough of the data to tell where to search."""
+        # Clipped pixels are not taken out of what is known before: it chooses starts and nothing else.
+        dark = prepared.dark if isinstance(observation, Events) else None
+        known = None if dark is None else dark.sum(0)
+        return self.bank.scores(observation.quick(), known)
 
     def expected(self, data: Ptychogram, image: NDArray) -> NDArray[np.float32]:
         """(H, W) electrons, all frames together, that an image (s, s) predicts."""
@@ -215,53 +282,67 @@ class LatentEstimator:
 
     def estimate(self, data: Ptychogram, starts: NDArray | None = None) -> Posterior:
         """The posterior of all frames together; `starts` (n, size) join the bank's best."""
-        return self.posterior(self.observe(data), starts)
+        prepared = self.prepare(data)
+        observation = self.observe(data, prepared)
+        more = None if starts is None else torch.from_numpy(starts).to(self.device)
+        return self.pictured(observation, self.found(observation, more, self.scores(observation, prepared)))
 
     def posterior(self, observation: Observation, starts: NDArray | None = None) -> Posterior:
         """The posterior of an observation."""
-        more = () if starts is None else (torch.from_numpy(starts).to(self.device),)
+        more = None if starts is None else torch.from_numpy(starts).to(self.device)
+        return self.pictured(observation, self.found(observation, more))
+
+    def found(self, observation: Observation, starts: Tensor | None = None, scores: Tensor | None = None) -> Found:
+        """Search and draws; `scores` (n,) of the bank, where they are known."""
         settings = self.settings
         if isinstance(observation, Bins):
             # Light makes the posterior narrow and nearly normal, and each of its images dear.
             settings = replace(settings, proposals=settings.proposals // 3, chains=settings.chains // 2)
-        found = search(observation, self.scene, self.bank, settings, more)
-        top = found.theta[: settings.exact_modes]
-        modes = refine(observation, self.exact, top, replace(settings, iterations=EXACT_STEPS))
+        more = () if starts is None else (starts,)
+        found = search(observation, self.scene, self.bank, settings, more, scores)
+        likely = found.log_evidence > found.log_evidence.max() - FAINT
+        top = found.select(likely.nonzero()[: settings.exact_modes, 0])
+        # The decoder's own modes, with its Jacobians where the sketch ended, and again where they themselves end.
+        steps = replace(settings, iterations=EXACT_STEPS)
+        modes = refine(observation, replace(self.exact, drawer=self._chord(top)), top.theta, steps)
+        chord = self._chord(modes)
+        steps = replace(steps, iterations=LAST_STEPS)
+        modes = refine(observation, replace(self.exact, drawer=chord), modes.theta, steps)
+        return Found(modes, chord, sample(observation, self.scene, self.exact, modes, settings), found.iterations)
+
+    def followed(self, observation: Observation, more: Observation, before: Found) -> Found | None:
+        """After `more` frames, which `observation` holds too, from what was found before; None: search anew."""
+        lit = self.scene.lit(before.drawn.images, before.drawn.theta)
+        gained = torch.cat([more.value(part) for part in lit.split(CHUNK)])
+        modes = settle(observation, replace(self.exact, drawer=before.chord), before.modes, FOLLOW_STEPS)
+        settings = replace(self.settings, seed=self.settings.seed + 100 + before.followed)
+        drawn = follow(observation, self.scene, self.exact, modes, before.drawn, gained, settings)
+        if drawn is None:
+            return None
+        return Found(modes, before.chord, drawn, before.iterations, before.followed + 1)
+
+    def _chord(self, modes: Modes) -> Chord:
+        """The decoder, with its Jacobians at some modes."""
         dims = self.scene.prior.size
         precision = torch.cholesky_inverse(modes.factors)[:, :dims, :dims]
-        anchored = Anchored.at(
-            self.companion.sketch,
-            self.exact.drawer,
-            modes.theta[:, :dims],
-            precision,
-        )
-        drawn = sample(observation, replace(self.scene, drawer=anchored), self.exact, modes, settings)
-        return self._pictured(observation, modes, drawn.theta, found.iterations, drawn.efficiency, drawn.accepted,
-                              drawn.log_evidence)  # fmt: skip
+        return Chord.at(self.companion.sketch, self.exact.drawer, modes.theta[:, :dims], precision)
 
-    def _pictured(
-        self,
-        observation: Observation,
-        modes: Modes,
-        theta: Tensor,
-        iterations: int,
-        efficiency: float,
-        accepted: float,
-        log_evidence: float,
-    ) -> Posterior:
+    def pictured(self, observation: Observation, found: Found) -> Posterior:
+        """Pictures and numbers of what was found in an observation."""
+        modes, drawn = found.modes, found.drawn
+        theta = drawn.theta
         zeta = self.scene.zeta(theta)
-        images = torch.cat([self.exact.drawer.images(part) for part in zeta.split(256)])
-        if self.scene.nuisances.poses:
-            images = self.scene.transmitted(images, theta)
+        images = self.scene.transmitted(drawn.images, theta)
         misfit = self.companion.misfit.of(images.mean(0))
         mean, spread = images.mean(0), images.var(0)
         joint = self.scene.prior.joint(zeta).softmax(1).mean(0)
         labels = self.scene.prior.labels
         classes = {label: float(joint[labels == label].sum()) for label in self.scene.prior.classes}
-        top = modes.theta[:1]
-        mode = self.exact.transmitted(self.exact.drawer.images(self.exact.zeta(top)), top)[0]
+        best = int(modes.log_posterior.argmax())
+        top = modes.theta[best : best + 1]
         flux, pose = self.scene.flux(theta), self.scene.pose(theta)
-        lit_images, jacobian = self.exact.drawn(top)
+        lit_images, jacobian = replace(self.exact, drawer=found.chord).drawn(top)
+        mode = lit_images[0] / self.scene.flux(top).sqrt()
         _, _, prior_precision = self.exact.prior_terms(top)
         foreign = foreign_evidence(observation, lit_images[0], jacobian[0], prior_precision[0], misfit)
         scores = observation.frame_scores(lit_images[0])
@@ -271,7 +352,7 @@ class LatentEstimator:
             images=images,
             prior_mean=self.bank.images.float().mean(0),
             misfit=misfit,
-            log_evidence=log_evidence,
+            log_evidence=drawn.log_evidence,
             classes=classes,
             foreign=foreign,
             frame_scores=scores,
@@ -293,7 +374,7 @@ class LatentEstimator:
             theta=out(theta),
             latent=out(latents),
             classes=classes,
-            log_evidence=log_evidence,
+            log_evidence=drawn.log_evidence,
             foreign=foreign,
             typicality=typicality,
             pattern=pattern,
@@ -302,12 +383,13 @@ class LatentEstimator:
             pose=out(pose.mean(0)),
             pose_sigma=out(pose.std(0)),
             modes=len(modes.theta),
-            converged=bool(modes.converged[0]),
-            iterations=iterations,
-            efficiency=efficiency,
-            accepted=accepted,
+            converged=bool(modes.converged[best]),
+            iterations=found.iterations,
+            efficiency=drawn.efficiency,
+            accepted=drawn.accepted,
             electrons=observation.electrons,
             verdict=verdict,
+            followed=found.followed,
             counting="bins" if isinstance(observation, Bins) else "events",
         )
 

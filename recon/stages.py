@@ -14,6 +14,8 @@ NYQUIST_SHARE = 0.8
 """Highest frequency of a binned grid over that of the light on the lit window's rim; what lies between is faint."""
 PAD_FROM = 1.5
 """Needed window over the frame's from which on the early stages are padded too; below it the last stage is enough."""
+POLISHED_PIXELS = 2_000_000
+"""Pixels of all frames up to which full passes are cheap: a tenth of a second each."""
 SMALLEST_SIDE = 128
 """Pixels of a binned frame below which binning saves nothing."""
 
@@ -32,6 +34,7 @@ class CalibrationSettings:
         joint_epochs: amplitude loss, everything, on the coarsest pixels of the lit window.
         refine_epochs: the same on each finer level.
         full_epochs: likelihood, everything, on the full frame.
+        polish_epochs: full passes downhill (`recon.polish`) at the end, at most; small scans in the near field only.
         batch: frames per step; None takes 4, or less for scans of less than 96 frames. On a GPU too: small batches need
             fewer epochs, and what larger ones would save in launches CUDA graphs do.
         refine_distance, refine_positions: what is free beside probe and object.
@@ -54,6 +57,7 @@ class CalibrationSettings:
     joint_epochs: int = 32
     refine_epochs: int = 8
     full_epochs: int = 10
+    polish_epochs: int = 60
     batch: int | None = None
     refine_distance: bool = True
     refine_positions: bool = True
@@ -68,18 +72,13 @@ class CalibrationSettings:
     position_tolerance_px: float = 2e-3
     seed: int = 0
 
-    @property
-    def epochs(self) -> int:
-        """At most, with two levels of refinement."""
-        return self.warm_epochs + self.joint_epochs + 2 * self.refine_epochs + self.full_epochs
-
 
 @dataclass(frozen=True)
 class Stage:
     """One stretch of a calibration.
 
     Attributes:
-        name: warm, joint, refine or full.
+        name: warm, joint, refine, full or polish.
         binning: camera pixels per pixel of this stage, each way.
         side: rows and columns of the frame's window, in camera pixels.
         window: side of the probe's array, in pixels of this stage.
@@ -133,8 +132,29 @@ def stages_of(data: Scan, settings: CalibrationSettings, crop: int) -> list[Stag
             plan += [("warm", *place, s.warm_epochs, 1.0), ("joint", *place, s.joint_epochs, 1.0)]
         else:
             plan += [("refine", *place, s.refine_epochs, 0.25)]
-    plan += [("full", 1, whole, window(1, min(whole)), True, "mixed", s.full_epochs, 0.2)]
+    last = (1, whole, window(1, min(whole)), True, "mixed")
+    plan += [("full", *last, s.full_epochs, 0.2)]
+    if s.full_epochs and len(data) * whole[0] * whole[1] <= POLISHED_PIXELS:
+        plan += [("polish", *last, s.polish_epochs, 1.0)]
     return [Stage(*stage) for stage in plan if stage[6]]
+
+
+def rates_of(s: CalibrationSettings, stage: Stage, decay: float, pixel_m: float, count: int) -> dict[str, float]:
+    """Step sizes of an epoch by group; what is not named stays as it is."""
+    factor = stage.speed * decay
+    values = {"object": factor * s.object_rate, "probe": factor * s.probe_rate}
+    if stage.name == "warm":
+        return values
+    if s.refine_distance:  # which has no gradient in the far field
+        values["offset_m"] = factor * s.distance_rate_m
+    if s.refine_positions and count > 2:
+        rate = factor * s.position_rate_px
+        values |= {"affine": 2 * rate, "deviation": min(rate, s.position_prior_m / pixel_m)}
+    if s.flux_prior is not None:
+        values["log_gain"] = 0.1 * factor * s.flux_prior
+    if s.background_prior is not None:
+        values["background"] = 0.1 * factor * s.background_prior
+    return values
 
 
 def with_epochs(data: Scan, settings: CalibrationSettings, crop: int, epochs: int) -> CalibrationSettings:
@@ -153,6 +173,7 @@ def with_epochs(data: Scan, settings: CalibrationSettings, crop: int, epochs: in
         warm_epochs=int(share * settings.warm_epochs),
         refine_epochs=int(share * settings.refine_epochs),
         full_epochs=int(share * settings.full_epochs),
+        polish_epochs=int(share * settings.polish_epochs),
     )
     rest = sum(stage.epochs for stage in stages_of(data, shorter, crop) if stage.name != "joint")
     return replace(shorter, joint_epochs=epochs - rest)

@@ -18,11 +18,14 @@ gradients on products with it (`recon.curvature`).
 
 Gauges: the isotropic scale of the positions is pinned, so the distance's deviation is that with the scale known; joint
 shift and the object's scalar are no directions of A's range; scalar, ramp and shift of the probe (with its tilt) are
-projected out of the probe's draws. Flux per frame and background are held.
+projected out of the probe's draws. Flux per frame and background are marginalised where they were searched.
 
-Two things that no curvature knows are added: the covariance grows with the misfit where frames scatter more than their
-noise, and what one Newton step would still change (the optimiser stopped before it) is added in quadrature. An error of
-the model that the residuals do not show is in neither.
+Two things that no curvature knows are added. The covariance grows with the misfit where frames scatter more than their
+noise. And what the search left undone goes in quadrature: the distance's is its rms way from where it ended, over the
+second half of the polish or, where none was affordable, of all epochs; the positions' is how far the second half of the
+polish moved them, or else what one Newton step would still change. (One Newton step says little of the distance: it was
+0.2 um where the error was 32, and 77 where it was 21.) An error of the model that the residuals do not show is in
+neither, nor is the bias of a likelihood whose every pixel of object and probe is free and hardly lit.
 
 Where the calibration worked on binned pixels first, so does this, which loses what fine detail says: never too small.
 """
@@ -32,32 +35,32 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import takewhile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from recon.calibrate import Calibration
-from recon.curvature import Curvature, Direction
+from recon.curvature import Curvature, Direction, Free, looks_at
 from recon.dataset import Ptychogram
 from recon.errorbars import Uncertainty
 from recon.frameloss import Batch, FrameLoss
+from recon.gauges import inverse, nearly_gauges, scaled
 from recon.illumination import lit_points
 from recon.noise import MixedGaussian
 from recon.propagators import FarField, NearField, Optics
 from recon.stages import stages_of
 from recon.unknowns import Unknowns
 
-STEPS = 8
-DISTANCE_STEPS = 16
-"""Conjugate gradients of a solve, and of the distance's: with the coarse space within a few per cent of the end."""
+STEPS = 6
+DISTANCE_STEPS, PATIENT_STEPS = 18, 40
+"""Conjugate gradients of a solve, and of the distance's: with the coarse space within a fifth of the end, or a tenth
+where a polish was affordable and so are more of them."""
 DRAWS = 2
 """Draws of noise: 2 n deviations each, so that their common factor is known to a few per cent."""
 FLOOR = 1e-2
 """Light on a pixel below this share of the brightest's is not waited for."""
-MAPS = ((0, -1, 1, 0), (0, 1, 1, 0), (1, 0, 0, -1), (1, 0, 0, 1))
-"""Rotation, shear, anisotropy and scale as matrices (yy, yx, xy, xx)."""
 
 
 class Stopped(Exception):
@@ -89,19 +92,19 @@ def uncertainty_of(
     part, unknowns, optics, binning = _level(data, calibration, device)
     pixel = optics.object_pixel_m
     settings = calibration.settings
-    curvature = Curvature(
-        part,
-        unknowns,
-        optics,
-        1.0,
+    free = Free(
         settings.position_prior_m / pixel,
-        pixels=not data.geometry.far_field,
-        free_distance=settings.refine_distance and not data.geometry.far_field,
-        free_positions=settings.refine_positions and len(part) > 2,
+        distance=settings.refine_distance and not data.geometry.far_field,
+        positions=settings.refine_positions and len(part) > 2,
+        log_gain=settings.flux_prior,
+        background=settings.background_prior,
     )
+    looks = looks_at(part, unknowns, optics, 1.0)
+    curvature = Curvature(looks, unknowns, optics, free, pixels=not data.geometry.far_field)
     try:
-        found = _found(curvature, pixel, binning, _Counter(report, stop), seed)
-        return _grown(found, *_residuals(data, calibration, device, stop))
+        polished = _polished(calibration) > 1
+        found = _found(curvature, pixel, binning, _Counter(report, stop), seed, polished=polished)
+        return _grown(found, *_residuals(data, calibration, device, stop), *_undone(calibration))
     except Stopped:
         return None
 
@@ -162,16 +165,34 @@ def _residuals(data: Ptychogram, c: Calibration, device: str, stop: Callable[[],
     return total, pixels
 
 
-def _grown(found: Uncertainty, squares: float, pixels: int) -> Uncertainty:
-    """With the misfit of the full model: what the coarse one got wrong is no error of the calibration."""
+def _polished(c: Calibration) -> int:
+    """Passes of the polish at the end."""
+    return len(list(takewhile(lambda stage: stage == "polish", reversed(c.stages))))
+
+
+def _undone(c: Calibration) -> tuple[float, float]:
+    """What the search may have left undone, by its course: of the distance (m), and of positions per axis (m, rms)."""
+    passes = _polished(c)
+    late = max(1, (passes or len(c.stages)) // 2)
+    distance = float(np.sqrt(np.square(c.distance_m[-late:] - c.distance_m[-1]).mean()))
+    # Passes wander about as much as they go somewhere: their squares add up.
+    path = float(np.sqrt(np.square(c.position_change_px[-late:]).sum())) if passes else 0.0
+    return distance, path * c.illumination.geometry.object_pixel_m / math.sqrt(2)
+
+
+def _grown(found: Uncertainty, squares: float, pixels: int, distance_m: float, position_m: float) -> Uncertainty:
+    """With the full model's misfit (what the coarse one got wrong is no error), and what the search left undone."""
     misfit = squares / max(pixels - found.fitted, pixels / 2)
     factor = math.sqrt(max(1.0, misfit))
     return replace(
         found,
         misfit=misfit,
-        distance_sigma_m=math.hypot(factor * found.distance_sigma_m, found.distance_step_m),
+        distance_sigma_m=math.hypot(factor * found.distance_sigma_m, distance_m),
+        distance_step_m=distance_m if found.distance_sigma_m > 0 else math.nan,
         affine_sigma=factor * found.affine_sigma,
-        position_sigma_m=factor * found.position_sigma_m,
+        position_sigma_m=np.where(
+            found.position_sigma_m > 0, np.hypot(factor * found.position_sigma_m, position_m), 0.0
+        ),
         probe_sigma=factor * found.probe_sigma,
         probe_relative=factor * found.probe_relative,
     )
@@ -231,23 +252,6 @@ def _coarser(fields: NDArray, factor: int) -> NDArray:
     return fields.reshape(*fields.shape[:-2], n, factor, n, factor).mean((-3, -1)).astype(np.complex64)
 
 
-def _stretched(field: Tensor, matrix: tuple[int, ...]) -> Tensor:
-    """d/da of field((1 + a M)^-1 r) at a = 0, M = ((yy, yx), (xy, xx)), per unit of a."""
-    axis = torch.arange(field.shape[-1], device=field.device, dtype=field.real.dtype) - field.shape[-1] // 2
-    y, x = axis[:, None], axis[None, :]
-    slope_y, slope_x = torch.zeros_like(field), torch.zeros_like(field)
-    slope_y[..., 1:-1, :] = (field[..., 2:, :] - field[..., :-2, :]) / 2
-    slope_x[..., :, 1:-1] = (field[..., :, 2:] - field[..., :, :-2]) / 2
-    return -(slope_y * (matrix[0] * y + matrix[1] * x) + slope_x * (matrix[2] * y + matrix[3] * x))
-
-
-def _bent(field: Tensor) -> list[Tensor]:
-    """The field times i (y^2 - x^2), i 2xy and i (y^2 + x^2)."""
-    axis = torch.arange(field.shape[-1], device=field.device, dtype=field.real.dtype) - field.shape[-1] // 2
-    y, x = axis[:, None], axis[None, :]
-    return [1j * form * field for form in (y * y - x * x, 2 * x * y, y * y + x * x)]
-
-
 class _Solver:
     """Conjugate gradients with a diagonal and a coarse space."""
 
@@ -255,47 +259,12 @@ class _Solver:
         self.curvature, self.tick = curvature, tick
         scales = [t.real if t.is_complex() else t for t in curvature.diagonal().parts()]
         self.inverse = Direction(*(1 / (t + FLOOR * t.max()).clamp_min(1e-30) for t in scales))
-        self.space: list[Direction] = []
-        for vector in self._nearly_gauges():
-            norm = vector.dot(vector.times(Direction(*scales)))
-            if norm > 0:
-                self.space.append(vector.plus(vector, norm**-0.5 - 1))
-        images = [self.product(vector) for vector in self.space]
-        matrix = np.array([[a.dot(b) for b in images] for a in self.space])
-        self.coarse = np.linalg.pinv((matrix + matrix.T) / 2, rcond=1e-5, hermitian=True)
+        self.space = scaled(nearly_gauges(curvature), Direction(*scales))
+        self.coarse = inverse(curvature.gram(self.space))
 
-    @staticmethod
-    def vectors(curvature: Curvature) -> int:
-        """Size of the coarse space."""
-        return int(curvature.free[0]) + 3 * int(curvature.free[1]) + 11
-
-    def _nearly_gauges(self) -> list[Direction]:
-        c, u = self.curvature, self.curvature.unknowns
-        vectors = []
-        if c.free[0]:
-            vectors.append(c.zeros())
-            vectors[-1].offset_m.fill_(1.0)
-        if c.free[1]:
-            for k in range(3):
-                vectors.append(c.zeros())
-                vectors[-1].affine[k] = 1.0
-                vectors[-1].object.copy_(_stretched(u.object, MAPS[k]) / u.radius)
-        for matrix in MAPS:
-            vectors.append(c.zeros())
-            vectors[-1].probe.copy_(_stretched(u.probe, matrix))
-        vectors.append(c.zeros())
-        vectors[-1].object.copy_(_stretched(u.object, MAPS[3]))
-        for bent in _bent(u.probe):
-            vectors.append(c.zeros())
-            vectors[-1].probe.copy_(bent)
-        for bent in _bent(u.object):
-            vectors.append(c.zeros())
-            vectors[-1].object.copy_(bent)
-        return vectors
-
-    def product(self, x: Direction, *, noise: bool = False) -> Direction:
+    def product(self, x: Direction) -> Direction:
         self.tick()
-        return self.curvature.product(x, noise=noise)
+        return self.curvature.product(x)
 
     def _preconditioned(self, r: Direction) -> Direction:
         z = r.times(self.inverse)
@@ -320,13 +289,17 @@ class _Solver:
         return x
 
 
-def _found(curvature: Curvature, pixel: float, binning: int, tick: _Counter, seed: int) -> Uncertainty:
+def _found(
+    curvature: Curvature, pixel: float, binning: int, tick: _Counter, seed: int, *, polished: bool
+) -> Uncertainty:
     u = curvature.unknowns
-    wanted = int(curvature.free[0]) + 3 * int(curvature.free[1])
-    tick.total = _Solver.vectors(curvature) + wanted * (STEPS + 1) + (DRAWS + 1) * STEPS
-    tick.total += int(curvature.free[0]) * (DISTANCE_STEPS - STEPS)
+    free = curvature.free
+    for_distance = PATIENT_STEPS if polished else DISTANCE_STEPS
+    tick.total = 3 * int(free.positions) * STEPS + int(free.distance) * for_distance + DRAWS * STEPS
+    tick.total += int(free.positions and not polished) * STEPS
     solve = _Solver(curvature, tick)
-    downhill = curvature.downhill()
+    # Downhill from a polished end lie directions that are no quadratic; it has gone down all others.
+    downhill = None if polished else curvature.downhill()
     generator = torch.Generator().manual_seed(seed)
     noise = [curvature.draw(generator) for _ in range(DRAWS)]
     draws = [solve(b) for b in noise]
@@ -336,26 +309,23 @@ def _found(curvature: Curvature, pixel: float, binning: int, tick: _Counter, see
     # Columns of A^-1: distance first, then the affine map.
     columns: list[Direction] = []
     for k in range(4):
-        if not curvature.free[0 if k == 0 else 1]:
+        if not (free.positions if k else free.distance):
             continue
         unit = curvature.zeros()
         if k == 0:
             unit.offset_m.fill_(1.0)
         else:
             unit.affine[k - 1] = 1.0
-        columns.append(solve(unit, DISTANCE_STEPS if k == 0 else STEPS))
-    images = [solve.product(column, noise=True) for column in columns]
-    covariance = np.array([[a.dot(b) for b in images] for a in columns]).reshape(len(columns), len(columns))
-    steps = np.array([column.dot(downhill) for column in columns])
-    if curvature.free[1]:
-        covariance[-3:, -3:] += np.diag(steps[-3:] ** 2)
-    distance = float(np.sqrt(covariance[0, 0])) if curvature.free[0] else math.nan
-    affine = covariance[-3:, -3:] if curvature.free[1] else np.zeros((3, 3))
+        columns.append(solve(unit, for_distance if k == 0 else STEPS))
+    covariance = curvature.gram(columns, noise=True).cpu().numpy()
+    if free.positions and downhill is not None:
+        covariance[-3:, -3:] += np.diag([column.dot(downhill) ** 2 for column in columns[-3:]])
+    distance = float(np.sqrt(covariance[0, 0])) if free.distance else math.nan
+    affine = covariance[-3:, -3:] if free.positions else np.zeros((3, 3))
 
-    left = solve(downhill)
     position = np.zeros((len(u.nominal_px), 2))
-    if curvature.free[1]:
-        position = _positions(curvature, draws, left, affine)
+    if free.positions:
+        position = _positions(curvature, draws, None if downhill is None else solve(downhill), affine)
     modes, amplitudes, relative = _probe(curvature, draws)
     return Uncertainty(
         distance_sigma_m=distance,
@@ -365,7 +335,7 @@ def _found(curvature: Curvature, pixel: float, binning: int, tick: _Counter, see
         probe_sigma=amplitudes,
         probe_pixel_m=pixel,
         probe_relative=relative,
-        distance_step_m=float(steps[0]) if curvature.free[0] else math.nan,
+        distance_step_m=0.0 if free.distance else math.nan,
         misfit=1.0,
         fitted=fitted,
         binning=binning,
@@ -373,7 +343,9 @@ def _found(curvature: Curvature, pixel: float, binning: int, tick: _Counter, see
     )
 
 
-def _positions(curvature: Curvature, draws: list[Direction], left: Direction, affine: NDArray) -> NDArray[np.float64]:
+def _positions(
+    curvature: Curvature, draws: list[Direction], left: Direction | None, affine: NDArray
+) -> NDArray[np.float64]:
     """(n, 2) px standard deviations: affine map plus own deviation."""
     u = curvature.unknowns
     lit = u.lit.cpu().numpy()
@@ -381,10 +353,12 @@ def _positions(curvature: Curvature, draws: list[Direction], left: Direction, af
     shares = [u._projected(x.deviation).double().cpu().numpy() for x in draws]
     if int(lit.sum()) > 3:
         factor = float(np.mean([(s**2 / own)[lit].mean() for s in shares]))
-        remaining = u._projected(left.deviation).double().cpu().numpy()
-        own = own * (factor + float((remaining**2 / own)[lit].mean()))
+        if left is not None:
+            remaining = u._projected(left.deviation).double().cpu().numpy()
+            factor += float((remaining**2 / own)[lit].mean())
+        own = own * factor
     # A point without light follows the map; its own deviation is as large as the stage makes it.
-    own[~lit] = curvature.prior**2
+    own[~lit] = curvature.free.position_px**2
     y, x = (u.centred[:, k].double().cpu().numpy() for k in (0, 1))
     rows = np.stack([np.stack([-x, x, y], 1), np.stack([y, y, -x], 1)], 1)
     return np.sqrt(own + np.einsum("nak,kl,nal->na", rows, affine, rows))

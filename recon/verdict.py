@@ -13,7 +13,7 @@ from recon.foreign import Foreign
 
 EMPTY_NATS = 12.0
 """Evidence over an empty field of view below which there is not enough light to speak of an object."""
-FOREIGN_NATS = 6.0
+FOREIGN_NATS = 4.0
 """Evidence for something the decoder cannot draw from which on the object is not of its class."""
 SURE = 0.85
 """Probability of success from which on an object counts as recovered."""

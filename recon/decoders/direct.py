@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import jvp
+from torch.func import jvp, vmap
 
 from recon.decoders.package import DecoderPackage
 from recon.decoders.whitening import Whitening
 
 AT_ONCE = 256
-"""Images that are drawn, and differentiated along an axis, at a time."""
+"""Images that are drawn at a time."""
+TANGENTS = 512
+"""Derivatives of images along an axis that are computed at a time."""
 
 
 @dataclass(frozen=True)
@@ -58,19 +60,23 @@ class DirectDrawer:
         return torch.cat([self.package.decode(self.whitening.latents(part)) for part in zeta.split(AT_ONCE)])
 
     def drawn(self, zeta: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (n, s, s) and their Jacobians (n, s^2, d), axis by axis in forward mode."""
+        """Images (n, s, s) and their Jacobians (n, s^2, d), all axes together in forward mode."""
         images, jacobians = [], []
-        for part in zeta.split(AT_ONCE):
+        for part in zeta.split(max(1, TANGENTS // self.size)):
             latents = self.whitening.latents(part)
-            columns = [_along(self.package, latents, axis).flatten(1) for axis in self.whitening.axes.T]
             images.append(self.package.decode(latents))
-            jacobians.append(torch.stack(columns, 2))
+            jacobians.append(_along(self.package, latents, self.whitening.axes.T).flatten(2).permute(1, 2, 0))
         return torch.cat(images), torch.cat(jacobians)
 
 
-def _along(package: DecoderPackage, latents: Tensor, axis: Tensor) -> Tensor:
-    """(n, s, s) derivative of the decoder's images of latents (n, l) along one direction (l,)."""
+def _along(package: DecoderPackage, latents: Tensor, axes: Tensor) -> Tensor:
+    """(d, n, s, s) derivatives of the decoder's images of latents (n, l) along directions (d, l)."""
+
+    def one(axis: Tensor) -> Tensor:
+        along: Tensor = jvp(package.decode, (latents,), (axis.expand_as(latents),))[1]
+        return along
+
     with warnings.catch_warnings():
         # At its first use torch loads its rules of forward mode, some through a compiler that it has deprecated.
         warnings.simplefilter("ignore", DeprecationWarning)
-        return jvp(package.decode, (latents,), (axis.expand_as(latents).contiguous(),))[1]
+        return vmap(one)(axes)

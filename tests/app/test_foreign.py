@@ -73,3 +73,18 @@ def test_far_field_frames_go_from_import_to_calibration(tmp_path):
         assert float(found["object_pixel_m"]) == pytest.approx(1e-10 * 2 / (32 * 1e-4))
     verdict = command("orient", str(source), *kind, *geometry, "--probe", str(source), "--out", str(tmp_path / "o"))
     assert len(verdict["losses"]) == 16
+
+
+def test_flux_and_background_are_searched_when_asked(parallel, tmp_path):
+    """Half an electron a pixel of stray light is found only where it is looked for."""
+    data = read_any(parallel)
+    mean = float(data.frames.mean())
+    stray = tmp_path / "stray.cxi"
+    export(replace(data, frames=data.frames + 0.5 * mean), stray, ExchangeFormat.CXI)
+    options = ("--probe-diameter", "280e-6", "--epochs", "16", "--no-uncertainty")
+    plain = command("calibrate", str(stray), "--out", str(tmp_path / "a"), *options)
+    free = ("--background-spread", "1", "--flux-spread", "0.1")
+    asked = command("calibrate", str(stray), "--out", str(tmp_path / "b"), *options, *free)
+    assert plain["background_e_s"] == 0
+    assert asked["background_e_s"] > 0.1 * mean / float(data.exposures_s[0])
+    assert asked["loss"] < plain["loss"]

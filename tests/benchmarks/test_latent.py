@@ -15,7 +15,7 @@ from benchmarks.latent_coverage import calibration, coverage
 from benchmarks.latent_scene import settings_of
 from benchmarks.latent_truth import KEPT_SHARE, _temperature, tempered
 from benchmarks.latent_verdicts import Shares, Table, Thresholds, tuned
-from recon import foreign, verdict
+from recon import verdict
 from recon.decoders.mixture import Mixture
 
 
@@ -82,7 +82,7 @@ def verdict_row(kind: str, index: int, probability: float, typical: float = 0.0,
         "key": f"{kind}:{index}:1000:0.3",
         "word": "recovered" if probability >= verdict.SURE and typical >= -verdict.STRANGE else "ambiguous",
         "success_probability": probability,
-        "evidence": [0.0] * len(foreign.STRENGTHS),
+        "foreign": -1.0,
         "log_evidence": 1000.0,
         "typical": typical,
         "pattern": 0.0,

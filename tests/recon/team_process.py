@@ -17,7 +17,14 @@ from recon.team import Group, TeamError
 from tests.recon.scans import bright_scan
 
 SETTINGS = CalibrationSettings(
-    probe_diameter_m=280e-6, warm_epochs=2, joint_epochs=3, full_epochs=1, batch=4, flux_prior=0.05, lit_energy=0.9
+    probe_diameter_m=280e-6,
+    warm_epochs=2,
+    joint_epochs=3,
+    full_epochs=1,
+    polish_epochs=2,
+    batch=4,
+    flux_prior=0.05,
+    lit_energy=0.9,
 )
 COUNT = 17
 """Frames: the last step of an epoch has one, and one process none of it."""

@@ -214,11 +214,11 @@ def test_no_clipped_pixel_changes_nothing() -> None:
 
 def test_a_repeated_count_leaves_the_watch_alone() -> None:
     watch, data = _watch(1000), _data(1000)
-    before = watch.quadratic.clone()
+    before = watch.quadratic.each.clone()
     clipped = np.zeros(data.frames.shape, bool)
     clipped[:, 95:98, 95:98] = True
     watch.count(replace(data, saturated=clipped))
-    assert torch.equal(watch.quadratic, before)
+    assert torch.equal(watch.quadratic.each, before)
 
 
 def test_the_order_of_the_frames_does_not_matter() -> None:

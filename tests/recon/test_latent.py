@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from recon.chains import Walked, _sloped, _Walk, follow, log_posterior, sample
 from recon.decoders.mixture import Mixture
 from recon.events import Events, Watch
-from recon.latent import Bank, LatentSettings, Modes, _Walk, log_posterior, refine, sample, search
+from recon.latent import Bank, LatentSettings, Modes, refine, search, settle
 from recon.observation import Terms
 from recon.operator import CameraOperator
-from recon.scene import Scene
+from recon.scene import Nuisances, Scene
 from tests.recon import latentscene as bench
 
 MANY = LatentSettings(proposals=4000, chains=4000)
@@ -51,6 +52,14 @@ class Hills:
 
     def value(self, images: Tensor) -> Tensor:
         return torch.logsumexp(self._each(images), 1)
+
+    def photons(self, images: Tensor) -> Tensor:
+        return self.value(images)
+
+    def slope(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        share = self._each(images).softmax(1)
+        along = -(share[:, :, None] * (images - self.tops[None])).sum(1) / self.width**2
+        return self.value(images), along[:, None]
 
     def terms(self, images: Tensor, jacobians: Tensor) -> Terms:
         share = self._each(images).softmax(1)
@@ -236,29 +245,120 @@ def test_delayed_acceptance_leaves_the_posterior_as_it_is() -> None:
     generator = torch.Generator().manual_seed(8)
     start = means + deviation * torch.randn(6000, 2, generator=generator)
     walk = _Walk(ONE, poor, exact, modes, torch.zeros(6000, dtype=torch.int64), generator)
-    settings = LatentSettings(decisions=25, moves=3)
-    target, true = log_posterior(ONE, poor, start), log_posterior(ONE, exact, start)
-    after, said, accepted = walk.decide(start, target, true, 1.0, settings)
+    settings = LatentSettings(decisions=25)
+    (target, pull), true = _sloped(ONE, poor, start), log_posterior(ONE, exact, start)
+    walked, accepted = walk.decide(Walked(start, target, pull, exact.drawer.images(start), true), 0.5, settings)
+    after, said = walked.theta, walked.true
+    assert torch.equal(walked.images, exact.drawer.images(after))
     residual = (after - means) / deviation
     assert residual.mean(0).tolist() == pytest.approx([0, 0], abs=0.05)
     assert residual.std(0).tolist() == pytest.approx([1, 1], abs=0.04)
     assert torch.allclose(said, log_posterior(ONE, exact, after), atol=1e-4)
+    assert torch.allclose(walked.pull, _sloped(ONE, poor, after)[1], atol=1e-4)
     assert 0.2 < accepted < 0.9
     # The chains have moved on, and without the decoder's word they would have gone elsewhere.
     assert abs(float(torch.corrcoef(torch.stack((after[:, 0], start[:, 0])))[0, 1])) < 0.2
-    for _ in range(60):
-        start, target, _ = walk._move(start, target, 1.0)
+    for _ in range(20):
+        start, target, pull, _ = walk.move(start, target, pull, 0.5, 3)
     assert float(((start.mean(0) - means[0]) / deviation).abs().max()) > 0.5
 
 
-def test_a_poor_stand_in_costs_samples_not_accuracy() -> None:
-    poor, exact, modes = _poor()
-    drawn = sample(ONE, poor, exact, modes, MANY)
+def test_a_move_leaves_the_stand_in_s_posterior_and_little_of_where_it_began() -> None:
+    scene = _plain(2)
+    _, _, means, deviation = ONE.posterior()
+    modes = search(ONE, scene, Bank.draw(scene, 200), MANY)
+    generator = torch.Generator().manual_seed(9)
+    start = means + deviation * torch.randn(8000, 2, generator=generator)
+    walk = _Walk(ONE, scene, scene, modes, torch.zeros(8000, dtype=torch.int64), generator)
+    after, target, _, accepted = walk.move(start, *_sloped(ONE, scene, start), 0.5, 3)
+    residual = (after - means) / deviation
+    assert residual.mean(0).tolist() == pytest.approx([0, 0], abs=0.04)
+    assert residual.std(0).tolist() == pytest.approx([1, 1], abs=0.03)
+    assert accepted > 0.95
+    assert abs(float(torch.corrcoef(torch.stack((after[:, 0], start[:, 0])))[0, 1])) < 0.2
+    assert torch.allclose(target, log_posterior(ONE, scene, after), atol=1e-4)
+
+
+def test_slopes_of_the_log_posterior_against_differences() -> None:
+    scene, events = bench.scene(2, Nuisances(flux=0.05, shift_m=30e-6, rotation_rad=0.1, scale=0.05)), _events(300)
+    theta = torch.tensor([[0.5, -0.7, 0.3, 0.2, -0.4, 0.5, 0.1], [0.1, 0.2, 0.0, 0.0, 0.1, -0.2, 0.3]])
+    _, found = _sloped(events, scene, theta)
+    for axis in range(theta.shape[1]):
+        step = torch.zeros(theta.shape[1])
+        step[axis] = 0.02
+        ahead, behind = (log_posterior(events, scene, theta + sign * step) for sign in (1, -1))
+        assert found[:, axis].tolist() == pytest.approx(((ahead - behind) / 0.04).tolist(), rel=0.03, abs=0.1)
+
+
+def test_draws_follow_more_data_to_its_posterior() -> None:
+    """Two hills whose product is a hill: the first seen, the second comes."""
+
+    @dataclass(frozen=True)
+    class Both:
+        one: Hills
+        two: Hills
+
+        def value(self, images: Tensor) -> Tensor:
+            return self.one.value(images) + self.two.value(images)
+
+        def slope(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            (a, along), (b, more) = self.one.slope(images), self.two.slope(images)
+            return a + b, along + more
+
+        def terms(self, images: Tensor, jacobians: Tensor) -> Terms:
+            parts = self.one.terms(images, jacobians), self.two.terms(images, jacobians)
+            return Terms(*(getattr(parts[0], k) + getattr(parts[1], k) for k in ("value", "gradient", "information")))
+
+    scene = _plain(2)
+    second = Hills(torch.tensor([1.0]), torch.tensor([[0.9, -0.1]]), 0.6)
+    before = sample(ONE, scene, scene, search(ONE, scene, Bank.draw(scene, 200), MANY), MANY)
+    both = Both(ONE, second)
+    modes = search(ONE, scene, Bank.draw(scene, 200), MANY)
+    moved = settle(both, scene, modes, LatentSettings(iterations=3))  # type: ignore[arg-type]
+    gained = second.value(before.images)
+    after = follow(both, scene, scene, moved, before, gained, MANY)  # type: ignore[arg-type]
+    assert after is not None
+    precision = 1 + 1 / ONE.width**2 + 1 / second.width**2
+    mean = (ONE.tops[0] / ONE.width**2 + second.tops[0] / second.width**2) / precision
+    assert torch.allclose(moved.theta[0], mean, atol=1e-2)
+    assert after.theta.mean(0).tolist() == pytest.approx(mean.tolist(), abs=0.03)
+    assert after.theta.std(0).tolist() == pytest.approx([precision**-0.5] * 2, abs=0.02)
+    # The evidence of both, of normals in closed form.
+    spread = torch.diag(torch.full((2,), 1.0)) + torch.diag(torch.tensor([ONE.width, second.width]) ** 2)
+    spread[0, 1] = spread[1, 0] = 1.0
+    tops = torch.stack((ONE.tops[0], second.tops[0]))
+    exponent = -0.5 * (tops * torch.linalg.solve(spread, tops)).sum()
+    scale = torch.tensor([ONE.width, second.width]).log().sum() * 2 - torch.logdet(spread)
+    assert after.log_evidence == pytest.approx(float(exponent + scale), abs=0.15)
+
+
+def test_draws_that_no_longer_stand_for_the_posterior_call_for_a_search() -> None:
+    scene = _plain(2)
+    modes = search(ONE, scene, Bank.draw(scene, 200), MANY)
+    before = sample(ONE, scene, scene, modes, MANY)
+    far = Hills(torch.tensor([1.0]), torch.tensor([[-3.0, 3.0]]), 0.2)
+    assert follow(ONE, scene, scene, modes, before, far.value(before.images), MANY) is None
+
+
+@dataclass(frozen=True)
+class Wavy:
+    """`bench.Plain`, wrong by waves that no straight line mends."""
+
+    def images(self, zeta: Tensor) -> Tensor:
+        return (zeta + 0.25 * (6 * zeta).sin())[:, None]
+
+    def drawn(self, zeta: Tensor) -> tuple[Tensor, Tensor]:
+        return self.images(zeta), torch.diag_embed(1 + 1.5 * (6 * zeta).cos())
+
+
+def test_a_poor_sketch_costs_samples_not_accuracy() -> None:
+    _, exact, modes = _poor()
+    drawn = sample(ONE, replace(exact, drawer=Wavy()), exact, modes, MANY)
     _, _, means, deviation = ONE.posterior()
     residual = (drawn.theta - means) / deviation
     assert residual.mean(0).tolist() == pytest.approx([0, 0], abs=0.1)
     assert residual.std(0).tolist() == pytest.approx([1, 1], abs=0.1)
-    assert drawn.accepted < 0.95
+    assert 0.3 < drawn.accepted < 0.9
 
 
 def test_refinement_says_when_it_has_not_converged() -> None:

@@ -7,8 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recon.metrics import dice, distance_error_m, fit_positions, probe_error, psnr_db, resample, success_db
-from simulators.optics import Illumination
+from recon.metrics import (
+    dice,
+    distance_error_m,
+    fit_positions,
+    probe_error,
+    psnr_db,
+    resample,
+    stretched_probe,
+    success_db,
+)
+from simulators.optics import Illumination, Propagator
 
 WAVELENGTH, PIXEL, DISTANCE = 561e-9, 10e-6, 20e-3
 
@@ -129,3 +138,21 @@ def test_resampling_keeps_values_and_the_centre():
     ours = resample(fine, 5e-6, 64, 10e-6)
     np.testing.assert_allclose(ours * 2, coarse, atol=2e-3 * np.abs(coarse).max())
     assert np.abs(resample(fine, 5e-6, 200, 10e-6)[:20]).max() == 0
+
+
+def test_a_stretched_probe_at_a_stretched_distance_gives_the_same_frame():
+    scale, fine = 1.1, PIXEL / 2
+    light = Illumination(300e-6, 40e-6, defocus_waves=0.1, astigmatism_waves=0.06)
+    truth = light.field(fine, 128).astype(np.complex128)
+
+    def frame(field, distance_m):
+        optics = Propagator.build(WAVELENGTH, distance_m, (96, 96), fine, len(field))
+        return optics.intensity(field.astype(np.complex64)).astype(np.float64)
+
+    true = frame(truth, DISTANCE)
+    other = frame(stretched_probe(truth, fine, 128, fine, scale, WAVELENGTH, DISTANCE), scale * DISTANCE)
+    # The stretched one has its own size, and with it its own energy.
+    other *= true.sum() / other.sum()
+    plain = frame(truth, scale * DISTANCE)
+    assert np.linalg.norm(other - true) < 0.01 * np.linalg.norm(true)
+    assert np.linalg.norm(plain - true) > 0.03 * np.linalg.norm(true)

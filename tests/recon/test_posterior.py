@@ -62,9 +62,9 @@ def _data(photons: float, zeta: Tensor, seed: int = 0) -> Ptychogram:
 
 @pytest.fixture(scope="module")
 def recovered() -> tuple[LatentEstimator, Posterior, Tensor]:
-    """An estimate at 1000 photons an exposure, and what was true."""
-    estimator = _estimator(1000)
-    return estimator, estimator.estimate(_data(1000, DRAWS[:1])), bench.bar(DRAWS[:1])[0]
+    """An estimate at 2000 photons an exposure, and what was true."""
+    estimator = _estimator(2000)
+    return estimator, estimator.estimate(_data(2000, DRAWS[:1])), bench.bar(DRAWS[:1])[0]
 
 
 def test_an_object_in_good_light_is_recovered(recovered: tuple[LatentEstimator, Posterior, Tensor]) -> None:
@@ -83,13 +83,13 @@ def test_an_object_in_good_light_is_recovered(recovered: tuple[LatentEstimator, 
 
 def test_its_parts_agree_with_each_other(recovered: tuple[LatentEstimator, Posterior, Tensor]) -> None:
     _, found, _ = recovered
-    assert found.samples.shape == (SETTINGS.chains, bench.SIDE, bench.SIDE)
+    assert found.samples.shape == (2 * SETTINGS.chains, bench.SIDE, bench.SIDE)
     assert np.allclose(found.samples.astype(np.float32).mean(0), found.mean, atol=2e-3)
     assert np.allclose(found.latent, found.theta.mean(0), atol=1e-5)
     assert np.all(found.deviation >= found.spread)
     drawn = bench.bar(torch.from_numpy(found.theta))
     assert np.allclose(drawn.numpy(), found.samples, atol=2e-3)
-    assert 100 < found.electrons < 1000
+    assert 200 < found.electrons < 2000
     # The decoder's own latents, not the sketch's: within three of the posterior's deviations.
     assert np.abs((found.theta.mean(0) - DRAWS[0].numpy()) / found.theta.std(0)).max() < 4
 
@@ -141,13 +141,13 @@ def test_the_estimate_does_not_depend_on_what_came_before(
     recovered: tuple[LatentEstimator, Posterior, Tensor],
 ) -> None:
     estimator, found, _ = recovered
-    estimator.estimate(_data(1000, DRAWS[1:2], 1))
-    assert np.array_equal(estimator.estimate(_data(1000, DRAWS[:1])).mean, found.mean)
+    estimator.estimate(_data(2000, DRAWS[1:2], 1))
+    assert np.array_equal(estimator.estimate(_data(2000, DRAWS[:1])).mean, found.mean)
 
 
 def test_the_order_of_the_frames_does_not_matter(recovered: tuple[LatentEstimator, Posterior, Tensor]) -> None:
     estimator, found, _ = recovered
-    turned = estimator.estimate(_data(1000, DRAWS[:1]).select(np.array([2, 4, 1, 0, 3])))
+    turned = estimator.estimate(_data(2000, DRAWS[:1]).select(np.array([2, 4, 1, 0, 3])))
     assert turned.verdict.word is found.verdict.word
     assert turned.log_evidence == pytest.approx(found.log_evidence, abs=0.5)
     assert np.abs(turned.mean - found.mean).max() < 0.1

@@ -30,7 +30,7 @@ from recon.streaming import (
 )
 from tests.recon.scans import bright_scan
 
-SHORT = CalibrationSettings(probe_diameter_m=280e-6, warm_epochs=2, joint_epochs=2, full_epochs=1)
+SHORT = CalibrationSettings(probe_diameter_m=280e-6, warm_epochs=2, joint_epochs=2, full_epochs=1, polish_epochs=0)
 BLACK, GAIN, TOP = 20.0, 0.5, 60000.0
 
 

@@ -66,8 +66,9 @@ def test_two_processes_find_what_one_finds(team, alone):
     np.testing.assert_allclose(first["positions"], alone.illumination.positions_m, atol=2e-9)
     np.testing.assert_allclose(first["flux"], alone.flux, rtol=1e-5)
     for name, values in (("object", alone.object), ("probe", alone.illumination.probe)):
-        # Not pixel by pixel: where a gradient is nothing but rounding, Adam makes a step of it.
-        assert np.linalg.norm(first[name] - values) < 2e-5 * np.linalg.norm(values), name
+        # Not pixel by pixel: where a gradient is nothing but rounding, Adam makes a step of it, and a polish another
+        # one from the differences of such gradients (2e-5 without).
+        assert np.linalg.norm(first[name] - values) < 3e-4 * np.linalg.norm(values), name
 
 
 def test_the_wish_of_one_ends_all_with_the_best_so_far(team, alone):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ import torch
 
 import recon.uncertainty as module
 from recon.calibrate import CalibrationSettings, calibrate
-from recon.curvature import Curvature, Direction
+from recon.curvature import Curvature, Direction, Free, looks_at
 from recon.dataset import Geometry, Ptychogram
 from recon.frameloss import Batch, FrameLoss
 from recon.metrics import fit_positions
@@ -78,8 +78,9 @@ class Toy:
             empty_exposure_s=SECONDS,
         )
 
-    def curvature(self, data: Ptychogram, unknowns: Unknowns) -> Curvature:
-        return Curvature(data, unknowns, self.optics, self.scale, PRIOR_PX, batch=COUNT)
+    def curvature(self, data: Ptychogram, unknowns: Unknowns, **free: float) -> Curvature:
+        looks = looks_at(data, unknowns, self.optics, self.scale, batch=COUNT)
+        return Curvature(looks, unknowns, self.optics, Free(PRIOR_PX, **free))
 
     def most_likely(self, data: Ptychogram) -> Unknowns:
         """The maximum of likelihood and prior: Gauss-Newton from the truth."""
@@ -114,6 +115,31 @@ def test_products_are_symmetric_and_positive(toy):
     assert x.dot(curvature.product(x, noise=True)) > x.dot(curvature.product(x))
 
 
+def test_inner_products_are_those_of_products(toy):
+    curvature = toy.curvature(toy.data(0), toy.truth, log_gain=0.05, background=0.5)
+    vectors = [_random(curvature, seed) for seed in (1, 2, 3)]
+    gram = curvature.gram(vectors)
+    expected = [[a.dot(curvature.product(b)) for b in vectors] for a in vectors]
+    np.testing.assert_allclose(gram, expected, rtol=1e-3, atol=1e-4 * float(gram.max()))
+    noisy = curvature.gram(vectors, noise=True)
+    assert float(noisy[0, 0]) > float(gram[0, 0])
+
+
+def test_flux_and_background_are_derivatives_too_where_they_are_free(toy):
+    held, data = toy.curvature(toy.data(0), toy.truth), toy.data(0)
+    free = toy.curvature(data, toy.truth, log_gain=0.05, background=0.5)
+    gain = replace(free.zeros(), log_gain=torch.linspace(-1, 1, COUNT))
+    total = toy.expected + NOISE_E**2
+    weight = 1 / total + 0.5 / total**2
+    expected = (weight * (np.linspace(-1, 1, COUNT)[:, None, None] * toy.expected) ** 2).sum()
+    prior = float(gain.log_gain.square().sum()) / 0.05**2
+    assert gain.dot(free.product(gain)) == pytest.approx(expected + prior, rel=1e-3)
+    stray = replace(free.zeros(), background=torch.ones(()))
+    level = float(data.frames.mean())
+    assert stray.dot(free.product(stray)) == pytest.approx(weight.sum() * level**2 + 4, rel=1e-3)
+    assert gain.dot(held.product(gain)) == 0
+
+
 def test_products_are_the_models_own_derivative(toy):
     """x A x is the sum over pixels of W (dI)^2, with dI from the model itself, moved along x."""
     curvature = toy.curvature(toy.data(0), toy.truth)
@@ -135,9 +161,7 @@ def test_products_are_the_models_own_derivative(toy):
     frames = float(((1 / total + 0.5 / total**2) * slope**2).sum())
     with_prior = x.dot(curvature.product(x))
     prior = float((toy.truth._projected(x.deviation) ** 2).sum()) / PRIOR_PX**2
-    still = Direction(
-        torch.zeros_like(x.object), x.probe, x.offset_m, torch.zeros_like(x.affine), torch.zeros_like(x.deviation)
-    )
+    still = replace(curvature.zeros(), probe=x.probe, offset_m=x.offset_m)
     alone = curvature._groups
     curvature._groups = alone[-1:]
     beam = still.dot(curvature.product(still))
@@ -151,7 +175,8 @@ def test_deviations_agree_with_the_scatter_over_noise_seeds(toy):
         data = toy.data(seed)
         found = toy.most_likely(data)
         if seed == 0:
-            said = module._found(toy.curvature(data, found), PIXEL, 1, module._Counter(lambda *_: None, bool), 0)
+            counter = module._Counter(lambda *_: None, bool)
+            said = module._found(toy.curvature(data, found), PIXEL, 1, counter, 0, polished=True)
         estimate = found.positions_px().numpy().astype(np.float64) * PIXEL
         fit = fit_positions(estimate, data.positions_m)
         errors.append(((estimate - fit.shift_m) / fit.scale - data.positions_m) / said.position_sigma_m)
@@ -162,7 +187,7 @@ def test_deviations_agree_with_the_scatter_over_noise_seeds(toy):
 
 def test_a_calibration_says_how_sure_it_is_and_light_makes_it_surer():
     settings = CalibrationSettings(
-        probe_diameter_m=280e-6, lit_energy=1.0, warm_epochs=2, joint_epochs=4, full_epochs=2, batch=6
+        probe_diameter_m=280e-6, lit_energy=1.0, warm_epochs=2, joint_epochs=4, full_epochs=2, polish_epochs=4, batch=6
     )
     said = []
     for photons in (1e5, 1e7):

@@ -13,7 +13,7 @@ from recon.foreign import Foreign
 from recon.verdict import EMPTY_NATS, FOREIGN_NATS, ODD_FRAME, STRANGE, SURE, UNLIKE, Word, judge
 from tests.recon import latentscene as bench
 
-OWN = Foreign(-5.0, 1.0, ())
+OWN = Foreign(-5.0, 1.0, (), ())
 PRIOR_MEAN = bench.bar(torch.randn(200, 5, generator=torch.Generator().manual_seed(0))).mean(0)
 MISFIT = torch.full((bench.SIDE, bench.SIDE), 0.003)
 
@@ -65,16 +65,16 @@ def test_little_evidence_over_an_empty_field_is_not_enough_light() -> None:
     assert _judged(log_evidence=EMPTY_NATS - 0.1).word is Word.DARK
     assert _judged(log_evidence=EMPTY_NATS + 0.1).word is Word.RECOVERED
     # However sure the decoder's own images are, and however odd the rest: nothing has been seen.
-    dark = _judged(log_evidence=-2.0, foreign=Foreign(50.0, 64.0, ()), electrons=7.4)
+    dark = _judged(log_evidence=-2.0, foreign=Foreign(50.0, 64.0, (), ()), electrons=7.4)
     assert dark.word is Word.DARK
     assert "7 electrons" in dark.reason
 
 
 def test_light_that_the_decoder_cannot_draw_is_not_of_this_class() -> None:
-    verdict = _judged(foreign=Foreign(FOREIGN_NATS + 1, 16.0, ()))
+    verdict = _judged(foreign=Foreign(FOREIGN_NATS + 1, 16.0, (), ()))
     assert verdict.word is Word.FOREIGN
     assert "16 times" in verdict.reason
-    assert _judged(foreign=Foreign(FOREIGN_NATS - 1, 16.0, ())).word is Word.RECOVERED
+    assert _judged(foreign=Foreign(FOREIGN_NATS - 1, 16.0, (), ())).word is Word.RECOVERED
 
 
 @pytest.mark.parametrize("sign", [1, -1])
