@@ -163,6 +163,10 @@ class RunBook:
         """Frames of an exposure that are here, in the file's order."""
         return self._present((Stream.EVALUATION, exposure_s))
 
+    def taken(self, exposure_s: float) -> dict[Key, float]:
+        """Frames of an exposure that are here, in the file's order, and when they were taken."""
+        return {key: self._frames[key].time for key in self.evaluation(exposure_s)}
+
     def news(self, exposure_s: float) -> int:
         """How often a frame of an exposure has come that was not there, or took another's place."""
         return self._news.get((Stream.EVALUATION, exposure_s), 0)

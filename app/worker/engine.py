@@ -1,6 +1,6 @@
 """The one place where the worker computes: calibration, latent estimates, conventional images. Loads torch.
 
-What lies behind it can be exchanged here: an estimator that takes frames one by one, for instance.
+Images on the way follow the scan frame by frame (`recon.tracker`); the final one of an exposure is estimated anew.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,20 +19,28 @@ from app.latent import Decoder, arrays_of, estimator, settings_of
 from app.reconstruction import lit_part
 from app.worker.book import RunBook
 from app.worker.light import Light, Look
-from app.worker.message import Calibrated, Epoch, Estimate, Pixels
+from app.worker.message import Calibrated, Epoch, Estimate, Key, Pixels
 from recon.calibrate import CalibrationSettings, EpochReport, calibrate
 from recon.dataset import Ptychogram
 from recon.device import keep_memory, pick_device
 from recon.operator import Drawing
-from recon.posterior import LatentEstimator
+from recon.posterior import LatentEstimator, Posterior
 from recon.reconstruct import CONVENTIONAL, reconstruct_pixels
+from recon.tracker import Tracker
 
 THUMBNAIL = 160
 """Pixels of a picture of probe or object, at most, each way."""
 BLOCKS = 40
 """Blocks of a picture of the camera, at most, each way."""
-CARRIED_ON = 8
-"""Samples of the posterior before from which the search with more frames starts, beside the bank's best."""
+
+
+@dataclass
+class _Track:
+    """An exposure that is followed: under which light, what follows it, and the frames that it has been given."""
+
+    light: bytes
+    tracker: Tracker
+    taken: dict[Key, float]
 
 
 class Engine:
@@ -50,7 +59,7 @@ class Engine:
         self.software = {name: str(version) for name, version in software().items()}
         self._loaded: tuple[Look, Decoder] | None = None
         self._latent: tuple[object, LatentEstimator] | None = None
-        self._before: dict[float, NDArray] = {}
+        self._tracks: dict[float, _Track] = {}
 
     # ---- Calibration -------------------------------------------------------------------------------------------------
 
@@ -99,17 +108,17 @@ class Engine:
         """Have the decoder ready; returns what a person should know of it, or "". Raises `DecoderError`."""
         if self._loaded is not None and self._loaded[0] == look:
             return ""
-        self._loaded, self._latent, self._before = (look, Decoder.load(look.decoder)), None, {}
+        self._loaded, self._latent, self._tracks = (look, Decoder.load(look.decoder)), None, {}
         return self._loaded[1].note
 
     def begin_anew(self) -> None:
-        """Another run: nothing of the one before leads the search."""
-        self._before = {}
+        """Another run: nothing of the one before is followed."""
+        self._tracks = {}
 
     def prepare(self, look: Look, light: Light, data: Ptychogram) -> None:
         """Make what frames at these places will need, before they come. Raises `DecoderError`, `DatasetError`."""
         _, latent = self._under(look, light)
-        latent.prepare(lit_part(data, light.window))
+        _tracker(latent, lit_part(data, light.window))
 
     def estimate(
         self, book: RunBook, look: Look, light: Light, exposure_s: float, data: Ptychogram, planned: int, final: bool
@@ -121,9 +130,7 @@ class Engine:
         begin = time.monotonic()
         (decoder, latent), lit = self._under(look, light), lit_part(data, light.window)
         # The final one owes nothing to the order in which frames came.
-        starts = None if final else self._before.get(exposure_s)
-        found = latent.estimate(lit, starts)
-        self._before[exposure_s] = found.theta[:CARRIED_ON].copy()
+        found = latent.estimate(lit) if final else self._followed(book, latent, light, exposure_s, lit)
         predicted = latent.expected(lit, found.mean)
         factor = -(-max(lit.geometry.shape) // BLOCKS)
         settings = settings_of(found, decoder) | {"field_m": look.field_m, "pose_prior": look.pose}
@@ -141,6 +148,24 @@ class Engine:
             block_m=factor * data.geometry.pixel_size_m,
             **arrays_of(found),
         )
+
+    def _followed(
+        self, book: RunBook, latent: LatentEstimator, light: Light, exposure_s: float, lit: Ptychogram
+    ) -> Posterior:
+        """The posterior of all frames of an exposure that are here, from where it was before the newest ones came."""
+        here = book.taken(exposure_s)
+        track = self._tracks.get(exposure_s)
+        lasting = track is not None and track.light == light.key and track.taken.items() <= here.items()
+        if track is None or not lasting:
+            plan = lit_part(book.expected(exposure_s), light.window)
+            # What the camera made of the exposure that it was asked for.
+            plan = replace(plan, exposures_s=np.full(len(plan), lit.exposures_s[0]))
+            track = self._tracks[exposure_s] = _Track(light.key, _tracker(latent, plan), {})
+        if not np.allclose(lit.exposures_s, lit.exposures_s[0], rtol=1e-6, atol=0):
+            return latent.estimate(lit)
+        new = [number for number, key in enumerate(here) if key not in track.taken]
+        track.taken = here
+        return track.tracker.add(lit.select(np.array(new))) if new else track.tracker.settled()
 
     def _under(self, look: Look, light: Light) -> tuple[Decoder, LatentEstimator]:
         """The estimator under this light; it keeps what was prepared as long as the light is the same."""
@@ -169,6 +194,13 @@ class Engine:
         found = reconstruct_pixels(lit, light.illumination, CONVENTIONAL, device=self.device, stop=stop)
         image = on_square(np.abs(found.object), data.geometry.pixel_size_m, field_m, samples)
         return Pixels(book.begin.run, exposure_s, len(data), image)
+
+
+def _tracker(latent: LatentEstimator, plan: Ptychogram) -> Tracker:
+    """For frames at the points of a plan; a later visit to a point needs nothing more."""
+    _, first = np.unique(plan.indices, return_index=True)
+    first = np.sort(first)
+    return Tracker.of(latent, plan.indices[first], plan.exposures_s[first], plan.dark_variance, plan.mask)
 
 
 def on_square(obj: NDArray, pixel_m: float, field_m: float, samples: int) -> NDArray[np.float32]:

@@ -304,7 +304,7 @@ class Session:
             self._given, self._source = found, OwnLight(book, found)
 
     def _prepare(self, book: RunBook, look: Look, source: LightSource, exposure: float) -> None:
-        self._engine.prepare(look, source.light(book, exposure, None), book.expected(exposure, 1))
+        self._engine.prepare(look, source.light(book, exposure, None), book.expected(exposure))
 
     def _estimate(
         self, book: RunBook, look: Look, source: LightSource, exposure: float, final: bool, generation: int

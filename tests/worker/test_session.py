@@ -171,7 +171,7 @@ def test_frame_by_frame_the_oldest_image_first_and_the_last_ones_are_final(low_d
     told_up_to(source, session, before)
     assert engine.loaded == ["mnist-4"]
     # All that the first frame needs has been made before it comes.
-    assert engine.prepared == [1]
+    assert engine.prepared == [3]
     assert told == []
     for key in series[:3]:
         told_up_to(source, session, key)
@@ -182,7 +182,29 @@ def test_frame_by_frame_the_oldest_image_first_and_the_last_ones_are_final(low_d
         (3e-2, 3, True),
     ]
     assert [type(message) for message in told] == 5 * [Estimate] + 2 * [Pixels]
-    assert engine.prepared == [1]
+    assert engine.prepared == [3]
+
+
+def test_the_real_images_follow_the_frames(low_dose, tmp_path):
+    path = tmp_path / "low.h5"
+    scan = Scan.low_dose(quick_to_estimate((3e-6,)), path, low_dose.with_name("bright.h5"), 0, passes=2)
+    with scan.devices:
+        scan.runner().run()
+    told: list = []
+    engine = Engine("cpu")
+    session = Session(engine, told.append)
+    source = RecordedSource(path)
+    series = [key for key in source.order if source.plan.steps[key[0]].stream == "evaluation"]
+    session.take(source.begin)
+    session.take(Choose(source.begin.run, pose="known", conventional=False))
+    for key in (series[0], series[1], series[4], None):
+        told_up_to(source, session, key)
+    images = [message for message in told if isinstance(message, Estimate)]
+    assert [(image.frames, image.final) for image in images] == [(1, False), (2, False), (5, False), (6, True)]
+    # A second visit to a point is followed by the same preparation.
+    assert len(engine._tracks[3e-6].tracker.plan.points) == 3
+    assert engine._tracks[3e-6].tracker.frames == 5
+    assert all(np.isfinite(image.image).all() for image in images)
 
 
 def test_other_settings_make_all_images_anew(low_dose):
