@@ -157,8 +157,9 @@ def scan_alone(profile: Profile, path: Path, speed: float) -> float:
 
 def scan_in_window(profile: Profile, path: Path, speed: float, live_too: bool) -> tuple[float, list[Gap], int, int]:
     """Seconds of the scan with the window open, gaps of its event loop, frames and results that it showed."""
+    # Kept: without a reference it is gone again.
+    app = make_application()
     configure_plots()
-    make_application()
     guests = [LivePanel(Live())] if live_too else []
     with window_of(setup_of("quick", speed), guests) as (window, live):
         if guests:
@@ -191,6 +192,7 @@ def scan_in_window(profile: Profile, path: Path, speed: float, live_too: bool) -
             # The scan is over when the bright scan is complete: the window has to live with its calibration as well.
             live(lambda: guests[0].live.shown is not None and len(guests[0].live.shown.epochs) >= EPOCHS)
         results = guests[0].live.shown.count if guests and guests[0].live.shown is not None else 0
+        app.processEvents()
         return done[0] - begun[0], list(beat.gaps), shown, results
 
 
