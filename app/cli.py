@@ -284,7 +284,12 @@ def calibrate(
 def reconstruct(
     path: Annotated[Path, typer.Argument(help="A calibrated run.")],
     method: Annotated[str, typer.Option(help="latent, paper (its estimator exactly), or conventional.")] = "latent",
-    decoder: Annotated[str | None, typer.Option(help="mnist, mnist-3, mnist-4, mnist-64 or a package's path.")] = None,
+    decoder: Annotated[
+        str | None,
+        typer.Option(
+            help="mnist, mnist-3, mnist-4, mnist-64, a package's path; auto ranks them by evidence (auto:A,B)."
+        ),
+    ] = None,
     exposure: Annotated[float | None, typer.Option(help="Exposure, s; default the shortest recorded.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the figure; default beside the run.")] = None,
     pose: Annotated[

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from app.calibration import software, stored_illumination
+from app.deciding import candidates, choose, ranking
 from app.errors import UsageError
 from app.figures import reconstruction_figure
 from app.latent import (
@@ -28,6 +29,7 @@ from app.latent import (
 from app.progress import Course
 from app.runs import entry_of_exposure
 from recon.calibrate import Illumination, illuminated
+from recon.choosing import Ranked
 from recon.counting import PREPARED
 from recon.dataset import Ptychogram, Truth
 from recon.decoders.package import DecoderPackage, load_package
@@ -167,7 +169,7 @@ class Request:
 
     Attributes:
         method: latent, paper or conventional.
-        decoder: name or path.
+        decoder: name or path; latent: "auto" ranks the installed ones by evidence, "auto:A,B" those named.
         exposure_s: which exposure; None takes the shortest.
         pose: latent: "free" or "known", the sample's place under the decoder's square.
         positivity: conventional: a real amplitude in 0..1.
@@ -204,6 +206,10 @@ class Request:
             if getattr(self, name) is not None:
                 option = "--" + name.replace("_", "-")
                 raise UsageError(f"{option}: the {self.method} method has no such choice; leave it out")
+        if self.method == "paper" and self.decoder is not None and candidates(self.decoder) is not None:
+            raise UsageError(
+                f"--decoder {self.decoder}: evidence is the latent method's; name a decoder for the paper's"
+            )
         if self.method == "conventional" and self.loss is not None and self.loss not in PREPARED:
             raise UsageError(f"loss {self.loss!r}: conventional takes {', '.join(PREPARED)}")
 
@@ -287,15 +293,21 @@ def reconstruct_file(
 
 
 def _latent(task: _Task, request: Request, course: Course) -> dict[str, Any]:
-    decoder = Decoder.load(task.decoder)
-    if decoder.note:
-        course.say(decoder.note)
-    course.begin("latent", 2)
-    estimate = estimator(decoder, task.light, task.field_m, request.pose or "free", task.device)
-    estimate.prepare(task.data)
-    course.advance(1, "prepared")
-    found = estimate.estimate(task.data)
-    course.advance(2, found.verdict.word.value)
+    pose, names = request.pose or "free", candidates(task.decoder)
+    places: list[Ranked] = []
+    if names is None:
+        decoder = Decoder.load(task.decoder)
+        if decoder.note:
+            course.say(decoder.note)
+        course.begin("latent", 2)
+        estimate = estimator(decoder, task.light, task.field_m, pose, task.device)
+        estimate.prepare(task.data)
+        course.advance(1, "prepared")
+        found = estimate.estimate(task.data)
+        course.advance(2, found.verdict.word.value)
+    else:
+        decoder, estimate, places = choose(names, task.data, task.light, task.field_m, pose, task.device, course)
+        found = places[0].posterior
     psnr = task.psnr_db(on_object_grid(found.mean, task.field_m, task.size, task.pixel_m))
     store_posterior(task.path, task.entry, found, decoder, psnr, "latent")
     figure = draw_posterior(
@@ -306,7 +318,8 @@ def _latent(task: _Task, request: Request, course: Course) -> dict[str, Any]:
         task.heading("latent", psnr),
         task.figure("latent"),
     )
-    return numbers(found) | {"decoder": decoder.package.name, "psnr_db": psnr, "figure": str(figure)}
+    values = numbers(found) | {"decoder": decoder.package.name, "psnr_db": psnr, "figure": str(figure)}
+    return values | ({"ranking": ranking(places)} if places else {})
 
 
 def _iterative(task: _Task, request: Request, course: Course) -> dict[str, Any]:

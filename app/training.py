@@ -18,7 +18,7 @@ from app.priors import PriorResult, command_for, make_prior, prior_file, prior_o
 from app.training_images import TrainCommandError, training_images
 
 SUFFIX = ".safetensors"
-DECODER_ONLY = ("epochs", "batch", "latent", "linear_layers", "image_size", "name", "out")
+DECODER_ONLY = ("epochs", "batch", "latent", "linear_layers", "linear_start", "image_size", "name", "out")
 """Options that have no meaning where the decoder is there already."""
 
 
@@ -105,6 +105,7 @@ def train_decoder(
     device: str = "auto",
     latent: int = 128,
     linear_layers: int = 8,
+    linear_start: str = "orthogonal",
     image_size: int = 32,
     validation: str | None = None,
     dark_ink: bool = False,
@@ -155,7 +156,7 @@ def train_decoder(
     try:
         chosen = pick_device(device)
         architecture = Architecture.of_size(image_size, latent, linear_layers)
-        settings = TrainingSettings(epochs=epochs, batch=batch, seed=seed)
+        settings = TrainingSettings(epochs=epochs, batch=batch, seed=seed, linear_start=linear_start)
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as progress:
             bar = progress.add_task(f"training {target.stem}", total=None)
@@ -235,9 +236,10 @@ def train_decoder(
 def train(
     context: typer.Context,
     images: Annotated[
-        Path | None, typer.Option(help="IDX file or folder of pictures (a sub-folder a class); without it MNIST.")
+        Path | None,
+        typer.Option(help="IDX file, .npy or .npz stack, or folder (a sub-folder a class); default MNIST."),
     ] = None,
-    labels: Annotated[Path | None, typer.Option(help="IDX file of labels that goes with an IDX --images.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="IDX file or stack of labels that goes with --images.")] = None,
     only: Annotated[int | None, typer.Option(help="Train on this label only.")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 16,
     batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 128,
@@ -245,6 +247,9 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
     latent: Annotated[int, typer.Option(min=1, help="Length of the latent vector.")] = 128,
     linear_layers: Annotated[int, typer.Option(min=0, help="Rank-minimising layers; 0 is a plain autoencoder.")] = 8,
+    linear_start: Annotated[
+        str, typer.Option(help="How those layers start: orthogonal, or glorot (the paper's framework; lower rank).")
+    ] = "orthogonal",
     image_size: Annotated[int, typer.Option(min=16, help="Side of the images, pixels, a multiple of 16.")] = 32,
     validation: Annotated[
         str | None,
@@ -308,6 +313,7 @@ def train(
         device=device,
         latent=latent,
         linear_layers=linear_layers,
+        linear_start=linear_start,
         image_size=image_size,
         validation=validation,
         dark_ink=dark_ink,

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 BINARY_FROM = 32
 """Side of the grey images that binary strokes are redrawn from: the finest that MNIST has, padded."""
 DEFAULT_VALIDATION = 0.1
+STACKS = (".npy", ".npz")
+"""Endings of files that numpy has written."""
 
 
 class TrainCommandError(UsageError):
@@ -22,7 +24,7 @@ class TrainCommandError(UsageError):
 
 
 def _load(images: Path, labels: Path | None, size: int, dark_ink: bool) -> LabelledImages:
-    from recon.decoders.images import load_folder, load_idx_images
+    from recon.decoders.images import load_folder, load_idx_images, load_stack
 
     if images.is_dir():
         if labels is not None:
@@ -30,7 +32,7 @@ def _load(images: Path, labels: Path | None, size: int, dark_ink: bool) -> Label
         return load_folder(images, size, dark_ink=dark_ink)
     if dark_ink:
         raise TrainCommandError(f"--dark-ink is for folders of pictures; {images} is not a folder")
-    return load_idx_images(images, labels, size)
+    return (load_stack if images.suffix in STACKS else load_idx_images)(images, labels, size)
 
 
 def _split(source: LabelledImages, fraction: float, seed: int) -> tuple[LabelledImages, LabelledImages]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recon.dataset import Ptychogram
 from recon.noise import Likelihood
-from recon.observation import FLUX_TOLERANCE, LightMap, Terms, alike, information, pattern_weight
+from recon.observation import FLUX_TOLERANCE, LightMap, Terms, alike, information, pattern_weight, trimmed
 from recon.operator import CameraOperator
 
 BIN_M = 10.5e-6
@@ -166,7 +166,10 @@ class Bins:
         value, gradient, fields, intensity = self._sloped(images)
         worth = self.likelihood.fisher(intensity, self.variance[:, :, None].expand_as(intensity)).sqrt()
         weighted = 2 * fields * torch.cat((worth, worth), 1)
-        found = information(self.operator, self.rows, weighted, jacobians, self.counts)
+        parts = (
+            (j, trimmed(self.rows[j, None], m)[0], trimmed(weighted[j, None], m)[0]) for j, m in enumerate(self.counts)
+        )
+        found = information(self.operator, parts, jacobians)
         return Terms(value, (gradient.flatten(1)[:, None] @ jacobians)[:, 0], found)
 
     def frame_scores(self, image: Tensor) -> Tensor:

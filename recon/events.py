@@ -8,14 +8,15 @@ the frames come. What is left of a frame is a list of some hundred bright pixels
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from recon.dataset import Ptychogram
-from recon.observation import FLUX_TOLERANCE, LightMap, Terms, alike, information, pattern_weight
+from recon.observation import FLUX_TOLERANCE, LightMap, Terms, alike, information, pattern_weight, trimmed
 from recon.operator import CameraOperator
 from recon.quadratics import Quadratics
 
@@ -230,11 +231,21 @@ class Events:
             torch.cat((self.weights, more.weights)),
         )
 
-    def _light(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Fields (N, 2 m, S) and intensities (N, m, S)."""
-        fields = self.rows @ self.operator.local(images).flatten(2).transpose(1, 2)
-        half = fields.shape[1] // 2
-        return fields, fields[:, :half].square() + fields[:, half:].square()
+    @cached_property
+    def _groups(self) -> tuple[_Group, ...]:
+        """All frames together on a GPU; on a CPU one by one, each with its own events only, which stay in its cache."""
+        if self.rows.is_cuda:
+            return (_Group(slice(None), self.rows, self.ratios, self.missed),)
+        return tuple(
+            _Group(
+                slice(j, j + 1), trimmed(self.rows[j : j + 1], m), self.ratios[j : j + 1, :m], self.missed[j, None, :m]
+            )
+            for j, m in enumerate(self.counts)
+        )
+
+    def _local(self, images: Tensor) -> Tensor:
+        """(N, L, S) what each frame sees of images (S, s, s)."""
+        return self.operator.local(images).flatten(2).transpose(1, 2)
 
     def quick(self) -> Events:
         """The likeliest photons of each frame; the events are in that order."""
@@ -250,34 +261,52 @@ class Events:
 
     def photons(self, images: Tensor) -> Tensor:
         """(S,) the part of the log-likelihood that the frames decide: all but the quadratic forms."""
-        _, intensity = self._light(images)
-        lost = torch.einsum("nm,nms->s", self.missed, intensity)
-        return _odds(self.ratios, intensity).log1p_().sum((0, 1)) - lost
+        local = self._local(images)
+        total = images.new_zeros(len(images))
+        for group in self._groups:
+            _, intensity = group.light(local)
+            lost = torch.einsum("nm,nms->s", group.missed, intensity)
+            total += _odds(group.ratios, intensity).log1p_().sum((0, 1)) - lost
+        return total
 
     def slope(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Log-likelihood (S,) of images (S, s, s) and its gradient (S, s, s) in them."""
-        value, gradient, _, _ = self._sloped(images)
+        value, gradient, _ = self._sloped(images)
         return value, gradient
 
-    def _sloped(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As `slope`, with fields (N, 2 m, S) and pull d ln(1 + ..)/dI (N, m, S) of the events."""
-        fields, intensity = self._light(images)
+    def _sloped(self, images: Tensor) -> tuple[Tensor, Tensor, list[tuple[_Group, Tensor, Tensor]]]:
+        """As `slope`; and of each group twice the fields (n, 2 m, S) and the pull d ln(1 + ..)/dI (n, m, S)."""
+        local = self._local(images)
         applied = self.quadratic.apply(images)
-        odds, slope = _polynomial(self.ratios, intensity)
-        missed = self.missed[:, :, None]
-        value = (torch.log1p(odds) - missed * intensity).sum((0, 1)) - (applied * images).sum((1, 2))
-        pull = slope / (1 + odds)
-        pulled = (2 * fields) * (pull - missed).repeat(1, 2, 1)
-        parts = (self.rows.transpose(1, 2) @ pulled).transpose(1, 2).unflatten(2, self.operator.window)
-        return value, self.operator.whole(parts) - 2 * applied, fields, pull
+        value = -(applied * images).sum((1, 2))
+        parts = local.new_zeros(len(local), len(images), local.shape[1])
+        pulls = []
+        for group in self._groups:
+            fields, intensity = group.light(local)
+            odds, slope = _polynomial(group.ratios, intensity)
+            missed = group.missed[:, :, None]
+            value += (torch.log1p(odds) - missed * intensity).sum((0, 1))
+            pull = slope.div_(odds.add_(1))
+            twice = fields.mul_(2)
+            pulled = twice.unflatten(1, (2, -1)) * (pull - missed)[:, None]
+            parts[group.frames] = (group.rows.transpose(1, 2) @ pulled.flatten(1, 2)).transpose(1, 2)
+            pulls.append((group, twice, pull))
+        return value, self.operator.whole(parts.unflatten(2, self.operator.window)) - 2 * applied, pulls
 
     def terms(self, images: Tensor, jacobians: Tensor) -> Terms:
         """Along the `jacobians` (S, s^2, d) of images (S, s, s)."""
-        value, gradient, fields, pull = self._sloped(images)
-        # With s = pull - 1 the score of a pixel, E[s (s + 1)] over events alone is the Fisher information of all.
-        worth = (pull * (pull - 1)).clamp_min_(0).sqrt_()
-        weighted = (2 * fields) * worth.repeat(1, 2, 1)
-        found = information(self.operator, self.rows, weighted, jacobians, self.counts)
+        value, gradient, pulls = self._sloped(images)
+
+        def weighted() -> Iterator[tuple[int, Tensor, Tensor]]:
+            for group, twice, pull in pulls:
+                # With s = pull - 1 the score of a pixel, E[s (s + 1)] over events alone is the information of all.
+                worth = (pull * (pull - 1)).clamp_min_(0).sqrt_()
+                weights = (twice.unflatten(1, (2, -1)) * worth[:, None]).flatten(1, 2)
+                for k, j in enumerate(range(*group.frames.indices(len(self.counts)))):
+                    m = self.counts[j]
+                    yield j, trimmed(group.rows[k, None], m)[0], trimmed(weights[k, None], m)[0]
+
+        found = information(self.operator, weighted(), jacobians)
         return Terms(value, (gradient.flatten(1)[:, None] @ jacobians)[:, 0], found)
 
     def frame_scores(self, image: Tensor) -> Tensor:
@@ -287,8 +316,9 @@ class Events:
 
     def pattern_scores(self, image: Tensor) -> Tensor:
         """(N,) how much more of each frame's light lies where an image (s, s) is bright than it says, in deviations."""
-        _, intensity = self._light(image[None])
-        intensity = intensity[:, :, 0]
+        fields = self.rows @ self._local(image[None])
+        half = fields.shape[1] // 2
+        intensity = (fields[:, :half].square() + fields[:, half:].square())[:, :, 0]
         blocks = self.light.of(self.operator, image)
         dark = self.weights * blocks
         typical = dark.square().sum((1, 2)) / dark.sum((1, 2)).clamp_min(1e-12) / self.light.side**2
@@ -303,6 +333,22 @@ class Events:
         left = ((weight * intensity).square() * (pull * (pull - 1)).clamp_min(0)).sum() / counted.sum().clamp_min(1e-12)
         variance = left * counted + (FLUX_TOLERANCE * expected).square()
         return (found - expected) / variance.clamp_min(1e-12).sqrt()
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Frames that are looked at together; see `Events`."""
+
+    frames: slice
+    rows: Tensor
+    ratios: Tensor
+    missed: Tensor
+
+    def light(self, local: Tensor) -> tuple[Tensor, Tensor]:
+        """Fields (n, 2 m, S) and intensities (n, m, S) of what all frames see (N, L, S)."""
+        fields = self.rows @ local[self.frames]
+        half = fields.shape[1] // 2
+        return fields, fields[:, :half].square().add_(fields[:, half:].square())
 
 
 def _normal(z: Tensor) -> Tensor:

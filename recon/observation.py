@@ -7,7 +7,7 @@ object, log p(X | image) - log p(X | 0): their own evidence against an empty fie
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
@@ -161,23 +161,32 @@ def _on_blocks(operator: CameraOperator, images: Tensor, side: int, corner: tupl
     return mean / len(images)
 
 
-def information(
-    operator: CameraOperator, rows: Tensor, weighted: Tensor, jacobians: Tensor, counts: list[int]
-) -> Tensor:
-    """(S, d, d) sum of outer products of the gradients of single pixels, whose weights are in `weighted` (N, 2m, S)."""
+def information(operator: CameraOperator, parts: Iterable[tuple[int, Tensor, Tensor]], jacobians: Tensor) -> Tensor:
+    """(S, d, d) sum of outer products of the gradients of single pixels.
+
+    Args:
+        operator: says what each frame sees.
+        parts: frame, rows (2 m, L), real parts first, and their weights (2 m, S).
+        jacobians: (S, s^2, d).
+    """
     size, dims = operator.drawing.samples, jacobians.shape[2]
     high, wide = operator.window
-    half = rows.shape[1] // 2
     padded = torch.nn.functional.pad(jacobians.unflatten(1, (size, size)), (0, 0, 0, wide, 0, high))
     total = jacobians.new_zeros(len(jacobians), dims, dims)
-    for j, (r, c) in enumerate(operator.corners):
-        m = counts[j]
+    for frame, rows, weighted in parts:
+        r, c = operator.corners[frame]
+        half = len(rows) // 2
         local = padded[:, r : r + high, c : c + wide].flatten(1, 2)
-        real = (rows[j, :m] @ local) * weighted[j, :m].T[:, :, None]
-        imaginary = (rows[j, half : half + m] @ local) * weighted[j, half : half + m].T[:, :, None]
-        single = real + imaginary
+        single = (rows[:half] @ local) * weighted[:half].T[:, :, None]
+        single += (rows[half:] @ local) * weighted[half:].T[:, :, None]
         total += single.transpose(1, 2) @ single
     return total
+
+
+def trimmed(values: Tensor, count: int) -> Tensor:
+    """(n, 2 count, ...) the first `count` of each half of values (n, 2 m, ...)."""
+    half = values.shape[1] // 2
+    return values if count == half else torch.cat((values[:, :count], values[:, half : half + count]), 1)
 
 
 def alike(a: Tensor, b: Tensor, axis: int, filling: float = 0.0) -> tuple[Tensor, Tensor]:

@@ -43,8 +43,11 @@ LOADS_TORCH = (
     "app.reconstruction",
     "app.latent",
     "app.demo",
+    "app.deciding",
     "app.worker.engine",
     "app.studies.dose",
+    "app.studies.decoder",
+    "app.studies.landscape",
     "app.studies.work",
 )
 

@@ -64,3 +64,112 @@ def dose(
     else:
         typer.echo(values["table"])
         report({key: values[key] for key in ("out", "figure", "cases", "seconds")}, False)
+
+
+@study.command()
+def landscape(
+    objects: Annotated[
+        str, typer.Option(help="Simulated: mnist:test, a .npy or .npz stack (N, 32, 32) in 0..1, or a folder.")
+    ] = "mnist:test",
+    index: Annotated[int, typer.Option(min=0, help="Simulated: which of them; MNIST's fifth test digit is a 4.")] = 4,
+    truth: Annotated[str, typer.Option(help="Simulated: matched (grey) or mask (binary).")] = "matched",
+    photons: Annotated[str, typer.Option(help="Simulated: photons per exposure.")] = "300,1e6",
+    read_noise: Annotated[float, typer.Option(help="Simulated: electrons a pixel.")] = 0.3,
+    positions: Annotated[int, typer.Option(help="Simulated: 16 or 96 of the spiral's points.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Simulated: of the noise.")] = 0,
+    run: Annotated[Path | None, typer.Option(help="A calibrated run instead of the simulated scene.")] = None,
+    exposure: Annotated[
+        list[float] | None, typer.Option(help="With --run: s; may be given again. Default longest and shortest.")
+    ] = None,
+    pose: Annotated[str, typer.Option(help="With --run: free (found at the brightest exposure) or known.")] = "free",
+    decoder: Annotated[
+        list[str] | None, typer.Option(help="A decoder, the general one first; default mnist and mnist-4.")
+    ] = None,
+    losses: Annotated[
+        str, typer.Option(help="mixed (Eq. 1), poisson, exact, ... with commas.")
+    ] = "mixed,poisson,exact",
+    centre: Annotated[
+        str, typer.Option(help="shared: Eq. 1's optimum at the brightest exposure; own: each landscape's own.")
+    ] = "shared",
+    units: Annotated[
+        str, typer.Option(help="Where the window is a square: whitened, or paper (latents as they are).")
+    ] = "whitened",
+    reach: Annotated[float, typer.Option(help="Half of the window, standard deviations.")] = 3.0,
+    points: Annotated[int, typer.Option(help="Each way.")] = 101,
+    out: Annotated[Path, typer.Option(help="Folder for figures, table and grids.")] = Path("landscape"),
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Loss over the two leading principal components of the latents around an optimum (the paper's Fig. 6).
+
+    Ctrl-C keeps and draws the planes that are complete; the exit code is then 130.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from app.cli import report
+    from app.studies.grid import numbers
+    from app.studies.landscape import LandscapeStudy, run_landscape_study
+
+    asked = LandscapeStudy(
+        objects=objects,
+        index=index,
+        truth=truth,
+        photons=numbers("--photons", photons),
+        read_noise=read_noise,
+        positions=positions,
+        seed=seed,
+        run=run,
+        exposures_s=tuple(exposure or ()),
+        pose=pose,
+        decoders=tuple(decoder or ("mnist", "mnist-4")),
+        losses=tuple(losses.split(",")),
+        centre=centre,
+        units=units,
+        reach=reach,
+        points=points,
+    )
+    values = run_landscape_study(asked, out, device=device)
+    if as_json:
+        report({key: value for key, value in values.items() if key != "table"}, True)
+    else:
+        typer.echo(values["table"])
+        report({key: values[key] for key in ("out", "figure", "maps", "grids", "seconds")}, False)
+
+
+@study.command()
+def decoder(
+    decoder: Annotated[
+        list[str] | None, typer.Option(help="A decoder; may be given again. Default: those of the paper's Fig. 3.")
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(help="An axis of the latents counts if its variance exceeds this share of the largest.")
+    ] = 0.01,
+    digits: Annotated[str, typer.Option(help="The two digits to interpolate between.")] = "9,0",
+    count: Annotated[int, typer.Option(min=2, help="Validation images, at most.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for figure and table.")] = Path("decoder"),
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Ranks, interpolations and samples of decoders, on digits that they were not trained on (the paper's Fig. 3)."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from app.cli import report
+    from app.errors import UsageError
+    from app.studies.decoder import SHIPPED, DecoderStudy, run_decoder_study
+    from app.studies.grid import numbers
+
+    pair = numbers("--digits", digits)
+    if len(pair) != 2 or any(value != int(value) for value in pair):
+        raise UsageError(f"--digits {digits!r}: two digits from 0 to 9, such as 9,0")
+    asked = DecoderStudy(
+        decoders=tuple(decoder or SHIPPED),
+        threshold=threshold,
+        digits=(int(pair[0]), int(pair[1])),
+        count=count,
+        seed=seed,
+    )
+    values = run_decoder_study(asked, out, device=device)
+    if as_json:
+        report({key: value for key, value in values.items() if key != "table"}, True)
+    else:
+        typer.echo(values["table"])
+        report({key: values[key] for key in ("out", "figure", "seconds")}, False)

@@ -9,6 +9,7 @@ import math
 import os
 import struct
 import urllib.request
+import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +161,41 @@ def load_idx_images(images: Path, labels: Path | None, size: int) -> LabelledIma
         raise ImageSourceError(f"{labels}: {marks.shape} labels for {len(stack)} images in {images}")
     fitted = np.stack([fit_square(image, size) for image in scaled])
     return LabelledImages(fitted, marks, images.name)
+
+
+def load_stack(images: Path, labels: Path | None, size: int) -> LabelledImages:
+    """Images (n, rows, columns) and labels (n,) in .npy or .npz files, fitted into size x size squares.
+
+    An .npz holds one array, or one of several that is called `images` (`labels`).
+
+    Raises:
+        ImageSourceError: unreadable, not images, empty, values outside 0 .. 1, or another number of labels.
+    """
+    stack = _array(images, "images")
+    if stack.ndim != 3 or stack.size == 0 or stack.dtype.kind not in "biuf":
+        raise ImageSourceError(f"{images}: holds {stack.dtype} {stack.shape}, images need (count, rows, columns)")
+    scaled = _scaled(stack)
+    if not _in_range(scaled):
+        raise ImageSourceError(f"{images}: values leave 0 .. 1 (integers count as fractions of their largest value)")
+    marks = np.zeros(len(stack), np.int64) if labels is None else _array(labels, "labels")
+    if marks.shape != (len(stack),) or marks.dtype.kind not in "iu":
+        raise ImageSourceError(f"{labels}: {marks.dtype} labels {marks.shape} for {len(stack)} images in {images}")
+    return LabelledImages(np.stack([fit_square(image, size) for image in scaled]), marks.astype(np.int64), images.name)
+
+
+def _array(path: Path, name: str) -> NDArray:
+    try:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
+            held = list(loaded.files)
+            if len(held) != 1 and name not in held:
+                raise ValueError(f"holds {', '.join(held) or 'nothing'}; call the array `{name}`, or keep it alone")
+            return np.asarray(loaded[name if name in held else held[0]])
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise ImageSourceError(f"{path}: cannot be read as a stack ({reason})") from None
 
 
 def load_folder(folder: Path, size: int, *, dark_ink: bool = False) -> LabelledImages:

@@ -7,11 +7,20 @@ to a low rank, and a decoder that ends in a sigmoid, so that images lie in 0..1 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+
+from recon.decoders.architecture import register
+
+LINEAR_STARTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "orthogonal": nn.init.orthogonal_,
+    "glorot": nn.init.xavier_uniform_,
+}
+"""How the square layers may start."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,13 @@ class Architecture:
         """The fields as JSON-ready values."""
         return asdict(self)
 
+    def modules(self) -> tuple[nn.Module, nn.Module]:
+        """Encoder, with room for the folded chain, and decoder."""
+        return Encoder(self), Decoder(self)
+
+
+register("irmae", lambda values: Architecture(**values))
+
 
 class Encoder(nn.Module):
     """Images (n, 1, s, s) in 0..1 to latents (n, latent_size)."""
@@ -118,17 +134,21 @@ class Autoencoder(nn.Module):
     """Encoder, the chain of linear layers, and decoder, as they are while training.
 
     The linear chain starts orthogonal: with PyTorch's default initialisation the product of eight layers is so
-    small that the latent's rank collapses to one for many epochs.
+    small that the latent's rank collapses to one for many epochs. "glorot" is the start of the paper's framework: the
+    product of eight such layers favours few directions from the first step, and the rank ends lower.
     """
 
-    def __init__(self, architecture: Architecture):
+    def __init__(self, architecture: Architecture, linear_start: str = "orthogonal"):
+        """Raises `ValueError` for a start that is not in `LINEAR_STARTS`."""
         super().__init__()
+        if linear_start not in LINEAR_STARTS:
+            raise ValueError(f"linear_start {linear_start!r}: known are {', '.join(LINEAR_STARTS)}")
         self.architecture = architecture
         self.encoder = Encoder(architecture)
         size = architecture.latent_size
         chain = [nn.Linear(size, size, bias=False) for _ in range(architecture.linear_layers)]
         for layer in chain:
-            nn.init.orthogonal_(layer.weight)
+            LINEAR_STARTS[linear_start](layer.weight)
         self.linear = nn.Sequential(*chain)
         self.decoder = Decoder(architecture)
 

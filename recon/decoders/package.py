@@ -21,9 +21,11 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from recon.decoders.network import Architecture, Autoencoder, Decoder, Encoder
+from recon.decoders import layers as _layers  # noqa: F401  (registers its architecture)
+from recon.decoders.architecture import DecoderArchitecture, architecture_of
+from recon.decoders.network import Autoencoder
 
 FORMAT = "ptychoscope-decoder-1"
 COMPANION_SUFFIX = ".prior.safetensors"
@@ -43,20 +45,20 @@ class DecoderPackage:
     Attributes:
         name: the package's name (the file's stem).
         architecture: shapes of the network.
-        encoder: images (n, 1, s, s) to latents (n, d), the linear chain folded in.
+        encoder: images (n, 1, s, s) to latents (n, d), the linear chain folded in; None for a decoder without one.
         decoder: latents (n, d) to images (n, 1, s, s) in 0..1.
         latent_mean: (d,) mean latent of the training images (Eq. 2 of the paper).
         latent_eigenvalues: (d,) variances along the principal axes, descending.
         latent_eigenvectors: (d, d) the principal axes, in columns.
-        linear_singular_values: (d,) of the folded linear chain.
+        linear_singular_values: (d,) of the folded linear chain; ones where there is none.
         training: record of the training: source, settings, validation PSNR, versions.
         sha256: digest of the file, stored with every result made with it.
     """
 
     name: str
-    architecture: Architecture
-    encoder: Encoder
-    decoder: Decoder
+    architecture: DecoderArchitecture
+    encoder: nn.Module | None
+    decoder: nn.Module
     latent_mean: Tensor
     latent_eigenvalues: Tensor
     latent_eigenvectors: Tensor
@@ -73,18 +75,25 @@ class DecoderPackage:
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Latents (n, d) of images (n, s, s) in 0..1."""
-        return self.encoder(images.unsqueeze(1))
+        """Latents (n, d) of images (n, s, s) in 0..1; raises `DecoderError` where there is no encoder."""
+        if self.encoder is None:
+            raise DecoderError(
+                f"decoder {self.name!r}: holds no encoder, so images have no latents; store one with it "
+                "(`recon.decoders.ownmodule.write_layers`)"
+            )
+        latents: Tensor = self.encoder(images.unsqueeze(1))
+        return latents
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (n, s, s) in 0..1 of latents (n, d); differentiable."""
-        return self.decoder(latents).squeeze(1)
+        images: Tensor = self.decoder(latents)
+        return images.squeeze(1)
 
     def to(self, device: torch.device | str) -> DecoderPackage:
         """A copy on `device`."""
         return replace(
             self,
-            encoder=deepcopy(self.encoder).to(device),
+            encoder=None if self.encoder is None else deepcopy(self.encoder).to(device),
             decoder=deepcopy(self.decoder).to(device),
             latent_mean=self.latent_mean.to(device),
             latent_eigenvalues=self.latent_eigenvalues.to(device),
@@ -94,7 +103,7 @@ class DecoderPackage:
 
 
 @torch.no_grad()
-def latent_statistics(encoder: Encoder, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def latent_statistics(encoder: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean (d,), eigenvalues (d,) descending and eigenvectors (d, d) in columns, of the latents of images (n, s, s).
 
     Computed in double precision; the covariance has the unbiased divisor n - 1.
@@ -155,18 +164,31 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _modules(architecture: Architecture, tensors: dict[str, Tensor]) -> tuple[Encoder, Decoder]:
+def _modules(architecture: DecoderArchitecture, tensors: dict[str, Tensor]) -> tuple[nn.Module | None, nn.Module]:
     # Built without storage, so that neither a file's wild sizes nor the random initialisation cost anything.
     with torch.device("meta"):
-        encoder, decoder = Encoder(architecture), Decoder(architecture)
+        encoder, decoder = architecture.modules()
     for module, prefix in ((encoder, "encoder."), (decoder, "decoder.")):
+        if module is None:
+            continue
         state = {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
         module.load_state_dict(state, assign=True)
         module.requires_grad_(False).eval()
     return encoder, decoder
 
 
-def _statistics(architecture: Architecture, tensors: dict[str, Tensor]) -> list[Tensor]:
+def _checked_image(architecture: DecoderArchitecture, decoder: nn.Module, mean: Tensor) -> None:
+    """Raises `ValueError` unless the mean latent is drawn as an image in 0..1 of the size that is promised."""
+    side = architecture.image_size
+    with torch.no_grad():
+        image = decoder(mean[None])
+    if tuple(image.shape) != (1, 1, side, side):
+        raise ValueError(f"the decoder draws {tuple(image.shape)}, the architecture promises (1, 1, {side}, {side})")
+    if not (image.isfinite().all() and image.min() >= 0 and image.max() <= 1):
+        raise ValueError(f"the decoder draws {float(image.min()):.3g} to {float(image.max()):.3g}, not 0 to 1")
+
+
+def _statistics(architecture: DecoderArchitecture, tensors: dict[str, Tensor]) -> list[Tensor]:
     d = architecture.latent_size
     shapes = {
         "latent.mean": (d,),
@@ -174,6 +196,8 @@ def _statistics(architecture: Architecture, tensors: dict[str, Tensor]) -> list[
         "latent.eigenvectors": (d, d),
         "linear.singular_values": (d,),
     }
+    if architecture.name != "irmae":
+        tensors = {"linear.singular_values": torch.ones(d)} | tensors
     found = [tensors[key].float() for key in shapes]
     for (key, shape), tensor in zip(shapes.items(), found, strict=True):
         if tuple(tensor.shape) != shape:
@@ -198,13 +222,14 @@ def load_package(name: str) -> DecoderPackage:
     if metadata.get("format") != FORMAT:
         raise DecoderError(f"{path}: format is {metadata.get('format')!r}, this program reads {FORMAT!r}")
     try:
-        architecture = Architecture(**json.loads(metadata["architecture"]))
+        architecture = architecture_of(json.loads(metadata["architecture"]))
         training = json.loads(metadata["training"])
         for key, tensor in tensors.items():
             if not tensor.isfinite().all():
                 raise ValueError(f"{key} holds numbers that are not finite")
         encoder, decoder = _modules(architecture, tensors)
         statistics = _statistics(architecture, tensors)
+        _checked_image(architecture, decoder, statistics[0])
     except KeyError as error:
         raise DecoderError(f"{path}: incomplete decoder package: {error} is missing") from None
     except (TypeError, ValueError, RuntimeError) as error:

@@ -36,12 +36,14 @@ class TrainingSettings:
         batch: images per step.
         learning_rate: peak of the one-cycle schedule.
         seed: of initialisation and shuffling; the same seed gives the same network on the same machine.
+        linear_start: of the square layers, "orthogonal" or "glorot" (`recon.decoders.network.LINEAR_STARTS`).
     """
 
     epochs: int = 16
     batch: int = 128
     learning_rate: float = 1.5e-3
     seed: int = 0
+    linear_start: str = "orthogonal"
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def train(
     )
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        network = Autoencoder(architecture).to(device)
+        network = Autoencoder(architecture, settings.linear_start).to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
     steps = math.ceil(len(images) / settings.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(

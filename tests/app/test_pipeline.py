@@ -119,6 +119,55 @@ def test_reconstruct_command(run_path, tmp_path, capsys, method):
         assert settings["prior"]["plain"] is False
 
 
+def test_the_decoder_with_the_most_evidence_is_taken(run_path, tmp_path, capsys):
+    arguments = ("--pose", "known", "--decoder", "auto:mnist-3,mnist-4", "--out", tmp_path / "r", "--json")
+    code, out, err = call(capsys, "reconstruct", run_path, *arguments)
+    assert code == 0
+    values = last_json(out)
+    ranking = values["ranking"]
+    assert sorted(place["decoder"] for place in ranking) == ["mnist-3", "mnist-4"]
+    assert ranking[0]["log_evidence"] >= ranking[1]["log_evidence"]
+    assert sum(place["probability"] for place in ranking) == pytest.approx(1)
+    assert values["decoder"] == ranking[0]["decoder"]
+    assert values["log_evidence"] == ranking[0]["log_evidence"]
+    # The table for people.
+    assert [line.split()[0] for line in err.splitlines() if "nats" in line] == [place["decoder"] for place in ranking]
+    _, settings = load_result(run_path, 2, "reconstruction_latent")
+    assert settings["decoder"] == values["decoder"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--decoder", "auto:"), "names after the colon"),
+        (("--decoder", "auto:nothing"), "decoder 'nothing' not found"),
+        (("--decoder", "auto", "--method", "paper"), "evidence is the latent method's"),
+    ],
+)
+def test_auto_refuses_in_one_line(run_path, capsys, arguments, said):
+    code, _, err = call(capsys, "reconstruct", run_path, *arguments)
+    assert code == 2
+    assert said in err.splitlines()[-1]
+
+
+def test_the_landscape_of_a_run(run_path, tmp_path, capsys):
+    arguments = ("--points", "11", "--decoder", "mnist-4", "--losses", "mixed,exact", "--out", tmp_path / "l", "--json")
+    code, out, _ = call(capsys, "study", "landscape", "--run", run_path, *arguments)
+    assert code == 0
+    found = last_json(out)["landscapes"]
+    with open_run(run_path) as run:
+        exposures = sorted((run.exposure_s(k) for k in range(2, run.entries + 1)), reverse=True)
+    labels = [f"{seconds * 1e3:.4g} ms" for seconds in (exposures[0], exposures[-1])]
+    assert [(one["exposure"], one["loss"]) for one in found] == [
+        (label, loss) for label in labels for loss in ("mixed", "exact")
+    ]
+    assert found[0]["whitened"]["optimum"] == [pytest.approx(0), pytest.approx(0)]
+    assert (tmp_path / "l" / "landscape.png").stat().st_size > 10_000
+    code, _, err = call(capsys, "study", "landscape", "--run", run_path, "--exposure", "7", "--out", tmp_path / "l")
+    assert code == 2
+    assert "no exposure of 7 s" in err.splitlines()[-1]
+
+
 def test_a_scan_must_be_calibrated_before_its_object_is_sought(tmp_path, capsys):
     path = tmp_path / "bare.h5"
     assert call(capsys, "scan", "--profile", "tiny", "--out", path)[0] == 0

@@ -25,6 +25,7 @@ from recon.decoders.images import (
     load_folder,
     load_idx_images,
     load_mnist,
+    load_stack,
     read_idx,
 )
 from tests.decoders.shapes import discs, idx_bytes, write_idx
@@ -167,6 +168,41 @@ def test_redrawn_images_keep_their_labels_and_say_so():
     assert redrawn.images.shape == (2, 32, 32)
     assert list(redrawn.labels) == [3, 4]
     assert redrawn.source == "discs, redrawn in binary"
+
+
+def test_stacks_that_numpy_wrote_are_images(tmp_path):
+    images = (255 * discs(6, 12, 4)).astype(np.uint8)
+    np.savez(tmp_path / "letters.npz", images)
+    np.save(tmp_path / "marks.npy", np.arange(6) % 3)
+    loaded = load_stack(tmp_path / "letters.npz", tmp_path / "marks.npy", 16)
+    assert loaded.images.shape == (6, 16, 16)
+    np.testing.assert_allclose(loaded.images[:, 2:14, 2:14], images / 255, atol=1e-6)
+    assert loaded.labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert loaded.source == "letters.npz"
+    np.savez(tmp_path / "both.npz", images=images, labels=np.ones(6, np.int64))
+    both = load_stack(tmp_path / "both.npz", tmp_path / "both.npz", 16)
+    assert both.labels.tolist() == [1] * 6
+    assert load_stack(tmp_path / "both.npz", None, 16).labels.tolist() == [0] * 6
+
+
+@pytest.mark.parametrize(
+    ("array", "labels", "message"),
+    [
+        (np.zeros((3, 4), np.uint8), None, r"holds uint8 \(3, 4\), images need"),
+        (np.full((2, 4, 4), 3.0), None, "values leave 0 .. 1"),
+        (np.zeros((0, 4, 4)), None, "images need"),
+        (np.zeros((2, 4, 4)), np.zeros(3, np.int64), r"int64 labels \(3,\) for 2 images"),
+        (np.array([{}]), None, "cannot be read as a stack"),
+    ],
+)
+def test_stacks_that_are_no_images_are_refused(tmp_path, array, labels, message):
+    np.save(tmp_path / "stack.npy", array, allow_pickle=True)
+    marks = None
+    if labels is not None:
+        marks = tmp_path / "marks.npy"
+        np.save(marks, labels)
+    with pytest.raises(ImageSourceError, match=message):
+        load_stack(tmp_path / "stack.npy", marks, 16)
 
 
 def test_a_folder_of_pictures_takes_its_labels_from_its_sub_folders(tmp_path):

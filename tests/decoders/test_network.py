@@ -69,6 +69,18 @@ def test_the_chain_starts_orthogonal_so_that_no_direction_is_lost():
     assert torch.allclose(singular, torch.ones_like(singular), atol=1e-4)
 
 
+def test_a_glorot_start_favours_few_directions():
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        network = Autoencoder(Architecture(), "glorot")
+    singular = torch.linalg.svdvals(network.folded_linear())
+    # Eight square layers of 128: no collapse to one direction, but far fewer than 128 of any size.
+    assert 5 < int((singular > 0.1 * singular[0]).sum()) < 40
+    assert 1 < float(singular[0]) < 100
+    with pytest.raises(ValueError, match="linear_start 'he': known are orthogonal, glorot"):
+        Autoencoder(TINY, "he")
+
+
 def test_the_folded_encoder_equals_encoder_and_chain():
     network = _seeded(TINY)
     for layer in network.linear:  # away from orthogonal, as after training

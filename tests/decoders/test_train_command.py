@@ -81,6 +81,20 @@ def test_names_labels_and_validation_files(letters, tmp_path, monkeypatch):
     assert load_package("letters-1.safetensors").training["source"].endswith("label 1")
 
 
+def test_a_stack_and_another_start_of_the_square_layers(letters, tmp_path):
+    np.savez(tmp_path / "signs.npz", discs(40, 12, 3))
+    made = train_decoder(
+        images=tmp_path / "signs.npz", out=tmp_path / "signs.safetensors", linear_start="glorot", **SMALL_OPTIONS
+    )
+    record = load_package(str(made.file)).training
+    assert record["source"] == "signs.npz"
+    assert record["settings"]["linear_start"] == "glorot"
+    with pytest.raises(TrainCommandError, match="linear_start 'he': known are orthogonal, glorot"):
+        train_decoder(
+            images=tmp_path / "signs.npz", out=tmp_path / "other.safetensors", linear_start="he", **SMALL_OPTIONS
+        )
+
+
 def test_binary_strokes_are_redrawn_before_training(letters, tmp_path):
     result = train_decoder(images=letters, out=tmp_path / "masks.safetensors", binary=True, **SMALL_OPTIONS)
     package = load_package(str(result.file))

@@ -51,7 +51,13 @@ def test_the_record_says_how_it_was_made(trained):
     _, record = trained
     assert record["source"] == "discs"
     assert record["images"] == len(IMAGES)
-    assert record["settings"] == {"epochs": 4, "batch": 32, "learning_rate": 5e-3, "seed": 3}
+    assert record["settings"] == {
+        "epochs": 4,
+        "batch": 32,
+        "learning_rate": 5e-3,
+        "seed": 3,
+        "linear_start": "orthogonal",
+    }
     assert len(record["history"]) == 4
     assert set(record["versions"]) == {"torch", "python"}
 

@@ -1,0 +1,124 @@
+"""Which decoder? The evidence of each, for the same readings of the same pixels.
+
+A `LatentEstimator` looks where its own prior expects light, and its evidence is one for those pixels. Evidences may
+only be compared where they speak of the same data: here all decoders look where any expects light, through the same
+thresholds, and in the same manner, photon by photon or in bins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from recon.bins import Bins
+from recon.dataset import Ptychogram
+from recon.events import MOST_TERMS, RESOLVING_E, Watch
+from recon.noise import MixedGaussian
+from recon.observation import LightMap, Observation
+from recon.operator import CameraOperator
+from recon.posterior import DARK, LatentEstimator, Posterior
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A decoder's place.
+
+    Attributes:
+        name: of the decoder.
+        log_evidence: nats, against an empty field of view.
+        probability: of this decoder among those compared, all equally likely before any light.
+        posterior: its estimate.
+    """
+
+    name: str
+    log_evidence: float
+    probability: float
+    posterior: Posterior
+
+
+def ranked(
+    estimators: Sequence[LatentEstimator],
+    data: Ptychogram,
+    report: Callable[[int, str], None] = lambda _done, _name: None,
+    stop: Callable[[], bool] = lambda: False,
+    alike: Alike | None = None,
+) -> list[Ranked]:
+    """The decoders by evidence, the best first; those that were done when somebody stopped, at least one.
+
+    `report` is told how many are done, and the last one's name; `alike` may be kept for more frames of the same kind.
+
+    Raises:
+        ValueError: no estimator is given, or their squares or devices differ.
+    """
+    if not estimators:
+        raise ValueError("no decoder to compare")
+    if len({(e.field_m, e.device) for e in estimators}) > 1:
+        raise ValueError("decoders can be compared on one square of the object and one device only")
+    found: list[tuple[str, Posterior]] = []
+    alike = alike or Alike.prepared(estimators, data)
+    for estimator, observation in zip(estimators, alike.observed(data), strict=True):
+        found.append((estimator.package.name, estimator.posterior(observation)))
+        report(len(found), estimator.package.name)
+        if stop():
+            break
+    top = max(posterior.log_evidence for _, posterior in found)
+    total = sum(math.exp(posterior.log_evidence - top) for _, posterior in found)
+    places = [
+        Ranked(name, posterior.log_evidence, math.exp(posterior.log_evidence - top) / total, posterior)
+        for name, posterior in found
+    ]
+    return sorted(places, key=lambda place: -place.log_evidence)
+
+
+@dataclass(frozen=True)
+class Alike:
+    """What several decoders need to look at the same pixels of frames at the same points and exposures.
+
+    Attributes:
+        operators: of each.
+        light: where any of them expects light.
+        watches: thresholds of each, the same ones; None where photons are not counted one by one.
+    """
+
+    operators: list[CameraOperator]
+    light: LightMap
+    watches: list[Watch] | None
+
+    @classmethod
+    def prepared(cls, estimators: Sequence[LatentEstimator], data: Ptychogram) -> Alike:
+        """For frames like these."""
+        prepared = [estimator.prepare(data) for estimator in estimators]
+        operators, light = [p.operator for p in prepared], together([p.light for p in prepared])
+        sigma = math.sqrt(float(np.median(data.dark_variance[data.mask])))
+        if sigma > RESOLVING_E or float(light.mean.max()) > DARK:
+            return cls(operators, light, None)
+        device = operators[0].probe.device
+        variance, mask = torch.from_numpy(data.dark_variance).to(device), torch.from_numpy(data.mask).to(device)
+        return cls(operators, light, [Watch.build(operator, light, variance, mask) for operator in operators])
+
+    def observed(self, data: Ptychogram) -> Iterator[Observation]:
+        """Each decoder's view of the frames, one after another."""
+        clipped = np.zeros(len(data), bool) if data.saturated is None else data.saturated
+        counted = [data.mask & ~part for part in clipped]
+        brightest = max(float(frame[good].max()) for frame, good in zip(data.frames, counted, strict=True))
+        by_photons = brightest < MOST_TERMS - 1
+        for k, operator in enumerate(self.operators):
+            if self.watches is not None and by_photons:
+                yield self.watches[k].count(data)
+            else:
+                yield Bins.build(data, operator, self.light, MixedGaussian())
+
+
+def together(lights: Sequence[LightMap]) -> LightMap:
+    """Where any of them expects light: their mean over the largest of their squares of blocks."""
+    widest = max(lights, key=lambda light: light.mean.shape[1])
+    total = torch.zeros_like(widest.mean)
+    for light in lights:
+        first = [(a - b) // light.side for a, b in zip(light.corner, widest.corner, strict=True)]
+        count = light.mean.shape[1]
+        total[:, first[0] : first[0] + count, first[1] : first[1] + count] += light.mean
+    return replace(widest, mean=total / len(lights))
