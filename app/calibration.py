@@ -152,26 +152,27 @@ def uncertainty(data: Ptychogram, calibration: Calibration, device: str, course:
         return uncertainty_of(data, calibration, device=device, report=shown, stop=course.stopped)
 
 
-def store(path: Path, calibration: Calibration, errors: Uncertainty | None = None) -> None:
-    """Put a calibration into its run, with its standard deviations where they are known."""
+def storable(calibration: Calibration, errors: Uncertainty | None = None) -> StoredCalibration:
+    """A calibration as a run keeps it, with its standard deviations where they are known."""
     light = calibration.illumination
     pixel = light.geometry.object_pixel_m
-    settings = calibration.summary()
-    store_calibration(
-        path,
-        StoredCalibration(
-            probe=light.probe,
-            probe_pixel_m=pixel,
-            object=calibration.object,
-            object_pixel_m=pixel,
-            distance_m=light.geometry.distance_m,
-            positions_m=light.positions_m,
-            loss=calibration.loss,
-            settings=settings,
-            software=software(),
-            uncertainty=errors,
-        ),
+    return StoredCalibration(
+        probe=light.probe,
+        probe_pixel_m=pixel,
+        object=calibration.object,
+        object_pixel_m=pixel,
+        distance_m=light.geometry.distance_m,
+        positions_m=light.positions_m,
+        loss=calibration.loss,
+        settings=calibration.summary(),
+        software=software(),
+        uncertainty=errors,
     )
+
+
+def store(path: Path, calibration: Calibration, errors: Uncertainty | None = None) -> None:
+    """Put a calibration into its run, with its standard deviations where they are known."""
+    store_calibration(path, storable(calibration, errors))
 
 
 def stored_illumination(path: Path) -> tuple[Illumination, int]:
@@ -216,6 +217,17 @@ def _arrays(known: Uncertainty) -> dict[str, Any]:
     return {name: getattr(known, name) for name in names}
 
 
+def for_run(
+    settings: CalibrationSettings, repeatability_m: float, pixel_m: float, illumination_m: float
+) -> CalibrationSettings:
+    """Settings for a run of this program, whose stage and beam are known."""
+    return replace(
+        settings,
+        probe_diameter_m=settings.probe_diameter_m or illumination_m,
+        position_prior_m=max(repeatability_m, pixel_m / 10),
+    )
+
+
 def bright_scan(
     path: Path,
     probe_diameter_m: float | None,
@@ -242,10 +254,7 @@ def bright_scan(
                 raise UsageError(f"{path}: is a low-dose run without a bright scan; it relies on another's calibration")
             truth, profile, illumination_m = run.truth(), run.profile, run.illumination_m
         data = open_any(path)
-        prior = max(profile["stage"]["repeatability_m"], data.geometry.pixel_size_m / 10)
-        settings = replace(
-            settings, probe_diameter_m=settings.probe_diameter_m or illumination_m, position_prior_m=prior
-        )
+        settings = for_run(settings, profile["stage"]["repeatability_m"], data.geometry.pixel_size_m, illumination_m)
     else:
         data = open_any(path, overrides)
         # The origin of somebody else's stage may be anywhere; the object's grid is centred on the scan.

@@ -90,6 +90,12 @@ def scan(
     ] = None,
     passes: Annotated[int, typer.Option(min=1, help="Low dose: how often the evaluation points are visited.")] = 1,
     no_empty: Annotated[bool, typer.Option("--no-empty", help="Low dose: no empty beam either.")] = False,
+    enough: Annotated[
+        float | None,
+        typer.Option(min=0, help="Low dose: end when the image is recovered with this mean deviation at most."),
+    ] = None,
+    server: Annotated[str | None, typer.Option(help="With --enough: HOST:PORT of a `serve`; default: here.")] = None,
+    keys: Annotated[Path | None, typer.Option(help="Folder with CURVE keys for --server.")] = None,
     sample_name: Annotated[str, typer.Option(help="What people call the sample; stored with the run.")] = "",
     notes: Annotated[str, typer.Option(help="Stored with the run.")] = "",
     retake: Annotated[Path | None, typer.Option(help="Take points of this complete run again (--point).")] = None,
@@ -116,8 +122,17 @@ def scan(
         raise UsageError(
             "scan: --resume takes darks, characterisation and calibration from its file; leave those options out"
         )
-    if calibration is None and (passes > 1 or no_empty):
-        raise UsageError("scan: --passes and --no-empty are for low-dose scans; give --calibration OTHER.h5")
+    if calibration is None and (passes > 1 or no_empty or enough is not None):
+        raise UsageError("scan: --passes, --no-empty and --enough are for low-dose scans; give --calibration OTHER.h5")
+    if enough is None and (server or keys):
+        raise UsageError("scan: --server and --keys are for --enough SIGMA, which has somebody look at the image")
+    live = None
+    if enough is not None:
+        from app.worker.enough import Target
+        from app.worker.serving import reconstruction
+
+        live = reconstruction(server, keys)
+        live.target = Target(enough)
     values = run_scan(
         profile,
         seed,
@@ -132,6 +147,7 @@ def scan(
         not no_empty,
         interrupt,
         Label(sample_name, notes),
+        live,
     )
     _end_scan(values, interrupt, as_json)
 
@@ -168,10 +184,19 @@ def gui(
     seed: SeedOption = 0,
     sample: ObjectOption = None,
     speed: Annotated[float, typer.Option(min=0.1, max=1000, help="How fast simulated time passes.")] = 1.0,
+    server: Annotated[
+        str | None, typer.Option(help="HOST:PORT of a `serve` that reconstructs; default: a process of its own here.")
+    ] = None,
+    keys: Annotated[Path | None, typer.Option(help="Folder with CURVE keys for --server.")] = None,
+    no_live: Annotated[bool, typer.Option("--no-live", help="Begin without live reconstruction.")] = False,
 ) -> None:
-    """The window: camera, stage, light, scan and replay. Nothing moves when it opens; Esc stops the stage, always."""
+    """The window: camera, stage, light, scan, live reconstruction and replay.
+
+    Nothing moves when it opens; Esc stops the stage, always.
+    """
     try:
         from app.gui.connect import Choice
+        from app.gui.live import LivePanel
         from app.gui.program import run_window
     except ImportError as error:
         raise UsageError(
@@ -180,7 +205,11 @@ def gui(
         ) from None
     if replay is not None and profile is not None:
         raise UsageError("gui: give either --profile or --replay, a replay has no bench")
-    code = run_window(None if replay is not None else Choice(profile or "quick", seed, sample, speed), replay)
+    from app.worker.serving import reconstruction
+
+    live = reconstruction(server, keys, not no_live)
+    choice = None if replay is not None else Choice(profile or "quick", seed, sample, speed)
+    code = run_window(choice, replay, lambda: (LivePanel(live),))
     if code:
         raise typer.Exit(code)
 
@@ -339,11 +368,13 @@ def _register() -> None:
     from app.orientation import orient_command
     from app.studies.commands import study
     from app.training import train
+    from app.worker.serving import serve
 
     app.command("import")(import_command)
     app.command("export")(export_command)
     app.command("orient")(orient_command)
     app.command()(train)
+    app.command()(serve)
     app.add_typer(study, name="study")
     commands.register(app)
 

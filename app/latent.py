@@ -83,9 +83,9 @@ def on_object_grid(image: NDArray, field_m: float, size: int, pixel_m: float) ->
     return drawn
 
 
-def store_posterior(path: Path, entry: int, found: Posterior, decoder: Decoder, psnr: float | None, name: str) -> None:
-    """Put a posterior into the run, beside the exposure it belongs to."""
-    arrays: dict[str, NDArray] = {
+def arrays_of(found: Posterior) -> dict[str, NDArray]:
+    """What a run keeps of a posterior, besides its numbers."""
+    return {
         "image": found.mean,
         "deviation": found.deviation,
         "spread": found.spread,
@@ -97,15 +97,23 @@ def store_posterior(path: Path, entry: int, found: Posterior, decoder: Decoder, 
         "pose": found.pose,
         "pose_sigma": found.pose_sigma,
     }
-    settings = numbers(found) | {
+
+
+def settings_of(found: Posterior, decoder: Decoder) -> dict[str, Any]:
+    """A posterior's numbers and what made it, as a run keeps them."""
+    return numbers(found) | {
         "method": "latent",
         "decoder": decoder.package.name,
         "decoder_sha256": decoder.package.sha256,
         "prior": decoder.companion.described(),
-        "psnr_db": psnr,
         "software": software(),
     }
-    store_result(path, entry, arrays, settings, name=f"reconstruction_{name}")
+
+
+def store_posterior(path: Path, entry: int, found: Posterior, decoder: Decoder, psnr: float | None, name: str) -> None:
+    """Put a posterior into the run, beside the exposure it belongs to."""
+    settings = settings_of(found, decoder) | {"psnr_db": psnr}
+    store_result(path, entry, arrays_of(found), settings, name=f"reconstruction_{name}")
 
 
 def numbers(found: Posterior) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """What the window costs and whether it ever stands still: heartbeat, STOP, memory, scan time.
 
-    python -m benchmarks.window [heartbeat] [stop] [memory] [--write]
+    python -m benchmarks.window [heartbeat] [stop] [memory] [--live] [--write]
 
 `heartbeat`: a scan of 512 x 512 frames on the simulated bench in real time (or faster: --speed), without the window
 and with it, in turns. The longest gap between two turns of the window's event loop is measured by a timer that is due
-every 2 ms; the first second, in which the window is drawn for the first time, does not count. `stop`: the button is
+every 2 ms; the first second, in which the window is drawn for the first time, does not count. With `--live` the run is
+reconstructed meanwhile by a process of its own, whose panel is in view. `stop`: the button is
 pressed while the stage moves, simulated and through thorlabs-apt-device on emulated controllers; timed until the stage
 stands, for the emulated one also until the bytes are obeyed (it brakes at 1 mm/s^2). `memory`: resident memory before
 and after 10,000 live frames of 512 x 512, prepared beforehand. `--write` appends the results to RESULTS.md beside this
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ from PyQt5.QtTest import QTest
 from app.acquire.planning import make_plan
 from app.acquire.runner import RunState
 from app.acquire.scan import Scan
+from app.gui.live import LivePanel
+from app.gui.panels import GuestPanel
 from app.gui.program import configure_plots, make_application, settle
 from app.gui.window import Window
 from app.live import orders
@@ -42,6 +45,8 @@ from app.live.orders import ScanRequest
 from app.live.setup import Setup
 from app.live.state import Doing
 from app.profile import Profile, load_profile
+from app.worker.link import LinkState
+from app.worker.live import Live
 from benchmarks.report import append_rows, machine
 from drivers.base import StagePosition, SystemClock
 from drivers.manual import nobody
@@ -54,6 +59,8 @@ OVERHEAD_CLAIM = 0.03
 STOPS = 12
 LIVE_FRAMES = 10_000
 WARM_FRAMES = 500
+EPOCHS = 16
+"""Of a calibration that is shown meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +105,12 @@ class Heartbeat:
 
 
 @contextmanager
-def window_of(make: Callable) -> Iterator[tuple[Window, Callable]]:
+def window_of(make: Callable, guests: Sequence[GuestPanel] = ()) -> Iterator[tuple[Window, Callable]]:
     """An open window on a bench, and what lets it live until a condition holds."""
     app = make_application()
     configure_plots()
     folder = tempfile.TemporaryDirectory()
-    window = Window(SystemClock(), Path(folder.name) / "settings.json")
+    window = Window(SystemClock(), Path(folder.name) / "settings.json", guests)
     window.show()
     settle()
 
@@ -148,10 +155,16 @@ def scan_alone(profile: Profile, path: Path, speed: float) -> float:
         return time.monotonic() - begin
 
 
-def scan_in_window(profile: Profile, path: Path, speed: float) -> tuple[float, list[Gap], int]:
-    """Seconds of the scan with the window open, the gaps of its event loop, and the frames that it showed."""
-    with window_of(setup_of("quick", speed)) as (window, live):
-        window.show_panel("scan")
+def scan_in_window(profile: Profile, path: Path, speed: float, live_too: bool) -> tuple[float, list[Gap], int, int]:
+    """Seconds of the scan with the window open, gaps of its event loop, frames and results that it showed."""
+    # Kept: without a reference it is gone again.
+    app = make_application()
+    configure_plots()
+    guests = [LivePanel(Live())] if live_too else []
+    with window_of(setup_of("quick", speed), guests) as (window, live):
+        if guests:
+            live(lambda: guests[0].live.status.state is LinkState.CONNECTED)
+        window.show_panel("guest-0" if guests else "scan")
         beat = Heartbeat()
         first = window.viewer.views.newest()
         done: list[float] = []
@@ -175,16 +188,22 @@ def scan_in_window(profile: Profile, path: Path, speed: float) -> tuple[float, l
         shown = (last.number if last else 0) - (first.number if first else 0)
         if window.owner.state.run.state is not RunState.COMPLETED:
             raise RuntimeError(f"the scan did not complete: {window.owner.state.run}")
-        return done[0] - begun[0], list(beat.gaps), shown
+        if guests:
+            # The scan is over when the bright scan is complete: the window has to live with its calibration as well.
+            live(lambda: guests[0].live.shown is not None and len(guests[0].live.shown.epochs) >= EPOCHS)
+        results = guests[0].live.shown.count if guests and guests[0].live.shown is not None else 0
+        app.processEvents()
+        return done[0] - begun[0], list(beat.gaps), shown, results
 
 
-def heartbeat(repeats: int, speed: float) -> list[tuple[str, str, str]]:
+def heartbeat(repeats: int, speed: float, live_too: bool) -> list[tuple[str, str, str]]:
     profile = short_profile()
-    alone, inside, gaps, shown = [], [], [], []
+    alone, inside, gaps, shown, results = [], [], [], [], 0
     with tempfile.TemporaryDirectory() as folder:
         for k in range(repeats):
             alone.append(scan_alone(profile, Path(folder) / f"alone-{k}.h5", speed))
-            seconds, found, frames = scan_in_window(profile, Path(folder) / f"window-{k}.h5", speed)
+            seconds, found, frames, count = scan_in_window(profile, Path(folder) / f"window-{k}.h5", speed, live_too)
+            results += count
             inside.append(seconds)
             gaps.append(found)
             shown.append(frames)
@@ -197,6 +216,8 @@ def heartbeat(repeats: int, speed: float) -> list[tuple[str, str, str]]:
     share = statistics.median(b / a - 1 for a, b in zip(alone, inside, strict=True))
     pairs = ", ".join(f"{a:.2f}/{b:.2f}" for a, b in zip(alone, inside, strict=True))
     what = f"scan of {make_plan(profile).frames} frames of 512 x 512 at {speed:g} times real time, {repeats} times"
+    if live_too:
+        what += f", reconstructed live in another process ({results} results shown)"
     return [
         (
             f"longest gap of the window's event loop, {what}",
@@ -315,12 +336,13 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", default=["heartbeat", "stop", "memory"])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--speed", type=float, default=1.0, help="of the simulated bench in `heartbeat`")
+    parser.add_argument("--live", action="store_true", help="reconstruct meanwhile in `heartbeat`")
     parser.add_argument("--frames", type=int, default=LIVE_FRAMES)
     parser.add_argument("--write", action="store_true", help="append the result to RESULTS.md")
     arguments = parser.parse_args()
     for part in arguments.parts:
         work = {
-            "heartbeat": lambda: heartbeat(arguments.repeats, arguments.speed),
+            "heartbeat": lambda: heartbeat(arguments.repeats, arguments.speed, arguments.live),
             "stop": stop,
             "memory": lambda: memory(arguments.frames),
         }
@@ -332,7 +354,8 @@ def main() -> int:
             made_on = machine("PyQt5", "pyqtgraph", "numpy")
             made_on += f"; offscreen; load {load:.1f} before, {os.getloadavg()[0]:.1f} after"
             speed = f" --speed {arguments.speed:g}" if part == "heartbeat" and arguments.speed != 1.0 else ""
-            append_rows(f"python -m benchmarks.window {part}{speed}", rows, made_on)
+            live = " --live" if part == "heartbeat" and arguments.live else ""
+            append_rows(f"python -m benchmarks.window {part}{speed}{live}", rows, made_on)
     return 0
 
 

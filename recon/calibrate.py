@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,10 @@ class Calibration:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """Progress: which epoch of at most how many, in which stage, and what it changed."""
+    """Progress: which epoch of at most how many, in which stage, and what it changed.
+
+    `pictures` gives probe (K, K) and object (M, M) as they are by now, complex64 on this stage's pitch; for looking at.
+    """
 
     epoch: int
     epochs: int
@@ -127,6 +131,7 @@ class EpochReport:
     loss: float
     distance_m: float
     position_change_px: float
+    pictures: Callable[[], tuple[NDArray[np.complex64], NDArray[np.complex64]]]
 
 
 LOSSES: dict[str, type[SlopedLoss]] = {"amplitude": StabilisedAmplitude, "mixed": MixedGaussian}
@@ -346,7 +351,8 @@ def calibrate(
             course.add(value, distance, moved, unknowns)
             if polish is not None:
                 course.share = 1.0 if polish.settled else course.epoch / stage.epochs
-            report(EpochReport(len(course.table.loss), total, stage.name, value, distance, moved))
+            pictures = partial(_pictures, unknowns)
+            report(EpochReport(len(course.table.loss), total, stage.name, value, distance, moved, pictures))
             # A polish that is resumed begins anew: its steps follow from its start alone.
             if checkpoint is not None and team.rank == 0 and polish is None:
                 save_checkpoint(checkpoint, mark, settings, number, unknowns, scale, fit, course)
@@ -375,6 +381,10 @@ def calibrate(
     return _finish(
         data, sums, settings, unknowns, scale, pixel, course.table, tuple(described), crop, energy, course.interrupted
     )
+
+
+def _pictures(unknowns: Unknowns) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
+    return unknowns.probe[0].cpu().numpy().copy(), unknowns.object.cpu().numpy().copy()
 
 
 def batch_of(settings: CalibrationSettings, count: int, processes: int = 1) -> int:

@@ -31,6 +31,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "PySide6": QT,
     "pyqtgraph": QT,
     "qtpy": QT,
+    "zmq": ("app/worker/",),
 }
 TORCH_FREE_RECON = ("recon/dataset.py", "recon/streaming.py", "recon/files/")
 INIT_LINES = 40
@@ -43,6 +44,7 @@ LOADS_TORCH = (
     "app.latent",
     "app.demo",
     "app.deciding",
+    "app.worker.engine",
     "app.studies.dose",
     "app.studies.decoder",
     "app.studies.landscape",

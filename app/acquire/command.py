@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from app.acquire.drift import record_drift, stored_drift
 from app.acquire.frame import Frame
@@ -18,6 +18,9 @@ from app.bench.prompt import LightRequest, Terminal
 from app.profile import load_profile
 from app.stopping import Interrupt
 from recon.files.read import open_run
+
+if TYPE_CHECKING:
+    from app.worker.live import Live
 
 REFRESH_S = 0.2
 
@@ -78,10 +81,12 @@ def run_scan(
     empty: bool = True,
     interrupt: Interrupt | None = None,
     label: Label | None = None,
+    live: Live | None = None,
 ) -> dict[str, Any]:
     """A scan into `out`, or the rest of `resume` (exactly one of them), as numbers for the command line.
 
-    Ctrl-C, SIGTERM and SIGHUP abort it; `interrupt` knows afterwards which of them did.
+    Ctrl-C, SIGTERM and SIGHUP abort it; `interrupt` knows afterwards which of them did. With `live` a worker follows
+    a low-dose scan, which ends when its image is good enough.
 
     Raises what `Scan` and `Runner.run` raise.
     """
@@ -115,11 +120,14 @@ def run_scan(
     else:
         raise ValueError("neither a new file nor one to resume")
     observer = ConsoleProgress(sys.stderr, scan.profile.simulated, abort_after)
-    with scan.devices:
-        runner = scan.runner(observer)
-        observer.runner = runner
-        with interrupt.listening(runner.abort):
-            outcome = runner.run()
+    if live is None:
+        with scan.devices:
+            outcome = _run(scan.runner(observer), observer, interrupt)
+    else:
+        from app.worker.following import followed
+
+        with scan.devices, followed(scan, live, observer, interrupt) as both:
+            outcome = _run(scan.runner(both, enough=both.enough), observer, interrupt)
     with open_run(scan.path) as run:
         frames = run.frames_committed
     drift = record_drift(scan.path) if outcome is RunState.COMPLETED else None
@@ -127,6 +135,12 @@ def run_scan(
     if warning is not None:
         sys.stderr.write(f"warning: {warning}\n")
     return _result(scan.path, outcome.value, frames, begin, None if drift is None else asdict(drift))
+
+
+def _run(runner: Runner, observer: ConsoleProgress, interrupt: Interrupt) -> RunState:
+    observer.runner = runner
+    with interrupt.listening(runner.abort):
+        return runner.run()
 
 
 def retake_points(path: Path, points: Sequence[int], interrupt: Interrupt) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from app.acquire.recorder import PATIENCE_S, Recorder
 from app.devices import Devices
 from drivers.base import Cancelled, LightState, StagePosition
 from recon.dataset import DatasetError
+from recon.files.darks import DarkSummary
 from recon.files.revisions import FrameKey
 from recon.files.write import RunWriter
 
@@ -78,6 +79,28 @@ class Observer(Protocol):
         ...
 
 
+@runtime_checkable
+class DarkObserver(Protocol):
+    """An observer that wants the statistics of darks as well."""
+
+    def darks_committed(self, exposure_s: float, darks: DarkSummary) -> None:
+        """All darks of an exposure are in the file. Called in the recorder's thread after their last frame."""
+        ...
+
+
+@runtime_checkable
+class DoseJudge(Protocol):
+    """An observer that can tell when a low-dose scan has had enough light."""
+
+    def enough(self, step: int) -> str:
+        """Why it is enough, or "". Asked between two points, before this step, in the thread of `run`."""
+        ...
+
+
+def _never_enough(step: int) -> str:
+    return ""
+
+
 class SilentObserver:
     """An observer that looks away."""
 
@@ -111,6 +134,8 @@ class Runner:
         watch: called several times a second in the thread of `run`, while a device works and while paused: somebody
             who shows the bench looks at it here. It must be quick and must not raise.
         retaken: a scan point of a complete run that is taken again, and nothing else; None executes the plan.
+        enough: asked between two points of a low-dose plan, with the step that would be next; when it says why, the
+            run is complete with what it has.
     """
 
     def __init__(
@@ -126,8 +151,10 @@ class Runner:
         patience_s: float = PATIENCE_S,
         watch: Callable[[], None] | None = None,
         retaken: int | None = None,
+        enough: Callable[[int], str] = _never_enough,
     ):
         self._plan = plan
+        self._enough = enough
         self._points = Stream.EVALUATION if plan.low_dose else Stream.CALIBRATION
         self._devices = devices
         self._approach_m = approach_m
@@ -252,13 +279,13 @@ class Runner:
         to_come = sum(step.repeats for step in self._plan.steps[first_step : self._end]) - first_repeat
         self._done = self._plan.frames - to_come
         self._prepare_estimate()
-        recorder = Recorder(writer, self._frame_committed)
+        recorder = Recorder(writer, lambda frame: self._frame_committed(frame, writer))
         ended, words = RunState.FAILED, ""
         patience_s = self._patience_s
         try:
             self._become(RunState.RUNNING)
-            self._execute(recorder, first_step, first_repeat)
-            ended = RunState.COMPLETED
+            reason = self._execute(recorder, first_step, first_repeat)
+            ended, words = RunState.COMPLETED, f"enough light: {reason}" if reason else ""
         except Cancelled as error:
             if not self._abort_wanted:
                 words = f"failed: {error}"
@@ -309,7 +336,8 @@ class Runner:
                 raise
             lines.append(f"not stopped: {error}")
 
-    def _execute(self, recorder: Recorder, first_step: int, first_repeat: int) -> None:
+    def _execute(self, recorder: Recorder, first_step: int, first_repeat: int) -> str:
+        """Carry the steps out; returns why the rest is not needed, or ""."""
         steps = self._plan.steps[first_step : self._end]
         if not self._devices.stage.homed and any(step.target for step in steps):
             self._checkpoint()
@@ -317,7 +345,20 @@ class Runner:
             self._devices.stage.home(self._aborting)
         for step in steps:
             self._checkpoint()
+            if self._between_points(step) and (reason := self._enough(step.number)):
+                return reason
             self._execute_step(step, recorder, first_repeat if step.number == first_step else 0)
+        return ""
+
+    def _between_points(self, step: Step) -> bool:
+        """Whether a low-dose scan has just left a point, so that all its points hold whole visits."""
+        if not self._plan.low_dose or self._retaken is not None or step.number == 0:
+            return False
+        before = self._plan.steps[step.number - 1]
+        return before.stream is Stream.EVALUATION and (before.position_index, before.visit) != (
+            step.position_index,
+            step.visit,
+        )
 
     def _execute_step(self, step: Step, recorder: Recorder, first_repeat: int) -> None:
         devices = self._devices
@@ -397,13 +438,16 @@ class Runner:
             after[number] = after[number + 1] + durations[number]
         self._remaining_after = after
 
-    def _frame_committed(self, frame: Frame) -> None:
+    def _frame_committed(self, frame: Frame, writer: RunWriter) -> None:
         self._done += 1
         step = frame.step
         per_frame = step.exposure_s + self._overhead_s
         remaining = self._remaining_after[step.number + 1] - self._remaining_after[self._end]
         remaining += (step.repeats - 1 - frame.repeat) * per_frame
         self._observer.frame_committed(frame, Progress(self._done, self._plan.frames, remaining))
+        if step.stream is Stream.DARK and frame.last and isinstance(self._observer, DarkObserver):
+            assert writer.last_darks is not None
+            self._observer.darks_committed(*writer.last_darks)
 
     def _become(self, state: RunState) -> None:
         self._state = state

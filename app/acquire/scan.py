@@ -70,16 +70,11 @@ def describe(
         label: what people call the sample, and their notes.
     """
     camera, stage, scan = devices.camera.info, devices.stage.info, profile.scan
-    content = None if measured is None else measured.content
-    known = profile if content is None else content.applied_to(profile)
-    measured_camera = None if content is None else content.camera
-    gain = camera.electrons_per_adu if measured_camera is None else measured_camera.electrons_per_adu
-    full = camera.black_level_adu + known.camera.full_well_e / gain
-    margin = FULL_WELL_SIGMAS * known.camera.read_noise_e / gain
+    known = profile if measured is None else measured.content.applied_to(profile)
+    node_map = devices.camera.node_map() if isinstance(devices.camera, HasNodeMap) else ""
     empty = [step.repeats for step in plan.steps if step.stream is Stream.EMPTY]
     reused = dict(darks or {})
     own_darks = {step.exposure_s for step in plan.steps if step.stream is Stream.DARK}
-    region = camera.region
     return RunDescription(
         title=f"Ptychoscope {profile.name}"
         + (f" (replay of {replay_of})" if replay_of else " (simulated)" if profile.simulated else ""),
@@ -88,20 +83,7 @@ def describe(
             profile.geometry.wavelength_m, profile.geometry.distance_m, camera.pixel_size_m, camera.shape
         ),
         illumination_m=profile.geometry.pinhole_diameter_m,
-        camera=CameraRecord(
-            model=camera.model,
-            serial=camera.serial,
-            electrons_per_adu=gain,
-            black_level_adu=camera.black_level_adu,
-            saturation_adu=min(float(camera.saturation_adu), full - margin),
-            quantum_efficiency=profile.camera.quantum_efficiency,
-            node_map=devices.camera.node_map() if isinstance(devices.camera, HasNodeMap) else "",
-            gain_db=camera.gain_db,
-            region=(region.top, region.left, region.rows, region.columns),
-            read_noise_e=known.camera.read_noise_e,
-            dark_current_e_s=known.camera.dark_current_e_s,
-            exposure_offset_s=0.0 if measured_camera is None else measured_camera.exposure_offset_s,
-        ),
+        camera=camera_record(profile, camera, measured, node_map),
         stage=StageRecord(stage.model, stage.serial, known.stage.stage_to_object, known.stage.centre_m),
         positions=len(plan.positions_m),
         calibration_exposure_s=plan.calibration_exposure_s,
@@ -127,6 +109,31 @@ def describe(
         visit_frames=plan.longest_visit,
         sample_name="" if label is None else label.sample,
         notes="" if label is None else label.notes,
+    )
+
+
+def camera_record(profile: Profile, camera: CameraInfo, measured: Measured | None, node_map: str = "") -> CameraRecord:
+    """The camera as a run knows it: what was measured takes the place of what it says of itself."""
+    content = None if measured is None else measured.content
+    known = profile if content is None else content.applied_to(profile)
+    measured_camera = None if content is None else content.camera
+    gain = camera.electrons_per_adu if measured_camera is None else measured_camera.electrons_per_adu
+    full = camera.black_level_adu + known.camera.full_well_e / gain
+    margin = FULL_WELL_SIGMAS * known.camera.read_noise_e / gain
+    region = camera.region
+    return CameraRecord(
+        model=camera.model,
+        serial=camera.serial,
+        electrons_per_adu=gain,
+        black_level_adu=camera.black_level_adu,
+        saturation_adu=min(float(camera.saturation_adu), full - margin),
+        quantum_efficiency=profile.camera.quantum_efficiency,
+        node_map=node_map,
+        gain_db=camera.gain_db,
+        region=(region.top, region.left, region.rows, region.columns),
+        read_noise_e=known.camera.read_noise_e,
+        dark_current_e_s=known.camera.dark_current_e_s,
+        exposure_offset_s=0.0 if measured_camera is None else measured_camera.exposure_offset_s,
     )
 
 
@@ -314,8 +321,13 @@ class Scan:
         devices = devices or open_devices(bench, seed, sample or None, ask=ask)
         return cls(plan, profile, devices, path, True, measured)
 
-    def runner(self, observer: Observer | None = None, watch: Callable[[], None] | None = None) -> Runner:
-        """The runner of this scan; its `run` needs open devices (`with scan.devices`). For `watch` see `Runner`."""
+    def runner(
+        self,
+        observer: Observer | None = None,
+        watch: Callable[[], None] | None = None,
+        enough: Callable[[int], str] = lambda _: "",
+    ) -> Runner:
+        """The runner of this scan; its `run` needs open devices (`with scan.devices`). For the rest see `Runner`."""
         return Runner(
             plan=self.plan,
             devices=self.devices,
@@ -327,6 +339,7 @@ class Scan:
             inspect_dark=DarkCheck(self._sensor),
             watch=watch,
             retaken=self.retaken,
+            enough=enough,
         )
 
     def _sensor(self) -> SensorGuess:

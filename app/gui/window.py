@@ -73,6 +73,8 @@ class Window(QMainWindow):
         self.replay = ReplayPanel(self._replay)
         self.log = LogPanel(self.journal)
         self.guests = tuple(guests)
+        for guest in self.guests:
+            guest.join(self.owner)
         self.top = TopBar(self.owner, self.stop)
         self.notices = Notices()
         self.docks: dict[str, QDockWidget] = {}

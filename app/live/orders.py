@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from app.acquire.drift import record_drift
 from app.acquire.frame import Frame
 from app.acquire.preflight import Finding
-from app.acquire.runner import Observer, Progress, RunState
+from app.acquire.runner import DarkObserver, DoseJudge, Observer, Progress, RunState
 from app.acquire.scan import Label, Scan
 from app.bench import registration
 from app.bench.align import Alignment, align
@@ -30,6 +30,7 @@ from app.profile import Profile
 from app.progress import Course
 from app.stopping import Interrupt
 from drivers.base import LimitError, NotReadyError, Region, StagePosition
+from recon.files.darks import DarkSummary
 from recon.files.read import open_run
 
 SUGGESTED = 0.7
@@ -275,7 +276,7 @@ def _carried_out(owner: DeviceOwner, made: Scan) -> RunState:
     """Run a scan, shown and watched. Raises what `Runner.run` raises."""
     made = _speaking(made, owner)
     watcher = _Watcher(owner, made)
-    runner = made.runner(watcher, owner.watch)
+    runner = made.runner(watcher, owner.watch, watcher.enough)
     begun = [listener.run_begins(made) for listener in owner.listeners]
     watcher.others = [observer for observer in begun if observer is not None]
     with owner.still_camera(), owner.running(runner):
@@ -321,6 +322,15 @@ class _Watcher:
         self._put(step=frame.step, done=progress.done, total=progress.total, remaining_s=remaining_s)
         for other in self.others:
             other.frame_committed(frame, progress)
+
+    def darks_committed(self, exposure_s: float, darks: DarkSummary) -> None:
+        for other in self.others:
+            if isinstance(other, DarkObserver):
+                other.darks_committed(exposure_s, darks)
+
+    def enough(self, step: int) -> str:
+        judged = [other.enough(step) for other in self.others if isinstance(other, DoseJudge)]
+        return next((reason for reason in judged if reason), "")
 
     def failed(self, error: Exception) -> None:
         self._put(error=" ".join(str(error).split()))

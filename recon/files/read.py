@@ -243,6 +243,13 @@ class RunFile:
         return self._text(1, schema.STAGE), self._text(1, schema.STAGE_SERIAL)
 
     @property
+    def stage_map(self) -> tuple[tuple[tuple[float, float], tuple[float, float]], tuple[float, float]]:
+        """Matrix from stage to object, and (y, x) displacement of the object's origin; see `StageRecord`."""
+        (a, b), (c, d) = self._get(1, schema.STAGE_TO_OBJECT)[...].tolist()
+        y, x = self._get(1, schema.STAGE_CENTRE)[...].tolist()
+        return ((a, b), (c, d)), (y, x)
+
+    @property
     def log(self) -> tuple[str, ...]:
         lines = self._get(1, schema.LOG)[...]
         return tuple(bytes(line).decode(errors="replace") for line in lines if line)
@@ -261,6 +268,11 @@ class RunFile:
     def steps_committed(self) -> int:
         """Plan steps that are complete."""
         return int(self._committed[0])
+
+    @property
+    def repeats_committed(self) -> int:
+        """Frames of the next step that are in the file already."""
+        return int(self._committed[1])
 
     @property
     def frames_committed(self) -> int:

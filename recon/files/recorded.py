@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 import h5py
 import numpy as np
@@ -59,6 +60,14 @@ class RecordedFrames:
 
     def close(self) -> None:
         self._run.close()
+
+    def __enter__(self) -> RecordedFrames:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     @property
     def entries(self) -> Sequence[int]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.dataset import DatasetError, Ptychogram
+from recon.dataset import DatasetError, Scan
 from recon.illumination import Illumination
 
 from .read import open_run
@@ -101,6 +101,67 @@ def calibration_of(path: Path, given: Path | None) -> Path | None:
     return place
 
 
+@dataclass(frozen=True)
+class Reusable:
+    """What of a calibration holds for a new sample on the same bench, never its object.
+
+    Attributes:
+        probe, distance_m, positions_m: see `StoredCalibration`.
+        window: side of the lit window, pixels.
+        stage_m: (N, 2) positions of the same frames as their stage had them.
+        empty: (H, W) electrons of the empty beam, or None; good: (H, W) bool, its good pixels.
+        empty_exposure_s: its exposure, or None.
+    """
+
+    probe: NDArray[np.complex64]
+    distance_m: float
+    positions_m: NDArray[np.float64]
+    window: int
+    stage_m: NDArray[np.float64]
+    empty: NDArray[np.float32] | None
+    empty_exposure_s: float | None
+    good: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, path: Path) -> Reusable:
+        """The calibration in a run. Raises `DatasetError`: not a run, or not calibrated."""
+        stored = _calibration(path)
+        with open_run(path) as run:
+            bright = run.streamed(1)
+            return cls(
+                stored.probe,
+                stored.distance_m,
+                stored.positions_m,
+                int(stored.settings["window_px"]),
+                bright.positions_m,
+                bright.empty,
+                bright.empty_exposure_s,
+                bright.mask,
+            )
+
+    def illumination(self, data: Scan) -> Illumination:
+        """At the points of a scan, whose positions are its own stage's. Raises `DatasetError`: a beam without light."""
+        matrix, shift = _affine(self.stage_m, self.positions_m)
+        # A later pass sends the stage to the same places: one position for each point.
+        indices, point = np.unique(data.indices, return_inverse=True)
+        sums = np.zeros((len(indices), 2))
+        np.add.at(sums, point, data.positions_m)
+        places = sums / np.bincount(point)[:, None]
+        probe = self.probe * np.float32(math.sqrt(self._flux_ratio(data)))
+        geometry = replace(data.geometry, distance_m=self.distance_m)
+        return Illumination(probe.astype(np.complex64), geometry, places @ matrix.T + shift, indices)
+
+    def _flux_ratio(self, data: Scan) -> float:
+        if data.empty is None or self.empty is None or not data.empty_exposure_s or not self.empty_exposure_s:
+            return 1.0
+        good = data.mask & self.good
+        now = float(data.empty[good].sum(dtype=np.float64)) / data.empty_exposure_s
+        then = float(self.empty[good].sum(dtype=np.float64)) / self.empty_exposure_s
+        if not (now > 0 and then > 0):
+            raise DatasetError(f"{data.name}: its empty beam holds no light; was the beam blocked?")
+        return now / then
+
+
 def reused_illumination(path: Path, entry: int, other: Path) -> tuple[Illumination, int]:
     """The illumination of `other`'s calibration at the points of an entry of `path`, and its lit window in pixels.
 
@@ -111,22 +172,14 @@ def reused_illumination(path: Path, entry: int, other: Path) -> tuple[Illuminati
     Raises:
         DatasetError: another bench (what differs is named), or `other` is not calibrated.
     """
-    stored = _calibration(other)
+    _calibration(other)
     with open_run(path) as run, open_run(other) as theirs:
         different = differences(theirs.bench, run.bench)
         if different:
             raise DatasetError(f"{other}: its calibration is of {different} of {path}; calibrate the bench of that run")
-        data, bright = run.ptychogram(entry), theirs.ptychogram(1)
-    matrix, shift = _affine(bright.positions_m, stored.positions_m)
-    # A later pass sends the stage to the same places: one position for each point.
-    indices, point = np.unique(data.indices, return_inverse=True)
-    sums = np.zeros((len(indices), 2))
-    np.add.at(sums, point, data.positions_m)
-    places = sums / np.bincount(point)[:, None]
-    probe = stored.probe * np.float32(math.sqrt(_flux_ratio(data, bright)))
-    geometry = replace(data.geometry, distance_m=stored.distance_m)
-    light = Illumination(probe.astype(np.complex64), geometry, places @ matrix.T + shift, indices)
-    return light, int(stored.settings["window_px"])
+        data = run.streamed(entry)
+    known = Reusable.of(other)
+    return known.illumination(data), known.window
 
 
 def _calibration(path: Path) -> StoredCalibration:
@@ -143,14 +196,3 @@ def _affine(stage_m: NDArray, corrected_m: NDArray) -> tuple[NDArray[np.float64]
     design = np.concatenate([stage_m, np.ones((len(stage_m), 1))], 1)
     found = np.linalg.lstsq(design, corrected_m, rcond=None)[0]
     return found[:2].T, found[2]
-
-
-def _flux_ratio(data: Ptychogram, bright: Ptychogram) -> float:
-    if data.empty is None or bright.empty is None or not data.empty_exposure_s or not bright.empty_exposure_s:
-        return 1.0
-    good = data.mask & bright.mask
-    now = float(data.empty[good].sum(dtype=np.float64)) / data.empty_exposure_s
-    then = float(bright.empty[good].sum(dtype=np.float64)) / bright.empty_exposure_s
-    if not (now > 0 and then > 0):
-        raise DatasetError(f"{data.name}: its empty beam holds no light; was the beam blocked?")
-    return now / then

@@ -20,7 +20,7 @@ import numpy as np
 from recon.dataset import DatasetError
 
 from . import schema, skeleton
-from .darks import DarkAccumulator
+from .darks import DarkAccumulator, DarkSummary
 from .layout import FrameRecord, RunDescription, StageRecord
 from .revisions import FrameKey, Pool, Retake
 
@@ -47,6 +47,9 @@ class RunWriter:
     """One open run file; the only process that has it open. Not safe for several threads.
 
     Make one with `create` or `resume`; use it as a context manager or `close` it.
+
+    Attributes:
+        last_darks: exposure and statistics of the darks that were completed last, in this session.
     """
 
     def __init__(self, file: h5py.File, path: Path, clock: WriterClock, fault: Fault = no_fault):
@@ -80,6 +83,7 @@ class RunWriter:
         self._darks = {float(g[schema.EXPOSURE][()]): g for g in first[schema.DARKS].values()}
         self._open: dict[str, h5py.Dataset] = {}
         self._accumulator: DarkAccumulator | None = None
+        self.last_darks: tuple[float, DarkSummary] | None = None
         self._retake: Retake | None = None
         self._log_lines = int(np.count_nonzero(first[schema.LOG][...] != b""))
 
@@ -357,6 +361,7 @@ class RunWriter:
             self._write(group[schema.DARK_RAW], index, image)
         self._flush()
         self._commit(frame)
+        self.last_darks = (frame.asked_exposure_s, dark)
 
     def _require(self, frame: FrameRecord, step: int, repeat: int) -> None:
         if (frame.step, frame.repeat) != (step, repeat):

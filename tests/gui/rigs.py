@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from PyQt5.QtCore import Qt
 from PyQt5.QtWidgets import QAbstractButton
 
+from app.gui.panels import GuestPanel
 from app.gui.program import configure_plots
 from app.gui.window import Window
 from app.live.setup import Setup
@@ -152,11 +153,11 @@ class Desk:
 
 
 @contextmanager
-def desk(bot: object, folder: Path) -> Iterator[Desk]:
+def desk(bot: object, folder: Path, guests: Sequence[GuestPanel] = ()) -> Iterator[Desk]:
     """A window with settings in a folder, closed at the end however it was left."""
     configure_plots()
     clock = ShiftedClock()
-    window = Window(clock, folder / "settings.json")
+    window = Window(clock, folder / "settings.json", guests)
     window.settings = replace(window.settings, folder=str(folder))
     window.show()
     made = Desk(window, bot, clock)

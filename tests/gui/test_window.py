@@ -20,6 +20,9 @@ class Guest:
         self.widget = QLabel("nothing yet")
         self.looks, self.themes, self.closed = 0, [], False
 
+    def join(self, owner) -> None:
+        self.joined = owner
+
     def refresh(self, bench: BenchState, age_s: float) -> None:
         self.looks += 1
 
@@ -37,6 +40,7 @@ def test_a_guest_has_a_dock_is_refreshed_restyled_and_closed(at_desk, tmp_path):
     at_desk.until(lambda: guest.looks > 3)
     assert window.docks["guest-0"].widget() is guest.widget
     window.set_theme("light")
+    assert guest.joined is window.owner
     assert guest.themes == [DARK, LIGHT]
     window.leave()
     at_desk.until(lambda: not window.isVisible())

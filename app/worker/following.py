@@ -1,0 +1,101 @@
+"""`ptychoscope scan --enough`: a low-dose scan that a worker follows, and that ends when its image is good enough."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from app.acquire.frame import Frame
+from app.acquire.runner import DarkObserver, DoseJudge, Observer, Progress, RunState
+from app.acquire.scan import Scan
+from app.errors import UsageError
+from app.live.journal import Journal, Severity
+from app.worker.link import LinkState
+from app.worker.live import Live
+from drivers.base import SystemClock
+from recon.files.darks import DarkSummary
+
+START_S = 120.0
+"""A worker is waited for so long: it loads torch."""
+SETTLE_S = 300.0
+"""After the scan its last image is waited for so long."""
+LOOK_S = 0.02
+
+
+class Console(Journal):
+    """A journal that writes every line to stderr."""
+
+    def _put(self, severity: Severity, text: str) -> None:
+        super()._put(severity, text)
+        sign = "" if severity is Severity.INFO else f"{severity.value}: "
+        sys.stderr.write(f"{sign}{' '.join(text.split())}\n")
+        sys.stderr.flush()
+
+
+class Together:
+    """Several observers as one. Implements `Observer`, `DarkObserver` and `DoseJudge`.
+
+    Args:
+        observers: told in this order.
+        ready: waited for before anybody judges: whether all frames before a step are in an image.
+    """
+
+    def __init__(self, observers: tuple[Observer, ...], ready: Callable[[int], bool]):
+        self._observers, self._ready = observers, ready
+
+    def state_changed(self, state: RunState) -> None:
+        for observer in self._observers:
+            observer.state_changed(state)
+
+    def frame_committed(self, frame: Frame, progress: Progress) -> None:
+        for observer in self._observers:
+            observer.frame_committed(frame, progress)
+
+    def darks_committed(self, exposure_s: float, darks: DarkSummary) -> None:
+        for observer in self._observers:
+            if isinstance(observer, DarkObserver):
+                observer.darks_committed(exposure_s, darks)
+
+    def enough(self, step: int) -> str:
+        """Nobody looks at a picture here: rather than spend light that may not be needed, wait for the image."""
+        while not self._ready(step):
+            time.sleep(LOOK_S)
+        judged = [observer.enough(step) for observer in self._observers if isinstance(observer, DoseJudge)]
+        return next((reason for reason in judged if reason), "")
+
+
+@contextmanager
+def followed(scan: Scan, live: Live, observer: Observer, stop: Callable[[], bool]) -> Iterator[Together]:
+    """Inside, a worker follows the scan; afterwards its results are in the run.
+
+    Args:
+        scan: low dose, its devices open.
+        live: the reconstruction, with its target; not begun yet, and ended here.
+        observer: watches besides.
+        stop: whether somebody wished to stop.
+
+    Raises:
+        UsageError: the worker does not answer, or the scan cannot be followed.
+    """
+    live.begin(Console(SystemClock()))
+    try:
+        _wait(lambda: live.status.state is LinkState.CONNECTED or stop(), START_S, "the worker does not answer")
+        source = live.follower.run_begins(scan)
+        if source is None:
+            raise UsageError("scan: cannot be followed, see above; leave --enough out")
+        yield Together((observer, source), lambda step: live.seen(step) or stop())
+        if not stop():
+            _wait(lambda: live.settled or stop(), SETTLE_S, "the worker did not finish")
+    finally:
+        live.end()
+        live.link.join(5.0)
+
+
+def _wait(condition: Callable[[], bool], patience_s: float, words: str) -> None:
+    end = time.monotonic() + patience_s
+    while not condition():
+        if time.monotonic() > end:
+            raise UsageError(f"scan: {words} within {patience_s:g} s; see whether `ptychoscope serve` works here")
+        time.sleep(LOOK_S)

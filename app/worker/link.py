@@ -1,0 +1,437 @@
+"""The window's end of the line to a worker: a thread that sends what comes, answers what is asked, and never holds up
+anybody. What gets lost on the way, the worker asks for again; a worker of our own that dies is started anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+import zmq
+
+from app.errors import known_message
+from app.worker.keys import ClientKeys
+from app.worker.message import (
+    MOST_BYTES,
+    Choose,
+    Hello,
+    Key,
+    MessageError,
+    Ping,
+    Pong,
+    ToWindow,
+    ToWorker,
+    Welcome,
+    decode,
+    encode,
+)
+from app.worker.source import Source
+
+POLL_MS = 20
+PING_S = 0.4
+SILENT_S = 4.0
+"""A worker that has not answered for so long is said to be silent."""
+WAITING = 16
+"""Messages that may wait on the way to the worker; what comes meanwhile is sent when it is asked for."""
+AGAIN_S = (0.2, 1.0, 5.0, 15.0)
+"""Pauses before a worker of our own is started again, the last one for ever after."""
+PATIENCE_S = 1.0
+"""A worker of our own that is to end is waited for so long."""
+
+
+class LinkState(StrEnum):
+    OFF = "off"
+    STARTING = "starting"
+    CONNECTED = "connected"
+    SILENT = "no answer"
+
+
+@dataclass(frozen=True)
+class LinkStatus:
+    """How it stands with the worker.
+
+    Attributes:
+        state: of the connection.
+        where: it computes: address and device.
+        behind: frames committed and not yet in an image.
+        doing: what the worker works on.
+        restarts: how often a worker of our own has been started again.
+        refused: messages that were malformed, here and there.
+        run: that it knows.
+    """
+
+    state: LinkState = LinkState.OFF
+    where: str = ""
+    behind: int = 0
+    doing: str = ""
+    restarts: int = 0
+    refused: int = 0
+    run: str = ""
+
+
+class Worker(Protocol):
+    """Where a worker is."""
+
+    @property
+    def address(self) -> str | None:
+        """None while it is not known yet."""
+        ...
+
+    def look(self) -> bool:
+        """Start it if need be, or again; true when its address is a new one. Quick."""
+        ...
+
+    def end(self) -> None: ...
+
+    @property
+    def restarts(self) -> int: ...
+
+
+@dataclass
+class Elsewhere:
+    """A worker that somebody else has started. Implements `Worker`."""
+
+    address: str | None
+    restarts: int = 0
+    _told: bool = False
+
+    def look(self) -> bool:
+        told, self._told = self._told, True
+        return not told
+
+    def end(self) -> None:
+        self._told = False
+
+
+class OwnWorker:
+    """A process on this machine, which ends with this one. Implements `Worker`.
+
+    Args:
+        command: starts it; gets `--for-window FILE`, writes its address there, and ends when its stdin does.
+        say: told when it dies; may be set later.
+    """
+
+    def __init__(self, command: Sequence[str] | None = None, say: Callable[[str], None] = lambda _: None):
+        self._command = list(command or (sys.executable, "-m", "app.cli", "serve"))
+        self.say = say
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._file: Path | None = None
+        self._next = 0.0
+        self._starts = 0
+        self.address: str | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes] | None:
+        return self._process
+
+    @property
+    def restarts(self) -> int:
+        return max(0, self._starts - 1)
+
+    def look(self) -> bool:
+        process = self._process
+        if process is not None and process.poll() is not None:
+            self.say(f"reconstruction: its process ended with code {process.returncode}; it is started again")
+            self._forget()
+            self._next = time.monotonic() + AGAIN_S[min(self._starts - 1, len(AGAIN_S) - 1)]
+            return False
+        if process is None:
+            if time.monotonic() >= self._next:
+                self._start()
+            return False
+        if self.address is None and self._file is not None and self._file.exists():
+            self.address = self._file.read_text()
+            return True
+        return False
+
+    def _start(self) -> None:
+        self._starts += 1
+        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="ptychoscope-")
+        self._file = Path(self._folder.name) / f"{self._starts}"
+        cores = os.cpu_count() or 1
+        # A core is left to the scan and the window; on busy ones a second thread makes torch ten times slower.
+        own = {"OMP_NUM_THREADS": str(max(1, cores - 1)), "OMP_WAIT_POLICY": "PASSIVE"}
+        self._process = subprocess.Popen(
+            [*self._command, "--for-window", str(self._file)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            env={**own, **os.environ},
+        )
+
+    def _forget(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process, self.address = None, None
+
+    def end(self) -> None:
+        process = self._process
+        if process is not None:
+            if process.stdin is not None:
+                process.stdin.close()
+            try:
+                process.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if self._folder is not None:
+            self._folder.cleanup()
+        self._process, self._folder, self.address, self._starts = None, None, None, 0
+
+
+class Link:
+    """See above. `start` it once, `end` it once; everything in between from any thread.
+
+    Args:
+        worker: where it is.
+        keys: for one beyond this machine.
+        heard: told of every result, in the link's thread, before it can be taken from `results`.
+        idle: called a few times a second, in the link's thread.
+        say: told what goes wrong, for people.
+
+    Attributes:
+        results: what came back, in order.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        keys: ClientKeys | None = None,
+        heard: Callable[[ToWindow], None] = lambda _: None,
+        say: Callable[[str], None] = lambda _: None,
+        idle: Callable[[], None] = lambda: None,
+    ):
+        self._worker, self._keys, self._heard, self._say, self._idle = worker, keys, heard, say, idle
+        self.results: queue.SimpleQueue[ToWindow] = queue.SimpleQueue()
+        self._client = uuid.uuid4().hex
+        self._lock = threading.Lock()
+        self._source: Source | None = None
+        self._choice: Choose | None = None
+        self._told: list[object] = []
+        self._status = LinkStatus()
+        self._wanted = False
+        self._over = False
+        self._thread = threading.Thread(target=self._run, name="link", daemon=True)
+        self._number = 0
+        self._refused = 0
+        self._answered = self._pinged = 0.0
+        self._sent: Key = (0, 0)
+        self._ended = ""
+        self._welcomed = False
+
+    # ---- From any thread ---------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def status(self) -> LinkStatus:
+        return self._status
+
+    def want(self, wanted: bool) -> None:
+        """Have a worker from now on, or none: it takes half a gigabyte and some seconds to begin with."""
+        self._wanted = wanted
+
+    def watch(self, source: Source | None, choice: Choose | None) -> None:
+        """Follow another run, or none."""
+        with self._lock:
+            self._source, self._choice = source, choice
+            self._sent, self._ended = (0, 0), ""
+
+    def choose(self, choice: Choose) -> None:
+        """Reconstruct the run that is followed with other settings."""
+        with self._lock:
+            self._choice = choice
+            self._told = []
+
+    def end(self) -> None:
+        """The thread lets the worker end and ends itself; nobody has to wait for it."""
+        self._over = True
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def join(self, timeout_s: float) -> None:
+        self._thread.join(timeout_s)
+
+    # ---- The thread --------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        context = zmq.Context()
+        socket: zmq.Socket | None = None
+        try:
+            while not self._over:
+                if not self._wanted:
+                    if self._status.state is not LinkState.OFF:
+                        if socket is not None:
+                            socket.close(0)
+                        socket = None
+                        self._worker.end()
+                        self._status = LinkStatus()
+                    time.sleep(POLL_MS / 1e3)
+                    continue
+                if self._worker.look() or (socket is None and self._worker.address is not None):
+                    if socket is not None:
+                        socket.close(0)
+                    socket = self._connect(context)
+                if socket is None:
+                    self._tell(LinkState.STARTING)
+                    time.sleep(POLL_MS / 1e3)
+                    continue
+                if socket.poll(POLL_MS):
+                    self._hear(socket)
+                self._say_something(socket)
+        finally:
+            if socket is not None:
+                socket.close(0)
+            self._worker.end()
+            self._status = replace(self._status, state=LinkState.OFF)
+            context.term()
+
+    def _connect(self, context: zmq.Context) -> zmq.Socket:
+        socket = context.socket(zmq.DEALER)
+        for name, value in (
+            (zmq.LINGER, 0),
+            (zmq.SNDHWM, WAITING),
+            (zmq.MAXMSGSIZE, MOST_BYTES),
+            (zmq.RECONNECT_IVL, 100),
+            (zmq.RECONNECT_IVL_MAX, 2000),
+            # A cable that was pulled says nothing: the connection is given up, and tried again.
+            (zmq.HEARTBEAT_IVL, 1000),
+            (zmq.HEARTBEAT_TIMEOUT, 5000),
+            (zmq.IPV6, int("[" in (self._worker.address or ""))),
+        ):
+            socket.setsockopt(name, value)
+        socket.setsockopt_string(zmq.IDENTITY, self._client)
+        if self._keys is not None:
+            socket.curve_publickey, socket.curve_secretkey = self._keys.public, self._keys.secret
+            socket.curve_serverkey = self._keys.server
+        assert self._worker.address is not None
+        socket.connect(self._worker.address)
+        self._answered, self._pinged, self._welcomed = time.monotonic(), 0.0, False
+        self._tell(LinkState.STARTING)
+        return socket
+
+    def _say_something(self, socket: zmq.Socket) -> None:
+        with self._lock:
+            source = self._source
+        now = time.monotonic()
+        if source is not None:
+            # In this order: a run that is over by now has nothing more to come.
+            ended = source.ended
+            fresh, committed = source.fresh()
+            for frame in fresh:
+                self._send(socket, frame)
+            self._sent, self._ended = committed, ended
+        if now - self._pinged >= PING_S:
+            if not self._welcomed:
+                self._send(socket, Hello(self._client))
+            self._ping(socket, source)
+            self._idle()
+            if now - self._answered > SILENT_S and self._welcomed:
+                # Whoever answers next may be another one, or have results that were lost.
+                self._welcomed = False
+                self._tell(LinkState.SILENT)
+
+    def _ping(self, socket: zmq.Socket, source: Source | None) -> None:
+        self._number += 1
+        self._pinged = time.monotonic()
+        run = "" if source is None else source.begin.run
+        self._send(socket, Ping(self._number, run, self._sent, self._ended))
+
+    def _hear(self, socket: zmq.Socket) -> None:
+        for _ in range(WAITING):
+            try:
+                parts = socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                message = decode(parts)
+            except MessageError as error:
+                self._refused += 1
+                if self._refused == 1:
+                    self._say(f"reconstruction: {error}")
+                continue
+            self._answered = time.monotonic()
+            if isinstance(message, Welcome):
+                self._welcomed = True
+                where = (self._worker.address or "").removeprefix("tcp://")
+                self._tell(LinkState.CONNECTED, where=f"{where}, {message.device}")
+            elif isinstance(message, Pong):
+                self._answer(socket, message)
+            else:
+                result: ToWindow = message  # type: ignore[assignment]
+                self._heard(result)
+                self.results.put(result)
+
+    def _answer(self, socket: zmq.Socket, pong: Pong) -> None:
+        refused = self._refused + pong.refused
+        state = LinkState.CONNECTED if self._welcomed else self._status.state
+        self._tell(state, behind=pong.behind, doing=pong.doing, refused=refused, run=pong.run)
+        with self._lock:
+            source, choice = self._source, self._choice
+        if source is None:
+            return
+        if "begin" in pong.needs:
+            # Anew: everything else follows when the next pong asks for it.
+            self._told = []
+            self._send(socket, source.begin)
+            if choice is not None:
+                self._send(socket, replace(choice, run=source.begin.run))
+            self._ping(socket, source)
+            return
+        if pong.run != source.begin.run:
+            return
+        if choice is not None and choice not in self._told and self._send(socket, replace(choice, run=pong.run)):
+            self._told.append(choice)
+        with _told_once(self._say, self._told):
+            asked: list[ToWorker | None] = []
+            if "carried" in pong.needs:
+                asked.append(source.carried())
+            if "calibrated" in pong.needs:
+                asked.append(source.calibrated())
+            asked += [source.darks(exposure) for exposure in pong.darks]
+            asked += source.frames(pong.lacks)
+            sent = [self._send(socket, message) for message in asked if message is not None]
+            if any(sent):
+                # There may be more: no need to wait for the next turn.
+                self._ping(socket, source)
+
+    def _send(self, socket: zmq.Socket, message: ToWorker) -> bool:
+        """False when the line is full; what was to be sent is asked for again."""
+        try:
+            socket.send_multipart(encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def _tell(self, state: LinkState, **changes: object) -> None:
+        restarts = self._worker.restarts
+        self._status = replace(self._status, state=state, restarts=restarts, **changes)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def _told_once(say: Callable[[str], None], told: list[object]) -> Iterator[None]:
+    """A file that cannot be read is told once and tried again."""
+    try:
+        yield
+    except Exception as error:
+        words = known_message(error)
+        if words is None:
+            words = f"{type(error).__name__}: {error}; please report this"
+        if words not in told:
+            told.append(words)
+            say(f"reconstruction: {words}")

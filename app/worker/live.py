@@ -1,0 +1,244 @@
+"""A window's reconstruction: one link to a worker, what it follows, what is shown of it and what is kept."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+from app.acquire.plan import Plan, Stream
+from app.errors import known_message
+from app.live.journal import Journal
+from app.live.owner import DeviceOwner
+from app.replaying import Replay
+from app.worker.enough import Dose, Target
+from app.worker.follow import Follower
+from app.worker.keeper import Keeper
+from app.worker.keys import ClientKeys
+from app.worker.link import Link, LinkStatus, OwnWorker, Worker
+from app.worker.message import Choose, Estimate, Frame, Key, ToWindow
+from app.worker.source import RecordedSource, Source
+from app.worker.view import Shown
+from simulators.replay import Playhead
+
+
+class ReplaySource(RecordedSource):
+    """A run that is shown again: frames are there as far as the playhead has ever been.
+
+    Raises what `RecordedSource` raises.
+    """
+
+    def __init__(self, path: Path, playhead: Playhead):
+        super().__init__(path)
+        self._playhead = playhead
+        self._reached = 0
+
+    def fresh(self) -> tuple[list[Frame], Key]:
+        self._reached = max(self._reached, self._playhead.number)
+        if self._whole:
+            return [], self.committed
+        step, repeat = self.order[self._reached]
+        return [], (step, repeat + 1)
+
+    @property
+    def ended(self) -> str:
+        return super().ended if self._whole else ""
+
+    @property
+    def _whole(self) -> bool:
+        return self._reached >= self._playhead.count - 1
+
+
+class Live:
+    """See above. `join` it to a window's devices, `end` it with the window.
+
+    Args:
+        worker: where it computes; None starts a process here.
+        keys: for a worker beyond this machine.
+        wanted: whether runs are followed.
+
+    Attributes:
+        target: when a low-dose scan has had enough light; None: when its plan is done. Set from any thread.
+        shown: what there is to see; for the window's thread, after `gather`.
+    """
+
+    def __init__(self, worker: Worker | None = None, keys: ClientKeys | None = None, wanted: bool = True):
+        self._journal: Journal | None = None
+        self.worker = worker or OwnWorker()
+        if isinstance(self.worker, OwnWorker):
+            self.worker.say = self._warn
+        self._keeper = Keeper(self._say, self._complain, self._dose_values)
+        self.link = Link(self.worker, keys, self._hear, self._complain, self._keeper.idle)
+        self.follower = Follower(self._follow, lambda: self.choice if self.wanted else None, self._warn, self._judge)
+        self.target: Target | None = None
+        self._judged: dict[str, tuple[dict[str, Any], int]] = {}
+        self._reached: dict[str, str] = {}
+        self._frames: dict[tuple[str, float], tuple[int, bool]] = {}
+        self.choice = Choose("")
+        self.wanted = wanted
+        self.shown: Shown | None = None
+        self._lock = threading.Lock()
+        self._next: Shown | None = None
+        self._source: Source | None = None
+        self._plan: Plan | None = None
+        self._dosed: Key | None = None
+
+    def join(self, owner: DeviceOwner) -> None:
+        """Follow the runs of these devices."""
+        owner.listeners.append(self.follower)
+        self.begin(owner.journal)
+
+    def begin(self, journal: Journal) -> None:
+        """Be ready for runs; what happens goes into the journal."""
+        self._journal = journal
+        self.link.start()
+        self.link.want(self.wanted)
+
+    def seen(self, step: int) -> bool:
+        """Whether all frames before a step of the plan are in the file and in an image."""
+        with self._lock:
+            source = self._source
+        return source is not None and source.committed >= (step, 0) and self._imaged(step, final=False)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing of the run that has ended is still to be computed or stored."""
+        with self._lock:
+            source = self._source
+        if source is None or not source.ended:
+            return False
+        return self._imaged(source.committed[0], final=True) and not self._keeper.waiting
+
+    def _imaged(self, step: int, final: bool) -> bool:
+        with self._lock:
+            source, plan, frames = self._source, self._plan, dict(self._frames)
+        assert source is not None
+        assert plan is not None
+        taken: dict[float, int] = {}
+        for own in plan.steps[:step]:
+            if own.stream is Stream.EVALUATION:
+                taken[own.exposure_s] = taken.get(own.exposure_s, 0) + own.repeats
+        held = {exposure: frames.get((source.begin.run, exposure), (0, False)) for exposure in taken}
+        return all(held[e][0] >= count and (held[e][1] or not final) for e, count in taken.items())
+
+    def end(self) -> None:
+        """Let worker and threads go; nobody waits for them."""
+        self.link.end()
+
+    @property
+    def status(self) -> LinkStatus:
+        return self.link.status
+
+    # ---- From the window's thread ------------------------------------------------------------------------------------
+
+    def follow(self, wanted: bool) -> None:
+        """Reconstruct runs that begin from now on, or none: then there is no worker either."""
+        self.wanted = wanted
+        self.link.want(wanted or self._source is not None)
+
+    def choose(self, decoder: str, pose: str) -> None:
+        """Reconstruct with other settings from now on, what is shown as well."""
+        choice = Choose("", decoder, pose)
+        if choice == self.choice:
+            return
+        self.choice = choice
+        if self.shown is not None:
+            self.shown.forget_images()
+        self.link.choose(choice)
+
+    def again(self, replay: Replay) -> None:
+        """Reconstruct a run that is shown again, as far as it has been shown."""
+
+        def read() -> None:
+            # A file of many frames takes its time to open.
+            try:
+                source = ReplaySource(replay.recorded.path, replay.playhead)
+            except Exception as error:
+                self._complain(f"reconstruction: {known_message(error) or error}")
+                return
+            self._keeper.watch(None, replay.recorded.path)
+            self._watch(source)
+
+        self.link.want(True)
+        threading.Thread(target=read, name="open a run", daemon=True).start()
+
+    def gather(self) -> bool:
+        """Take in what has come; whether anything is new."""
+        # First what has come: a run whose results are there has been announced by then.
+        messages = []
+        while not self.link.results.empty():
+            messages.append(self.link.results.get_nowait())
+        with self._lock:
+            following, self._next = self._next, None
+        if following is not None:
+            self.shown, self._dosed = following, None
+        source = self._source
+        if self.shown is not None and source is not None and source.committed != self._dosed:
+            self._dosed, self.shown.dose = source.committed, self._dose(self.shown.run)
+        taken = [self.shown.take(message) for message in messages] if self.shown is not None else []
+        return following is not None or any(taken)
+
+    # ---- From other threads ------------------------------------------------------------------------------------------
+
+    def _follow(self, source: Source, path: Path) -> None:
+        self._keeper.watch(source, path)
+        self._watch(source)
+
+    def _watch(self, source: Source) -> None:
+        plan = Plan.from_json(source.begin.plan)
+        with self._lock:
+            self._source, self._plan = source, plan
+            self._next = Shown(source.begin.run, plan.evaluation_exposures_s)
+        self.link.watch(source, self.choice)
+
+    def _hear(self, message: ToWindow) -> None:
+        self._keeper.heard(message)
+        if isinstance(message, Estimate):
+            with self._lock:
+                self._judged = {message.run: (json.loads(message.numbers), message.frames)}
+                self._frames[message.run, message.exposure_s] = (message.frames, message.final)
+
+    def _judge(self, run: str) -> str:
+        """Why a run has had enough light, or ""."""
+        target = self.target
+        with self._lock:
+            judged = self._judged.get(run)
+        reason = "" if target is None or judged is None else target.reached(*judged)
+        if reason:
+            self._reached = {run: reason}
+            self._say(f"scan: enough light: {reason}")
+        return reason
+
+    def _dose(self, run: str) -> Dose | None:
+        with self._lock:
+            source, plan = self._source, self._plan
+        if source is None or plan is None or source.begin.run != run or not plan.low_dose:
+            return None
+        rate = json.loads(source.begin.profile)["light"]["photons_per_second"]
+        return Dose.of(plan, source.committed, rate)
+
+    def _dose_values(self, run: str) -> dict[str, Any] | None:
+        """What a low-dose run keeps of its dose."""
+        dose = self._dose(run)
+        if dose is None:
+            return None
+        return {
+            "photons_spent": dose.spent,
+            "photons_planned": dose.planned,
+            "share_saved": dose.saved,
+            "target_sigma": None if self.target is None else self.target.sigma,
+            "reached": self._reached.get(run, ""),
+        }
+
+    def _say(self, words: str) -> None:
+        if self._journal is not None:
+            self._journal.info(words)
+
+    def _warn(self, words: str) -> None:
+        if self._journal is not None:
+            self._journal.warning(words)
+
+    def _complain(self, words: str) -> None:
+        if self._journal is not None:
+            self._journal.error(words)
