@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from app.calibration import for_run, software, storable
 from app.latent import Decoder, arrays_of, estimator, settings_of
-from app.reconstruction import lit_part
+from app.reconstruction import cleaned, lit_part
 from app.worker.book import RunBook
 from app.worker.light import Light, Look
 from app.worker.message import Calibrated, Epoch, Estimate, Key, Pixels
@@ -128,9 +128,14 @@ class Engine:
         Raises: `DecoderError`, `DatasetError`.
         """
         begin = time.monotonic()
-        (decoder, latent), lit = self._under(look, light), lit_part(data, light.window)
-        # The final one owes nothing to the order in which frames came.
-        found = latent.estimate(lit) if final else self._followed(book, latent, light, exposure_s, lit)
+        decoder, latent = self._under(look, light)
+        if final:
+            # It owes nothing to the order in which frames came, and its sensor is asked once more.
+            lit, _ = cleaned(data, light.window)
+            found = latent.estimate(lit)
+        else:
+            lit = lit_part(data, light.window)
+            found = self._followed(book, latent, light, exposure_s, lit)
         predicted = latent.expected(lit, found.mean)
         factor = -(-max(lit.geometry.shape) // BLOCKS)
         settings = settings_of(found, decoder) | {"field_m": look.field_m, "pose_prior": look.pose}
