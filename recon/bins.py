@@ -53,8 +53,15 @@ class Bins:
     electrons: float
 
     @classmethod
-    def build(cls, data: Ptychogram, operator: CameraOperator, light: LightMap, likelihood: Likelihood) -> Bins:
-        """The bins of frames that were taken as the operator says; masked and clipped pixels do not count."""
+    def build(
+        cls, data: Ptychogram, operator: CameraOperator, light: LightMap, likelihood: Likelihood, of: int | None = None
+    ) -> Bins:
+        """The bins of frames that were taken as the operator says; masked and clipped pixels do not count.
+
+        `of` is the number of frames that these will be joined to, themselves among them; together they keep no more
+        bins than are worth while.
+        """
+        share = 1.0 if of is None else min(1.0, len(data) / of)
         device = operator.probe.device
         pitch = data.geometry.pixel_size_m
         side = max(1, 2 * round((BIN_M / pitch - 1) / 2) + 1)
@@ -74,7 +81,7 @@ class Bins:
         typical = cut(noise).sum((1, 3)).flatten().clamp_min(1e-9)
         pixels = cut(mask.float()).sum((1, 3)).flatten()
         information_each = torch.where(pixels > 0, (pixels * mean).square() / (pixels * mean + typical), 0.0)
-        chosen = _fewest(information_each, KEPT, MOST_ROWS)
+        chosen = _fewest(information_each, KEPT, max(1, round(share * MOST_ROWS)))
         fields, sums, darks = [], [], []
         electrons = 0.0
         for j in range(len(data)):
@@ -100,7 +107,7 @@ class Bins:
             rows[j, : len(field)], rows[j, most : most + len(field)] = field.real, field.imag
             measured[j, : len(field)], variances[j, : len(field)] = total, dark
         whole = cls(operator, likelihood, rows, [len(part) for part in fields], measured, variances, electrons)
-        return whole._thinned(AMPLE_ROWS) if electrons > AMPLE_E else whole
+        return whole._thinned(max(1, round(share * AMPLE_ROWS))) if electrons > share * AMPLE_E else whole
 
     def quick(self) -> Bins:
         """Every k-th bin."""

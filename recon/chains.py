@@ -188,7 +188,8 @@ class _Walk:
         step = LEAP
         target, pull = _sloped(self.observation, self.scene, theta)
         for _ in range(settings.settling):
-            theta, target, pull, share = self.move(theta, target, pull, step, settings.leaps)
+            theta, target, pull, tried = self.move(theta, target, pull, step, settings.leaps)
+            share = float(tried.float().mean())
             step = min(step * math.exp(share - WANTED), LONGEST / settings.leaps)
         images, true = _seen(self.observation, self.exact, theta)
         # From the stand-in's posterior to the decoder's, truncated as before.
@@ -214,11 +215,12 @@ class _Walk:
         """Where the chains go from there, and the share accepted; the decoder's posterior stays what it was."""
         accepted = 0.0
         for _ in range(settings.decisions):
-            moved, value, pull, _ = self.move(at.theta, at.target, at.pull, step, settings.leaps)
+            moved, value, pull, tried = self.move(at.theta, at.target, at.pull, step, settings.leaps)
             images, said = _seen(self.observation, self.exact, moved)
             better = self._uniform(len(moved), moved.device).log() < (said - at.true) - (value - at.target)
             at = at.where(better, Walked(moved, value, pull, images, said))
-            accepted += float(better.float().mean()) / settings.decisions
+            # A chain that the stand-in left where it was asks nothing of the decoder.
+            accepted += float((better & tried).sum()) / max(1, int(tried.sum())) / settings.decisions
         return at, accepted
 
     def _uniform(self, count: int, device: torch.device) -> Tensor:
@@ -226,8 +228,8 @@ class _Walk:
 
     def move(
         self, theta: Tensor, target: Tensor, pull: Tensor, step: float, leaps: int
-    ) -> tuple[Tensor, Tensor, Tensor, float]:
-        """Leapfrog under the stand-in's log posterior: theta, target, its gradient, and the share accepted."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Leapfrog under the stand-in: theta, target, its gradient, and which of the moves were accepted (n,)."""
         factors = self.modes.factors[self.mode]
         momentum = torch.randn(*theta.shape, generator=self.generator).to(theta.device)
         before = target - 0.5 * momentum.square().sum(1)
@@ -243,7 +245,7 @@ class _Walk:
             torch.where(better[:, None], at, theta),
             torch.where(better, value, target),
             torch.where(better[:, None], slope, pull),
-            float(better.float().mean()),
+            better,
         )
 
 

@@ -60,7 +60,7 @@ def by_margins(data: Ptychogram, window: int) -> Margins:
     outside[max(0, top) : top + window, max(0, left) : left + window] = False
     count = int((outside & data.mask).sum())
     # Light in the middle counts as it was read: noise averages out over the pixels.
-    light = max(0.0, float(data.frames[:, ~outside].sum(1, dtype=np.float64).max(initial=0.0)))
+    light = max(0.0, float(data.frames[:, ~outside & data.mask].sum(1, dtype=np.float64).max(initial=0.0)))
     if count and OUTSIDE * light / count > MOST_LIGHT_E:
         return Margins(
             data, None, False, f"{light:.0f} electrons a frame also light the margin; the darks' values stand"

@@ -252,10 +252,12 @@ class LatentEstimator:
         self._prepared[key] = prepared
         return prepared
 
-    def observe(self, data: Ptychogram, prepared: Prepared | None = None, *, in_bins: bool = False) -> Observation:
+    def observe(
+        self, data: Ptychogram, prepared: Prepared | None = None, *, in_bins: bool = False, of: int | None = None
+    ) -> Observation:
         """The frames as a likelihood: photon events in the dark, bins otherwise, or where they are asked for.
 
-        `prepared` is what these very frames need, where it is at hand.
+        `prepared` is what these very frames need, where it is at hand; `of` is of how many frames they are a part.
         """
         prepared = prepared or self.prepare(data)
         if prepared.watch is not None and not in_bins:
@@ -264,7 +266,7 @@ class LatentEstimator:
             brightest = max(float(frame[good].max()) for frame, good in zip(data.frames, counted, strict=True))
             if brightest < MOST_TERMS - 1:
                 return prepared.watch.count(data)
-        return Bins.build(data, prepared.operator, prepared.light, MixedGaussian())
+        return Bins.build(data, prepared.operator, prepared.light, MixedGaussian(), of)
 
     def scores(self, observation: Observation, prepared: Prepared) -> Tensor:
         """(n,) log-likelihood of the bank's images, from enough of the data to tell where to search."""

@@ -63,7 +63,7 @@ class Tracker:
         places = self._places(data)
         part = self.plan.select(places)
         in_bins = isinstance(self._observation, Bins)
-        more = self.estimator.observe(data, part, in_bins=in_bins)
+        more = self.estimator.observe(data, part, in_bins=in_bins, of=len(self.plan.points))
         self._data.append((places, data))
         if self._observation is None:
             self._observation, self._scores = more, self.estimator.scores(more, part)
@@ -104,7 +104,7 @@ class Tracker:
         self._observation, self._scores = None, None
         for places, data in self._data:
             part = self.plan.select(places)
-            more = self.estimator.observe(data, part, in_bins=True)
+            more = self.estimator.observe(data, part, in_bins=True, of=len(self.plan.points))
             scores = self.estimator.scores(more, part)
             self._observation = more if self._observation is None else self._observation.joined(more)
             self._scores = scores if self._scores is None else self._scores + scores

@@ -45,6 +45,11 @@ class ConsoleProgress:
         self._frames = 0
         self.runner: Runner | None = None
 
+    @property
+    def aborted(self) -> bool:
+        """Whether somebody wished the scan's end."""
+        return self.runner is not None and self.runner.abort_wanted
+
     def state_changed(self, state: RunState) -> None:
         self._stream.write(("\r" if self._terminal else "") + f"scan: {state.value}\n")
         self._stream.flush()

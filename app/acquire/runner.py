@@ -345,8 +345,12 @@ class Runner:
             self._devices.stage.home(self._aborting)
         for step in steps:
             self._checkpoint()
-            if self._between_points(step) and (reason := self._enough(step.number)):
-                return reason
+            if self._between_points(step):
+                reason = self._enough(step.number)
+                # Whoever judges may have waited long, and STOP come meanwhile: nothing moves after it.
+                self._checkpoint()
+                if reason:
+                    return reason
             self._execute_step(step, recorder, first_repeat if step.number == first_step else 0)
         return ""
 

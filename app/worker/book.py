@@ -18,6 +18,9 @@ from recon.files.layout import StageRecord
 from recon.files.read import Dark, summarise_darks
 from recon.streaming import Electrons, Streamed
 
+MOST_FRAMES = 1_000_000
+"""Frames of a plan that is believed; the paper's scan has some two thousand."""
+
 
 @dataclass(frozen=True)
 class HeldFrames:
@@ -68,10 +71,22 @@ class RunBook:
         self._news: dict[tuple[Stream, float | None], int] = {}
         self._darks: dict[float, Dark] = {}
         self._keys: dict[tuple[Stream, float | None], list[Key]] = {}
+        self._check_steps()
         for step in self.plan.steps:
             if step.stream is not Stream.DARK:
                 place = self._keys.setdefault(self._place(step), [])
                 place += [(step.number, repeat) for repeat in range(step.repeats)]
+
+    def _check_steps(self) -> None:
+        """Raises `DatasetError`: a plan of more frames than any run has, or one that no program made."""
+        total = 0
+        for number, step in enumerate(self.plan.steps):
+            good = type(step.repeats) is int and step.repeats >= 1 and step.number == number
+            if not (good and isinstance(step.exposure_s, float | int) and 0 < step.exposure_s < math.inf):
+                raise DatasetError(f"{self.begin.name}: step {number} of its plan cannot be; it is refused")
+            total += step.repeats
+        if total > MOST_FRAMES:
+            raise DatasetError(f"{self.begin.name}: a plan of {total} frames, {MOST_FRAMES} at most; it is refused")
 
     @staticmethod
     def _place(step: Step) -> tuple[Stream, float | None]:

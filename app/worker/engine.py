@@ -133,6 +133,7 @@ class Engine:
             # It owes nothing to the order in which frames came, and its sensor is asked once more.
             lit, _ = cleaned(data, light.window)
             found = latent.estimate(lit)
+            self._tracks.pop(exposure_s, None)
         else:
             lit = lit_part(data, light.window)
             found = self._followed(book, latent, light, exposure_s, lit)
@@ -169,8 +170,14 @@ class Engine:
         if not np.allclose(lit.exposures_s, lit.exposures_s[0], rtol=1e-6, atol=0):
             return latent.estimate(lit)
         new = [number for number, key in enumerate(here) if key not in track.taken]
+        try:
+            found = track.tracker.add(lit.select(np.array(new))) if new else track.tracker.settled()
+        except BaseException:
+            # Half taken in: next time from the beginning.
+            self._tracks.pop(exposure_s, None)
+            raise
         track.taken = here
-        return track.tracker.add(lit.select(np.array(new))) if new else track.tracker.settled()
+        return found
 
     def _under(self, look: Look, light: Light) -> tuple[Decoder, LatentEstimator]:
         """The estimator under this light; it keeps what was prepared as long as the light is the same."""

@@ -19,7 +19,7 @@ class Target:
     def reached(self, numbers: Mapping[str, Any], frames: int) -> str:
         """In words, or "" while an estimate of so many frames, with these numbers, is not good enough."""
         sigma = numbers.get("sigma_mean")
-        if numbers.get("verdict") != "recovered" or sigma is None or sigma > self.sigma:
+        if numbers.get("verdict") != "recovered" or not isinstance(sigma, float | int) or not sigma <= self.sigma:
             return ""
         return f"recovered from {frames} frames, mean deviation {sigma:.3f} of at most {self.sigma:g}"
 

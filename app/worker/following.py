@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
 
 from app.acquire.frame import Frame
 from app.acquire.runner import DarkObserver, DoseJudge, Observer, Progress, RunState
@@ -34,16 +35,25 @@ class Console(Journal):
         sys.stderr.flush()
 
 
+@runtime_checkable
+class Abortable(Protocol):
+    """An observer that knows whether somebody wished to stop."""
+
+    @property
+    def aborted(self) -> bool: ...
+
+
 class Together:
     """Several observers as one. Implements `Observer`, `DarkObserver` and `DoseJudge`.
 
     Args:
         observers: told in this order.
         ready: waited for before anybody judges: whether all frames before a step are in an image.
+        failed: why there will be no image, or "".
     """
 
-    def __init__(self, observers: tuple[Observer, ...], ready: Callable[[int], bool]):
-        self._observers, self._ready = observers, ready
+    def __init__(self, observers: tuple[Observer, ...], ready: Callable[[int], bool], failed: Callable[[], str]):
+        self._observers, self._ready, self._failed = observers, ready, failed
 
     def state_changed(self, state: RunState) -> None:
         for observer in self._observers:
@@ -62,6 +72,8 @@ class Together:
         """Nobody looks at a picture here: rather than spend light that may not be needed, wait for the image."""
         while not self._ready(step):
             time.sleep(LOOK_S)
+        if failed := self._failed():
+            raise UsageError(f"scan: nobody can say when it is enough: {failed}; resume it without --enough")
         judged = [observer.enough(step) for observer in self._observers if isinstance(observer, DoseJudge)]
         return next((reason for reason in judged if reason), "")
 
@@ -85,9 +97,14 @@ def followed(scan: Scan, live: Live, observer: Observer, stop: Callable[[], bool
         source = live.follower.run_begins(scan)
         if source is None:
             raise UsageError("scan: cannot be followed, see above; leave --enough out")
-        yield Together((observer, source), lambda step: live.seen(step) or stop())
-        if not stop():
-            _wait(lambda: live.settled or stop(), SETTLE_S, "the worker did not finish")
+
+        def ready(step: int) -> bool:
+            aborted = isinstance(observer, Abortable) and observer.aborted
+            return live.seen(step) or stop() or aborted or bool(live.failed)
+
+        yield Together((observer, source), ready, lambda: live.failed)
+        if not stop() and not live.failed:
+            _wait(lambda: live.settled or stop() or bool(live.failed), SETTLE_S, "the worker did not finish")
     finally:
         live.end()
         live.link.join(5.0)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from app.acquire.plan import Plan
+from app.errors import known_message
 from app.worker.message import Calibrated, Estimate, ToWindow
 from app.worker.source import Source
-from recon.dataset import DatasetError
 from recon.files.results import StoredCalibration, store_calibration, store_result
 
 TRIES = 25
@@ -90,13 +90,15 @@ class Keeper:
         try:
             for message in waiting.values():
                 self._store(run, message)
-        except DatasetError as error:
+        except Exception as error:
+            # A full disk, a file in use, a result that makes no sense: none of them ends the line to the worker.
             run.tries += 1
             if run.tries < TRIES:
                 with self._lock:
                     run.waiting = waiting | run.waiting
             else:
-                self._complain(f"reconstruction: results are shown but not stored: {error}")
+                words = known_message(error) or f"{type(error).__name__}: {error}"
+                self._complain(f"reconstruction: results are shown but not stored: {words}")
             return
         finally:
             self._storing = False

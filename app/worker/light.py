@@ -132,5 +132,5 @@ class CarriedLight:
 def _window(name: str, settings: str) -> int:
     try:
         return int(json.loads(settings)["window_px"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         raise DatasetError(f"{name}: the settings of its calibration cannot be read; calibrate it again") from None

@@ -214,6 +214,7 @@ class Link:
         idle: Callable[[], None] = lambda: None,
     ):
         self._worker, self._keys, self._heard, self._say, self._idle = worker, keys, heard, say, idle
+        self._stumbled = False
         self.results: queue.SimpleQueue[ToWindow] = queue.SimpleQueue()
         self._client = uuid.uuid4().hex
         self._lock = threading.Lock()
@@ -335,16 +336,27 @@ class Link:
             fresh, committed = source.fresh()
             for frame in fresh:
                 self._send(socket, frame)
-            self._sent, self._ended = committed, ended
+            with self._lock:
+                if source is self._source:
+                    self._sent, self._ended = committed, ended
         if now - self._pinged >= PING_S:
             if not self._welcomed:
                 self._send(socket, Hello(self._client))
             self._ping(socket, source)
-            self._idle()
+            self._guarded(self._idle)
             if now - self._answered > SILENT_S and self._welcomed:
                 # Whoever answers next may be another one, or have results that were lost.
                 self._welcomed = False
                 self._tell(LinkState.SILENT)
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        """What goes wrong with a result is said once, and ends nothing."""
+        try:
+            act()
+        except Exception as error:
+            if not self._stumbled:
+                self._stumbled = True
+                self._say(f"reconstruction: a result cannot be used: {type(error).__name__}: {error}")
 
     def _ping(self, socket: zmq.Socket, source: Source | None) -> None:
         self._number += 1
@@ -374,7 +386,7 @@ class Link:
                 self._answer(socket, message)
             else:
                 result: ToWindow = message  # type: ignore[assignment]
-                self._heard(result)
+                self._guarded(lambda result=result: self._heard(result))  # type: ignore[misc]
                 self.results.put(result)
 
     def _answer(self, socket: zmq.Socket, pong: Pong) -> None:
@@ -395,7 +407,8 @@ class Link:
             return
         if pong.run != source.begin.run:
             return
-        if choice is not None and choice not in self._told and self._send(socket, replace(choice, run=pong.run)):
+        wants = choice is not None and ("choose" in pong.needs or choice not in self._told)
+        if choice is not None and wants and self._send(socket, replace(choice, run=pong.run)):
             self._told.append(choice)
         with _told_once(self._say, self._told):
             asked: list[ToWorker | None] = []

@@ -17,7 +17,7 @@ from app.worker.follow import Follower
 from app.worker.keeper import Keeper
 from app.worker.keys import ClientKeys
 from app.worker.link import Link, LinkStatus, OwnWorker, Worker
-from app.worker.message import Choose, Estimate, Frame, Key, ToWindow
+from app.worker.message import Choose, Estimate, Frame, Key, Said, ToWindow
 from app.worker.source import RecordedSource, Source
 from app.worker.view import Shown
 from simulators.replay import Playhead
@@ -60,6 +60,7 @@ class Live:
 
     Attributes:
         target: when a low-dose scan has had enough light; None: when its plan is done. Set from any thread.
+        failed: what the worker could not do for the run it follows, or "".
         shown: what there is to see; for the window's thread, after `gather`.
     """
 
@@ -74,6 +75,7 @@ class Live:
         self.target: Target | None = None
         self._judged: dict[str, tuple[dict[str, Any], int]] = {}
         self._reached: dict[str, str] = {}
+        self.failed = ""
         self._frames: dict[tuple[str, float], tuple[int, bool]] = {}
         self.choice = Choose("")
         self.wanted = wanted
@@ -143,6 +145,9 @@ class Live:
         if choice == self.choice:
             return
         self.choice = choice
+        with self._lock:
+            # What another decoder said of its image ends no scan.
+            self._judged, self._frames = {}, {}
         if self.shown is not None:
             self.shown.forget_images()
         self.link.choose(choice)
@@ -188,15 +193,21 @@ class Live:
     def _watch(self, source: Source) -> None:
         plan = Plan.from_json(source.begin.plan)
         with self._lock:
-            self._source, self._plan = source, plan
+            self._source, self._plan, self.failed = source, plan, ""
             self._next = Shown(source.begin.run, plan.evaluation_exposures_s)
         self.link.watch(source, self.choice)
 
     def _hear(self, message: ToWindow) -> None:
         self._keeper.heard(message)
-        if isinstance(message, Estimate):
+        if isinstance(message, Said) and message.bad:
             with self._lock:
-                self._judged = {message.run: (json.loads(message.numbers), message.frames)}
+                source = self._source
+                if source is not None and source.begin.run == message.run:
+                    self.failed = f"{message.what}: {message.words}"
+        if isinstance(message, Estimate):
+            numbers = json.loads(message.numbers)
+            with self._lock:
+                self._judged = {message.run: (numbers if isinstance(numbers, dict) else {}, message.frames)}
                 self._frames[message.run, message.exposure_s] = (message.frames, message.final)
 
     def _judge(self, run: str) -> str:

@@ -337,6 +337,10 @@ KINDS: dict[str, type] = {
 _DTYPES = {np.dtype(t).str: np.dtype(t) for t in ("<u2", "<f2", "<f4", "<f8", "<c8", "|b1")}
 
 
+MOST_EMPTY = 1 << 16
+"""Largest side of an array that holds nothing."""
+
+
 def encode(message: Message) -> list[bytes]:
     """The parts of a message: a header, then each array's bytes."""
     plain: dict[str, Any] = {}
@@ -364,7 +368,8 @@ def decode(parts: Sequence[bytes]) -> Message:
     if not isinstance(header, dict) or set(header) != {"ptychoscope", "kind", "plain", "arrays"}:
         raise MessageError("message: its header is not one of this program; it is refused")
     if header["ptychoscope"] != VERSION:
-        raise MessageError(f"message of version {header['ptychoscope']!r}, this is {VERSION}; install the same release")
+        said = repr(header["ptychoscope"])[:40]
+        raise MessageError(f"message of version {said}, this is {VERSION}; install the same release")
     name, plain, arrays = header["kind"], header["plain"], header["arrays"]
     if not isinstance(name, str) or name not in KINDS or not isinstance(plain, dict) or not isinstance(arrays, list):
         raise MessageError(f"message of kind {str(name)[:40]!r}: there is none such; it is refused")
@@ -382,6 +387,8 @@ def decode(parts: Sequence[bytes]) -> Message:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"])[:60]
         raise MessageError(f"{name}: {place}: {first['msg'][:120]}; it is refused") from None
+    except (TypeError, ValueError, RecursionError, OverflowError) as error:
+        raise MessageError(f"{name}: cannot be read ({type(error).__name__}); it is refused") from None
 
 
 def _array_of(name: str, described: Any, part: bytes) -> tuple[str, np.ndarray]:
@@ -390,6 +397,8 @@ def _array_of(name: str, described: Any, part: bytes) -> tuple[str, np.ndarray]:
         dtype = _DTYPES[kind]
         sizes = [int(n) for n in shape]
         good = isinstance(field, str) and all(type(n) is int and 0 <= n <= MOST_BYTES for n in shape)
+        # Sizes without bytes behind them are nobody's.
+        good = good and (all(sizes) or max(sizes) <= MOST_EMPTY)
     except (TypeError, ValueError, KeyError, OverflowError):
         raise MessageError(f"{name}: an array is described wrongly; it is refused") from None
     if not good or len(sizes) > 4 or math.prod(sizes) * dtype.itemsize != len(part):

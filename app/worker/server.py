@@ -22,6 +22,7 @@ from app.worker.message import (
     MOST_BYTES,
     Begin,
     Calibrated,
+    Choose,
     Epoch,
     Estimate,
     Hello,
@@ -166,7 +167,11 @@ class Server:
             except MessageError as error:
                 self._refuse(str(error))
                 continue
-            self._take(who, message)
+            try:
+                self._take(who, message)
+            except Exception as error:
+                # Whatever a stranger has sent, the others are served.
+                self._refuse(f"{type(message).__name__}: {type(error).__name__}: {error}")
 
     def _take(self, who: bytes, message: Message) -> None:
         window = self._window(who)
@@ -183,7 +188,8 @@ class Server:
         if isinstance(message, Welcome | Pong | Epoch | Estimate | Pixels | Said):
             self._refuse(f"{type(message).__name__}: is not for a worker")
             return
-        if isinstance(message, Begin):
+        if isinstance(message, Begin | Choose):
+            # Another run, or another decoder: nothing that was said before holds.
             window.kept.clear()
         asked: ToWorker = message
         try:

@@ -173,9 +173,16 @@ class Session:
     def work(self) -> bool:
         """Do the next piece of work; false when there is none."""
         with self._lock:
-            task = self._next()
-            self._doing = "" if task is None else task.words
             run = "" if self._book is None else self._book.begin.run
+            try:
+                task = self._next()
+            except Exception as error:
+                # A run that makes no sense is given up, not the worker.
+                self._book = None
+                self._forget()
+                words = known_message(error) or f"{type(error).__name__}: {error}; please report this"
+                task = _Task("frames", "", lambda: self._tell(Said(run, "frames", words, bad=True)))
+            self._doing = "" if task is None else task.words
         if task is None:
             return False
         try:
@@ -297,11 +304,12 @@ class Session:
             return self._book is None or self._book.begin.run != run
 
         found = self._engine.calibrate(book, self._tell, stop)
-        if stop():
-            return
-        self._tell(found)
         with self._lock:
+            if stop():
+                return
+            # Before anybody is told: a run that begins meanwhile must not get this one's light.
             self._given, self._source = found, OwnLight(book, found)
+        self._tell(found)
 
     def _prepare(self, book: RunBook, look: Look, source: LightSource, exposure: float) -> None:
         self._engine.prepare(look, source.light(book, exposure, None), book.expected(exposure))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from recon.dataset import DatasetError
 from recon.errorbars import Uncertainty
+from recon.files.opening import open_for_writing
 
 from . import schema
 from .read import open_run
@@ -186,7 +187,7 @@ def _results(path: Path) -> Iterator[h5py.File]:
     """A run open for adding results."""
     open_run(path).close()
     try:
-        file = h5py.File(path, "r+")
+        file = open_for_writing(path)
     except OSError as error:
         reason = " ".join(str(error).split())
         raise DatasetError(

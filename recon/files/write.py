@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 
 from recon.dataset import DatasetError
+from recon.files.opening import open_for_writing
 
 from . import schema, skeleton
 from .darks import DarkAccumulator, DarkSummary
@@ -398,7 +399,7 @@ class RunWriter:
 
 def _reopen(path: Path) -> h5py.File:
     # Without a chunk cache a frame goes straight to the file, and a full disk shows in the write itself.
-    return h5py.File(path, "r+", rdcc_nbytes=0)
+    return open_for_writing(path, rdcc_nbytes=0)
 
 
 def _reason(error: BaseException) -> str:

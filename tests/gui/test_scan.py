@@ -163,7 +163,7 @@ def test_what_cannot_be_resumed_says_so(at_desk, tmp_path, name):
     at_desk.click(at_desk.window.scan.confirm.yes)
     words = "was begun with seed 7" if name == "completed" else "not a readable HDF5 file"
     at_desk.until(lambda: words in at_desk.messages())
-    assert at_desk.window.notices.banner.isVisible()
+    at_desk.until(at_desk.window.notices.banner.isVisible)
 
 
 def manual_light(folder: Path) -> str:

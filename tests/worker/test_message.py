@@ -116,6 +116,9 @@ def changed(**changes) -> list[bytes]:
         (changed(arrays=[]), "arrays came"),
         (encode(frame())[:1], "0 arrays came"),
         ([b"[" * 100_000], "no JSON"),
+        (changed(__dataclass_self__=1), "cannot be read|unexpected|Unexpected"),
+        (changed(exposure_s=json.loads("[" * 600 + "]" * 600)), "cannot be read|exposure_s"),
+        (changed(arrays=[["image", "<u2", [0, 1 << 30, 1 << 30, 1 << 30]]]), "described as"),
         ([], "empty or too large"),
     ],
 )

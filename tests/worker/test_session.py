@@ -197,13 +197,16 @@ def test_the_real_images_follow_the_frames(low_dose, tmp_path):
     series = [key for key in source.order if source.plan.steps[key[0]].stream == "evaluation"]
     session.take(source.begin)
     session.take(Choose(source.begin.run, pose="known", conventional=False))
-    for key in (series[0], series[1], series[4], None):
+    for key in (series[0], series[1], series[4]):
         told_up_to(source, session, key)
-    images = [message for message in told if isinstance(message, Estimate)]
-    assert [(image.frames, image.final) for image in images] == [(1, False), (2, False), (5, False), (6, True)]
     # A second visit to a point is followed by the same preparation.
     assert len(engine._tracks[3e-6].tracker.plan.points) == 3
     assert engine._tracks[3e-6].tracker.frames == 5
+    told_up_to(source, session, None)
+    # The final image needs none any more.
+    assert 3e-6 not in engine._tracks
+    images = [message for message in told if isinstance(message, Estimate)]
+    assert [(image.frames, image.final) for image in images] == [(1, False), (2, False), (5, False), (6, True)]
     assert all(np.isfinite(image.image).all() for image in images)
 
 
@@ -278,3 +281,87 @@ def test_what_belongs_to_another_run_is_left_alone(scanned):
     (frame,) = source.frames(source.order[:1])
     session.take(replace(frame, run="other", image=np.zeros((2, 2), np.uint16)))
     assert session.pong(Ping(0, "other"), 0, 0).needs == ("begin",)
+
+
+def test_a_plan_of_more_frames_than_any_run_has_is_refused(low_dose):
+    begin = RecordedSource(low_dose).begin
+    plan = json.loads(begin.plan)
+    steps = plan["steps"]
+    steps[-1]["repeats"] = 30_000_000
+    with pytest.raises(DatasetError, match=r"a plan of 3000.* frames, 1000000 at most"):
+        RunBook(replace(begin, plan=json.dumps(plan)))
+    steps[-1]["repeats"] = 1
+    steps[-1]["exposure_s"] = [1]
+    with pytest.raises(DatasetError, match=r"step .* of its plan cannot be"):
+        RunBook(replace(begin, plan=json.dumps(plan)))
+
+
+def test_a_run_that_begins_while_the_one_before_is_calibrated_gets_no_light_of_it(scanned, low_dose):
+    first, second = RecordedSource(scanned), RecordedSource(low_dose)
+    told: list = []
+    session = Session(FakeEngine(), told.append)
+
+    def tell(message):
+        told.append(message)
+        if isinstance(message, Calibrated):
+            session.take(second.begin)
+
+    session._tell = tell
+    session.take(first.begin)
+    session.take(Choose(first.begin.run, conventional=False))
+    told_up_to(first, session, None)
+    assert any(isinstance(message, Calibrated) for message in told)
+    assert session._source is None
+    assert session._given is None
+
+
+class Aborting:
+    """Judges while somebody wishes the end."""
+
+    def __init__(self):
+        self.runner = None
+        self.moves_before = None
+        self.stage = None
+
+    def state_changed(self, state):
+        pass
+
+    def frame_committed(self, frame, progress):
+        pass
+
+    def enough(self, step):
+        self.runner.abort()
+        self.moves_before = len(self.stage.moves)
+        return ""
+
+
+class CountedMoves:
+    """A stage that writes down where it is sent."""
+
+    def __init__(self, stage):
+        self._stage = stage
+        self.moves = []
+
+    def __getattr__(self, name):
+        return getattr(self._stage, name)
+
+    def move_to(self, target, *rest, **more):
+        self.moves.append(target)
+        return self._stage.move_to(target, *rest, **more)
+
+
+def test_nothing_moves_after_an_abort_during_the_judgement(low_dose, tmp_path):
+    scan = Scan.low_dose(
+        quick_to_estimate((3e-6,)), tmp_path / "aborted.h5", low_dose.with_name("bright.h5"), 0, passes=2
+    )
+    watcher = Aborting()
+    with scan.devices:
+        runner = scan.runner(watcher)
+        watcher.runner = runner
+        watcher.stage = CountedMoves(runner._devices.stage)
+        runner._enough = watcher.enough
+        runner._devices = replace(runner._devices, stage=watcher.stage)
+        outcome = runner.run()
+    assert watcher.moves_before is not None
+    assert len(watcher.stage.moves) == watcher.moves_before
+    assert outcome.value == "aborted"
