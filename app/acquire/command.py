@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from app.acquire.drift import record_drift, stored_drift
 from app.acquire.frame import Frame
+from app.acquire.plan import Plan
 from app.acquire.runner import Progress, Runner, RunState
 from app.acquire.scan import Label, Scan
 from app.bench.characterisation import chosen
@@ -100,7 +101,8 @@ def run_scan(
     interrupt = interrupt or Interrupt()
     if resume is not None:
         with open_run(resume) as run:
-            if run.outcome == RunState.COMPLETED:
+            # One that had enough light is complete, and the rest of its plan can still be taken.
+            if run.outcome == RunState.COMPLETED and run.steps_committed >= len(Plan.from_json(run.plan_json).steps):
                 return _result(resume, run.outcome, run.frames_committed, begin, stored_drift(resume))
         scan = Scan.interrupted(resume, ask)
     elif out is not None:

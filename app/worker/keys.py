@@ -8,12 +8,14 @@ Whoever holds client.key_secret may reconstruct here; everything that is sent is
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import zmq
 import zmq.auth
+from zmq.utils import z85
 
 from app.errors import UsageError
 
@@ -38,15 +40,24 @@ class ClientKeys:
     server: bytes
 
 
+KEY_LENGTH = 40
+"""Characters of a key in Z85."""
+
+
 def make_keys(folder: Path) -> None:
     """New pairs in a folder. Raises `UsageError`: there are some already, or it cannot be written."""
     if any((folder / f"{name}.key").exists() for name in ("server", "client")):
         raise UsageError(f"{folder}: holds keys already; use them, or choose another folder")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name in ("server", "client"):
-            _, secret = zmq.auth.create_certificates(str(folder), name)
-            Path(secret).chmod(0o600)
+        # Not for a moment may anybody else read them.
+        before = os.umask(0o077)
+        try:
+            for name in ("server", "client"):
+                _, secret = zmq.auth.create_certificates(str(folder), name)
+                Path(secret).chmod(0o600)
+        finally:
+            os.umask(before)
     except OSError as error:
         raise UsageError(f"{folder}: keys cannot be written ({error.strerror}); choose a writable folder") from None
 
@@ -70,6 +81,13 @@ def _pair(folder: Path, name: str) -> tuple[bytes, bytes]:
         raise UsageError(f"{folder / name}: is no key ({error}); serve --make-keys {folder} makes them") from None
     if name.endswith("_secret") and secret is None:
         raise UsageError(f"{folder / name}: holds no secret key; serve --make-keys {folder} makes them")
+    for key in (public, secret):
+        try:
+            whole = key is None or (len(key) == KEY_LENGTH and len(z85.decode(key)) == 32)
+        except (ValueError, KeyError):
+            whole = False
+        if not whole:
+            raise UsageError(f"{folder / name}: a key in it is damaged; serve --make-keys makes a pair anew")
     return public, secret or b""
 
 

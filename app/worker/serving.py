@@ -60,9 +60,8 @@ def serve(
     say(f"serving at {server.address.removeprefix('tcp://')} on {engine.device}, {'keys' if held else 'no keys'}")
     with interrupt.listening(lambda: None):
         server.run(lambda: interrupt.wanted)
-    server.close()
+    # A computation in progress would hold up an end in good order, and nothing here is kept.
     report({"address": server.address, "device": engine.device, "refused": server.refused}, as_json)
-    # A computation in progress would hold up the end.
     os._exit(interrupt.exit_code)
 
 

@@ -59,3 +59,15 @@ def test_the_real_worker_answers_and_ends_with_its_window():
     link.join(30)
     assert process.poll() == 0
     assert listener.said == []
+
+
+def test_a_damaged_key_is_found_before_anything_listens(capsys, tmp_path):
+    folder = tmp_path / "keys"
+    call(capsys, "serve", "--make-keys", str(folder))
+    path = folder / "client.key"
+    text = path.read_text()
+    start = text.index('public-key = "') + len('public-key = "')
+    path.write_text(text[:start] + "abc" + text[start + 40 :])
+    code, _, err = call(capsys, "serve", "--keys", str(folder), "--listen", "127.0.0.1:0")
+    assert code == 2
+    assert "a key in it is damaged" in err
