@@ -68,7 +68,8 @@ def test_the_same_command_under_torchrun_speaks_and_writes_once(copies, capsys, 
     (line,) = done.stdout.splitlines()
     two = json.loads(line)
     assert (one["processes"], two["processes"], two["batch"]) == (1, 2, 2)
-    assert two["distance_m"] == pytest.approx(one["distance_m"], abs=1e-8)
+    # Equal to rounding until the polish, whose line searches enlarge it: 0.7 um of a distance known to 30.
+    assert two["distance_m"] == pytest.approx(one["distance_m"], abs=3e-6)
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
     assert Path(two["figure"]).is_file()
     assert done.stderr.count("calibrating ...") == 1
