@@ -177,15 +177,16 @@ class _Climbed:
     def modes(self, chosen: list[int]) -> Modes:
         """Laplace approximations of some of them."""
         index = torch.tensor(chosen, device=self.theta.device)
-        upper = torch.linalg.cholesky(self.precision[index])
+        # In double: much light makes some directions ten million times as certain as others.
+        upper = torch.linalg.cholesky(self.precision[index].double())
         covariance = torch.cholesky_inverse(upper)
         size = self.theta.shape[1]
-        spread = 0.5 * size * math.log(2 * math.pi) - upper.diagonal(dim1=1, dim2=2).log().sum(1)
+        spread = 0.5 * size * math.log(2 * math.pi) - upper.diagonal(dim1=1, dim2=2).log().sum(1).to(self.value)
         value = self.value[index]
         return Modes(
             self.theta[index],
             value,
-            torch.linalg.cholesky(covariance),
+            torch.linalg.cholesky(covariance).to(self.theta),
             value + spread,
             self.converged[index],
             self.taken,

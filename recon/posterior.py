@@ -302,7 +302,8 @@ class LatentEstimator:
             settings = replace(settings, proposals=settings.proposals // 3, chains=settings.chains // 2)
         more = () if starts is None else (starts,)
         found = search(observation, self.scene, self.bank, settings, more, scores)
-        likely = found.log_evidence > found.log_evidence.max() - FAINT
+        # The best one too where single precision knows no difference of so few nats.
+        likely = found.log_evidence >= found.log_evidence.max() - FAINT
         top = found.select(likely.nonzero()[: settings.exact_modes, 0])
         # The decoder's own modes, with its Jacobians where the sketch ended, and again where they themselves end.
         steps = replace(settings, iterations=EXACT_STEPS)

@@ -194,3 +194,13 @@ def test_the_deviation_follows_the_object_in_its_pose() -> None:
     misfit = np.square(found.deviation) - np.square(found.spread)
     expected = estimator.companion.misfit.of(torch.from_numpy(found.mean)).numpy()
     assert np.allclose(misfit, expected, atol=1e-5)
+
+
+def test_in_any_light_the_best_mode_is_kept() -> None:
+    # A log posterior of 10^9 nats in single precision knows no difference of a few.
+    estimator = _estimator(3e10)
+    found = estimator.estimate(bench.measured(bench.bar(DRAWS[:1])[0], bench.light(3e10), 1))
+    assert found.counting == "bins"
+    assert abs(found.log_evidence) > 1e9
+    assert found.modes >= 1
+    assert np.isfinite(found.mean).all()
