@@ -143,7 +143,7 @@ def run_demo(
                 score = ExposureScore(
                     exposure_s=exposure,
                     photons_per_exposure=profile.light.photons_per_second * exposure,
-                    electrons_per_frame=float((frames.frames * frames.mask).sum() / len(frames)),
+                    electrons_per_frame=posterior.electrons / len(frames),
                     psnr_latent_db=latent_db,
                     psnr_paper_db=yardstick.psnr_db(paper.object),
                     psnr_conventional_db=yardstick.psnr_db(pixels.object),
