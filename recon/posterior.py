@@ -37,6 +37,8 @@ EXACT_STEPS = 12
 """Gauss-Newton steps of the decoder itself, from where the sketch's search ended."""
 LAST_STEPS = 10
 """The same, from there, with its Jacobian at that place."""
+MOST_CHORDS = 8
+"""Times that the decoder's Jacobian is computed, at most."""
 FOLLOW_STEPS = LatentSettings(iterations=3)
 """Gauss-Newton steps of each mode after one more frame."""
 FAINT = 15.0
@@ -305,12 +307,15 @@ class LatentEstimator:
         # The best one too where single precision knows no difference of so few nats.
         likely = found.log_evidence >= found.log_evidence.max() - FAINT
         top = found.select(likely.nonzero()[: settings.exact_modes, 0])
-        # The decoder's own modes, with its Jacobians where the sketch ended, and again where they themselves end.
-        steps = replace(settings, iterations=EXACT_STEPS)
-        modes = refine(observation, replace(self.exact, drawer=self._chord(top)), top.theta, steps)
-        chord = self._chord(modes)
-        steps = replace(steps, iterations=LAST_STEPS)
-        modes = refine(observation, replace(self.exact, drawer=chord), modes.theta, steps)
+        # The decoder's own modes, with its Jacobians where the sketch ended, and again where they themselves end. In
+        # much light a chord does not lead all the way: it is drawn anew.
+        modes, chord = top, self._chord(top)
+        for turn in range(MOST_CHORDS):
+            steps = replace(settings, iterations=EXACT_STEPS if turn == 0 else LAST_STEPS)
+            modes = refine(observation, replace(self.exact, drawer=chord), modes.theta, steps)
+            if turn and bool(modes.converged[0]):
+                break
+            chord = self._chord(modes)
         return Found(modes, chord, sample(observation, self.scene, self.exact, modes, settings), found.iterations)
 
     def followed(self, observation: Observation, more: Observation, before: Found) -> Found | None:
