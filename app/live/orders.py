@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from app.acquire.drift import record_drift
 from app.acquire.frame import Frame
+from app.acquire.plan import Plan
 from app.acquire.preflight import Finding
 from app.acquire.runner import DarkObserver, DoseJudge, Observer, Progress, RunState
 from app.acquire.scan import Label, Scan
@@ -290,7 +291,9 @@ def _carried_out(owner: DeviceOwner, made: Scan) -> RunState:
 def unfinished(path: Path) -> str | None:
     """Why the run in a file cannot be resumed, or None. Raises `DatasetError`: not a run."""
     with open_run(path) as run:
-        return "it is complete" if run.outcome == RunState.COMPLETED else None
+        # One that had enough light left points out, which can still be taken.
+        taken = run.steps_committed >= len(Plan.from_json(run.plan_json).steps)
+        return "it is complete" if run.outcome == RunState.COMPLETED and taken else None
 
 
 def _speaking(made: Scan, owner: DeviceOwner) -> Scan:

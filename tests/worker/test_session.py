@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.acquire.command import run_scan
 from app.acquire.scan import Scan
 from app.calibration import calibrate_file
+from app.live.orders import unfinished
 from app.profile import load_profile
 from app.reconstruction import Request, reconstruct_file
 from app.worker.book import RunBook
@@ -365,3 +367,20 @@ def test_nothing_moves_after_an_abort_during_the_judgement(low_dose, tmp_path):
     assert watcher.moves_before is not None
     assert len(watcher.stage.moves) == watcher.moves_before
     assert outcome.value == "aborted"
+
+
+def test_what_enough_light_left_out_is_taken_by_resume(low_dose, tmp_path):
+    path = tmp_path / "enough.h5"
+    scan = Scan.low_dose(quick_to_estimate((3e-6,)), path, low_dose.with_name("bright.h5"), 0, passes=2)
+    with scan.devices:
+        outcome = scan.runner(enough=lambda _: "good enough").run()
+    with open_run(path) as run:
+        taken = run.frames_committed
+    assert outcome.value == "completed"
+    assert unfinished(path) is None
+    values = run_scan("tiny", 0, None, None, path)
+    assert values["outcome"] == "completed"
+    with open_run(path) as run:
+        assert run.frames_committed > taken
+        assert run.steps_committed == len(scan.plan.steps)
+    assert unfinished(path) == "it is complete"
