@@ -312,10 +312,14 @@ class LivePanel(Panel):
         imaging = self._image(shown)
         verdict = imaging.numbers.get("verdict")
         words, bad = shown.words
-        if bad:
+        if verdict is not None:
+            # What went wrong elsewhere does not take an image's verdict away.
+            reason = imaging.numbers.get("reason", "")
+            self._words(
+                verdict.capitalize(), getattr(theme, VERDICTS[verdict]), f"{reason}\n{words}" if bad else reason
+            )
+        elif bad:
             self._words("Not reconstructed", theme.bad, words)
-        elif verdict is not None:
-            self._words(verdict.capitalize(), getattr(theme, VERDICTS[verdict]), imaging.numbers.get("reason", ""))
         elif shown.calibrating:
             newest = shown.epochs[-1]
             self._words(

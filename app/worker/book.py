@@ -20,6 +20,8 @@ from recon.streaming import Electrons, Streamed
 
 MOST_FRAMES = 1_000_000
 """Frames of a plan that is believed; the paper's scan has some two thousand."""
+ASKED_IN_VAIN = 3
+"""Darks that are asked for so often at the end of a run and do not come are not in its file."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class RunBook:
         plan, profile: of the run.
         committed: (step, repeat) up to which frames are in its file.
         ended: how it ended, or "".
+        in_vain: how often darks alone were asked for since.
         geometry: nominal.
     """
 
@@ -65,6 +68,7 @@ class RunBook:
         self.begin = begin
         self.committed: Key = (0, 0)
         self.ended = ""
+        self.in_vain = 0
         self._stage = StageRecord("", "", begin.stage_to_object, begin.centre_m)
         self.geometry = Geometry(begin.wavelength_m, begin.distance_m, begin.pixel_size_m, begin.shape)
         self._frames: dict[Key, Frame] = {}
@@ -151,6 +155,11 @@ class RunBook:
     def whole(self) -> bool:
         """Whether everything committed by the end of the run has arrived."""
         return bool(self.ended) and not self.lacks()
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more can come: darks may arrive after the last frame, or be none."""
+        return self.whole and (self.in_vain >= ASKED_IN_VAIN or not self.lacking_darks())
 
     def lacks(self) -> tuple[Key, ...]:
         """Frames that are in the file and have not arrived, the bright scan's first."""

@@ -153,14 +153,16 @@ class Session:
                 needs = ("calibrated",)
             if self._choice is None:
                 needs = (*needs, "choose")
-            lacks = book.lacks()
+            lacks, darks = book.lacks(), book.lacking_darks()
+            if darks and book.whole:
+                book.in_vain += 1
             # Another part each time: what cannot be had yet must not hold up the rest.
             first = ASKED_AT_ONCE * ping.number % max(1, len(lacks)) // ASKED_AT_ONCE * ASKED_AT_ONCE
             return Pong(
                 number=ping.number,
                 run=ping.run,
                 needs=needs,
-                darks=book.lacking_darks(),
+                darks=darks,
                 lacks=lacks[first : first + ASKED_AT_ONCE],
                 received=received,
                 refused=refused,
@@ -222,7 +224,7 @@ class Session:
         if book.bright and book.empties:
             self._calibrated = True
             return _Task("calibration", "calibrating", lambda: self._calibrate(book))
-        if book.whole and not self._complained:
+        if book.settled and not self._complained:
             self._complained = True
             words = f"{book.begin.name}: its bright scan is not complete; resume it, then reconstruct"
             return _Task("calibration", "", lambda: self._tell(Said(book.begin.run, "calibration", words, bad=True)))
@@ -235,7 +237,7 @@ class Session:
             if not keys:
                 continue
             if not book.dark(exposure):
-                if book.whole and exposure not in self._darkless:
+                if book.settled and exposure not in self._darkless:
                     self._darkless.add(exposure)
                     words = f"{book.begin.name}: no darks of {exposure:g} s; record them, then reconstruct"
                     said = Said(book.begin.run, "estimate", words, bad=True)

@@ -276,6 +276,24 @@ def test_frames_without_darks_are_told_of(low_dose, monkeypatch):
     assert {m.exposure_s for m in told if isinstance(m, Estimate)} == {3e-2}
 
 
+def test_darks_that_come_after_the_last_frame_are_waited_for(scanned):
+    told: list = []
+    session = Session(FakeEngine(), told.append)
+    source = RecordedSource(scanned)
+    session.take(source.begin)
+    session.take(Choose(source.begin.run, conventional=False))
+    for frame in source.frames(source.order):
+        session.take(frame)
+    pong = session.pong(Ping(1, source.begin.run, source.committed, source.ended), 0, 0)
+    work(session)
+    assert told == []
+    for exposure in pong.darks:
+        session.take(source.darks(exposure))
+    work(session)
+    assert not [message for message in told if isinstance(message, Said)]
+    assert {message.exposure_s for message in told if isinstance(message, Estimate) and message.final} == set(EXPOSURES)
+
+
 def test_what_belongs_to_another_run_is_left_alone(scanned):
     source = RecordedSource(scanned)
     session = Session(FakeEngine(), lambda _: None)
