@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 
 from app.acquire.frame import Frame
+from app.acquire.observer import Progress
 from app.acquire.plan import Stream
-from app.acquire.runner import Progress
 from app.acquire.scan import Scan
 from app.calibration import calibrate_file
 from app.devices import START_OF_SIMULATED_TIME, open_devices

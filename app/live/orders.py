@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from app.acquire.drift import record_drift
 from app.acquire.frame import Frame
+from app.acquire.observer import DarkObserver, DoseJudge, Enough, Observer, Progress, RunState
 from app.acquire.plan import Plan
 from app.acquire.preflight import Finding
-from app.acquire.runner import DarkObserver, DoseJudge, Observer, Progress, RunState
 from app.acquire.scan import Label, Scan
 from app.bench import registration
 from app.bench.align import Alignment, align
@@ -29,6 +29,7 @@ from app.live.setup import MakeSetup, Setup
 from app.live.state import Doing, RunStatus
 from app.profile import Profile
 from app.progress import Course
+from app.runs import points_left
 from app.stopping import Interrupt
 from drivers.base import LimitError, NotReadyError, Region, StagePosition
 from recon.files.darks import DarkSummary
@@ -168,6 +169,7 @@ class ScanRequest:
         resume: complete the run in `path`; all else follows from it.
         darks: file with darks to use, or None.
         calibration: of a low-dose scan, the run that it relies on.
+        lent: of another, the run whose calibration serves until this one has its own.
         passes, empty: of a low-dose scan.
         label: sample name and notes.
     """
@@ -177,6 +179,7 @@ class ScanRequest:
     resume: bool = False
     darks: Path | None = None
     calibration: Path | None = None
+    lent: Path | None = None
     passes: int = 1
     empty: bool = True
     label: Label = field(default_factory=Label)
@@ -205,6 +208,7 @@ class ScanRequest:
             darks=self.darks,
             label=self.label,
             devices=devices,
+            lent=self.lent,
         )
 
 
@@ -245,6 +249,10 @@ def scan(request: ScanRequest) -> Order:
 
     def act(owner: DeviceOwner) -> None:
         owner.require("camera", "stage", "light")
+        left = _left(request.path) if request.resume else ()
+        if left:
+            _taken_again(owner, request.path, left, whole=True)
+            return
         made = request.scan(owner.setup)
         outcome = _carried_out(owner, made)
         told = f"scan: {outcome.value}, {made.path}"
@@ -263,14 +271,23 @@ def retake(path: Path, points: Sequence[int]) -> Order:
 
     def act(owner: DeviceOwner) -> None:
         owner.require("camera", "stage", "light")
-        for point in points:
-            made = replace(Scan.interrupted(path, devices=owner.setup.devices), retaken=point)
-            outcome = _carried_out(owner, made)
-            owner.journal.info(f"scan: point {point} taken again, {outcome.value}, {path}")
-            if outcome is not RunState.COMPLETED:
-                return
+        _taken_again(owner, path, points, whole=False)
 
     return Order("take again", act, doing=Doing.SCANNING)
+
+
+def _left(path: Path) -> tuple[int, ...]:
+    with open_run(path) as run:
+        return points_left(run)
+
+
+def _taken_again(owner: DeviceOwner, path: Path, points: Sequence[int], whole: bool) -> None:
+    for point in points:
+        made = replace(Scan.interrupted(path, devices=owner.setup.devices), retaken=point, whole=whole)
+        outcome = _carried_out(owner, made)
+        owner.journal.info(f"scan: point {point} taken again, {outcome.value}, {path}")
+        if outcome is not RunState.COMPLETED:
+            return
 
 
 def _carried_out(owner: DeviceOwner, made: Scan) -> RunState:
@@ -291,8 +308,8 @@ def _carried_out(owner: DeviceOwner, made: Scan) -> RunState:
 def unfinished(path: Path) -> str | None:
     """Why the run in a file cannot be resumed, or None. Raises `DatasetError`: not a run."""
     with open_run(path) as run:
-        # One that had enough light left points out, which can still be taken.
-        taken = run.steps_committed >= len(Plan.from_json(run.plan_json).steps)
+        # One that had enough light left something out, which can still be taken.
+        taken = run.steps_committed >= len(Plan.from_json(run.plan_json).steps) and not points_left(run)
         return "it is complete" if run.outcome == RunState.COMPLETED and taken else None
 
 
@@ -301,7 +318,7 @@ def _speaking(made: Scan, owner: DeviceOwner) -> Scan:
 
 
 class _Watcher:
-    """Turns what a runner tells into snapshots and frames. Implements `app.acquire.runner.Observer`."""
+    """Turns what a runner tells into snapshots and frames. Implements `app.acquire.observer.Observer`."""
 
     def __init__(self, owner: DeviceOwner, made: Scan):
         self._owner = owner
@@ -331,9 +348,9 @@ class _Watcher:
             if isinstance(other, DarkObserver):
                 other.darks_committed(exposure_s, darks)
 
-    def enough(self, step: int) -> str:
-        judged = [other.enough(step) for other in self.others if isinstance(other, DoseJudge)]
-        return next((reason for reason in judged if reason), "")
+    def enough(self, step: int) -> Enough | None:
+        judged = (other.enough(step) for other in self.others if isinstance(other, DoseJudge))
+        return next((found for found in judged if found is not None), None)
 
     def failed(self, error: Exception) -> None:
         self._put(error=" ".join(str(error).split()))

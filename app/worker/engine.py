@@ -20,6 +20,7 @@ from app.reconstruction import cleaned, lit_part
 from app.worker.book import RunBook
 from app.worker.light import Light, Look
 from app.worker.message import Calibrated, Epoch, Estimate, Key, Pixels
+from app.worker.source import calibrated
 from recon.calibrate import CalibrationSettings, EpochReport, calibrate
 from recon.dataset import Ptychogram
 from recon.device import keep_memory, pick_device
@@ -90,17 +91,7 @@ class Engine:
             )
 
         found = storable(calibrate(data, settings, device=self.device, report=told, stop=stop))
-        return Calibrated(
-            run=run,
-            probe=found.probe,
-            object=found.object,
-            pixel_m=found.probe_pixel_m,
-            distance_m=found.distance_m,
-            positions_m=found.positions_m,
-            loss=found.loss,
-            settings=json.dumps(dict(found.settings)),
-            software=json.dumps(dict(found.software)),
-        )
+        return calibrated(run, found)
 
     # ---- Latent images -----------------------------------------------------------------------------------------------
 
@@ -146,6 +137,9 @@ class Engine:
             frames=len(data),
             planned=planned,
             final=final,
+            decoder=look.decoder,
+            pose_prior=look.pose,
+            lent=light.lent,
             seconds=time.monotonic() - begin,
             numbers=json.dumps(_finite(settings)),
             measured=in_blocks(lit.frames.sum(0), factor),

@@ -47,6 +47,8 @@ WAITING = 16
 """Messages that may wait on the way to the worker; what comes meanwhile is sent when it is asked for."""
 AGAIN_S = (0.2, 1.0, 5.0, 15.0)
 """Pauses before a worker of our own is started again, the last one for ever after."""
+LAST_S = 0.5
+"""At the end what has come already is taken in for so long."""
 PATIENCE_S = 1.0
 """A worker of our own that is to end is waited for so long."""
 
@@ -198,7 +200,7 @@ class Link:
         worker: where it is.
         keys: for one beyond this machine.
         heard: told of every result, in the link's thread, before it can be taken from `results`.
-        idle: called a few times a second, in the link's thread.
+        idle: called a few times a second and once more at the end, in the link's thread.
         say: told what goes wrong, for people.
 
     Attributes:
@@ -258,7 +260,7 @@ class Link:
             self._told = []
 
     def end(self) -> None:
-        """The thread lets the worker end and ends itself; nobody has to wait for it."""
+        """The thread takes in what has come, lets the worker end and ends itself; nobody has to wait for it."""
         self._over = True
 
     @property
@@ -297,10 +299,18 @@ class Link:
                 self._say_something(socket)
         finally:
             if socket is not None:
+                self._last(socket)
                 socket.close(0)
+            self._guarded(self._idle)
             self._worker.end()
             self._status = replace(self._status, state=LinkState.OFF)
             context.term()
+
+    def _last(self, socket: zmq.Socket) -> None:
+        """What has come by now is heard."""
+        end = time.monotonic() + LAST_S
+        while socket.poll(0) and time.monotonic() < end:
+            self._hear(socket)
 
     def _connect(self, context: zmq.Context) -> zmq.Socket:
         socket = context.socket(zmq.DEALER)
@@ -362,7 +372,8 @@ class Link:
         self._number += 1
         self._pinged = time.monotonic()
         run = "" if source is None else source.begin.run
-        self._send(socket, Ping(self._number, run, self._sent, self._ended))
+        left_out = () if source is None else source.left_out
+        self._send(socket, Ping(self._number, run, self._sent, self._ended, left_out))
 
     def _hear(self, socket: zmq.Socket) -> None:
         for _ in range(WAITING):

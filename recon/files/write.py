@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,6 +87,7 @@ class RunWriter:
         self._accumulator: DarkAccumulator | None = None
         self.last_darks: tuple[float, DarkSummary] | None = None
         self._retake: Retake | None = None
+        self._filled: deque[FrameKey] = deque()
         self._log_lines = int(np.count_nonzero(first[schema.LOG][...] != b""))
 
     @classmethod
@@ -185,6 +187,10 @@ class RunWriter:
         """Frames in all entries and the empty stream; darks are not counted."""
         return int(self._committed[_FIRST:].sum())
 
+    def frames_of(self, stream: str, asked_exposure_s: float) -> int:
+        """Frames of a stream and exposure; the exposures of the bright scan count together."""
+        return int(self._committed[self._places[stream, asked_exposure_s][1]])
+
     @property
     def revisions(self) -> int:
         """How often a point has been taken again."""
@@ -202,7 +208,33 @@ class RunWriter:
     def profile_json(self) -> str:
         return bytes(self._first[schema.PROFILE][()]).decode()
 
-    def retake(self, point: int, taken: Sequence[FrameKey], reason: str, places: Sequence[int] | None = None) -> None:
+    def leave_out(self, step: int) -> None:
+        """Go past the next step of the series without a frame; one that was gone past before is left alone.
+
+        What is left out of an exposure has to be its end, so that a count says which frames there are.
+
+        Raises:
+            DatasetError: another step is next.
+        """
+        if step < self.steps_committed:
+            return
+        if (step, 0) != (self.steps_committed, self.repeats_committed):
+            raise DatasetError(
+                f"{self._path}: step {step} cannot be left out, expected frame {self.repeats_committed} of step "
+                f"{self.steps_committed}"
+            )
+        self._committed[_STEPS] = step + 1
+        self._write(self._first[schema.COMMITTED], ..., self._committed)
+        self._flush()
+
+    def retake(
+        self,
+        point: int,
+        taken: Sequence[FrameKey],
+        reason: str,
+        places: Sequence[int] | None = None,
+        filled: Sequence[FrameKey] = (),
+    ) -> None:
         """The next frames to come are those of `taken` once more: they supersede frames of a point.
 
         Args:
@@ -210,6 +242,7 @@ class RunWriter:
             taken: all frames of its visit that are in the file, in the plan's order.
             reason: why they are taken again.
             places: index of each in its entry; without them they are the last frames there are.
+            filled: frames that come after them and were left out before; they go behind the last of their entries.
 
         Raises:
             DatasetError: no room for them; nothing was written.
@@ -231,7 +264,8 @@ class RunWriter:
         superseded.reverse()
         if places is not None:
             superseded = [(key, (entry, own)) for (key, (entry, _)), own in zip(superseded, places, strict=True)]
-        self._retake = Retake(group, point, superseded, reason)
+        self._retake = Retake(group, point, superseded, reason) if superseded else None
+        self._filled = deque(filled)
 
     def append(self, frame: FrameRecord) -> None:
         """Write one frame and commit it. Frames come in the plan's order.
@@ -304,7 +338,10 @@ class RunWriter:
             raise DatasetError(
                 f"{self._path}: no entry for {frame.stream} frames of {frame.asked_exposure_s:g} s; the plan differs"
             ) from None
-        self._require(frame, self.steps_committed, self.repeats_committed)
+        if self._filled:
+            self._require(frame, self._filled[0].step, self._filled[0].repeat)
+        else:
+            self._require(frame, self.steps_committed, self.repeats_committed)
         index = int(self._committed[place])
         frames = group if frame.stream == "empty" else group[schema.DETECTOR]
         if index >= len(frames[schema.DATA]):
@@ -372,7 +409,10 @@ class RunWriter:
             )
 
     def _commit(self, frame: FrameRecord) -> None:
-        if frame.last:
+        if self._filled:
+            # Of a step that was gone past long ago.
+            self._filled.popleft()
+        elif frame.last:
             self._committed[_STEPS] = frame.step + 1
             self._committed[_REPEATS] = 0
         else:

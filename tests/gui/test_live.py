@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PyQt5.QtCore import Qt
 
-from app.acquire.runner import RunState
+from app.acquire.observer import RunState
 from app.acquire.scan import Scan
 from app.gui.live import LivePanel
 from app.gui.program import configure_plots

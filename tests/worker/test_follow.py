@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.acquire.runner import RunState
+from app.acquire.observer import RunState
 from app.acquire.scan import Scan
 from app.profile import load_profile
 from app.worker.book import RunBook

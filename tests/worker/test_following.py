@@ -59,7 +59,10 @@ def test_it_ends_after_the_point_at_which_the_image_is_good_enough(bright, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--enough", "0.1"], "are for low-dose scans"),
+        (["--enough", "0.1"], "has no calibration to judge images by"),
+        (["--bright"], "has no calibration to judge images by"),
+        (["--calibration", "c.h5", "--bright"], "is for --enough SIGMA"),
+        (["--calibration", "c.h5", "--bright", "--enough", "0.1", "--passes", "2"], "are for low-dose scans"),
         (["--server", "127.0.0.1:5577"], "are for --enough"),
         (["--calibration", "c.h5", "--enough", "0.1", "--keys", "k"], "are for --server"),
     ],
