@@ -135,7 +135,7 @@ def scan(
     if calibration is None and (enough is not None or bright):
         raise UsageError(
             "scan: before its bright scan is complete a run has no calibration to judge images by; give --calibration "
-            "OTHER.h5, of a low-dose scan alone, of a single trajectory with --bright, or leave --enough and --bright out"
+            "OTHER.h5, for a low-dose scan alone, for a single trajectory with --bright, or leave both out"
         )
     if bright and enough is None:
         raise UsageError("scan: --bright with --calibration is for --enough SIGMA; give that, or leave both out")

@@ -117,7 +117,7 @@ def test_readers_know_what_was_left_out(run):
 
 @pytest.mark.parametrize("after", range(6))
 def test_a_run_that_is_aborted_after_it_goes_on_leaving_out(run, tmp_path, after):
-    plan, whole, path = run
+    _, whole, path = run
     bench, judge = FakeBench(PROFILE), Judge()
     first = runner(bench, lambda: create(bench, tmp_path / "aborted.h5"), judge)
     left = len([key for key in whole.frames if key[0] >= whole.asked[1]])

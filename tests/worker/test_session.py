@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from app.acquire.command import run_scan
+from app.acquire.observer import Enough
 from app.acquire.scan import Scan
 from app.calibration import calibrate_file
 from app.live.orders import unfinished
@@ -57,7 +58,7 @@ def converse(source: RecordedSource, session: Session, choose: Choose | None = N
     """Give a session what it asks for until it wants nothing more: shuffled, and every frame twice."""
     generator = random.Random(seed)
     for number in range(1000):
-        pong = session.pong(Ping(number, source.begin.run, source.committed, source.ended), 0, 0)
+        pong = session.pong(Ping(number, source.begin.run, source.committed, source.ended, source.left_out), 0, 0)
         messages = []
         if "begin" in pong.needs:
             session.take(source.begin)
@@ -391,7 +392,7 @@ def test_what_enough_light_left_out_is_taken_by_resume(low_dose, tmp_path):
     path = tmp_path / "enough.h5"
     scan = Scan.low_dose(quick_to_estimate((3e-6,)), path, low_dose.with_name("bright.h5"), 0, passes=2)
     with scan.devices:
-        outcome = scan.runner(enough=lambda _: "good enough").run()
+        outcome = scan.runner(enough=lambda _: Enough(0.0, "good enough")).run()
     with open_run(path) as run:
         taken = run.frames_committed
     assert outcome.value == "completed"
