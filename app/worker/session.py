@@ -243,6 +243,9 @@ class Session:
 
     def _to_estimate(self, book: RunBook, look: Look, source: LightSource) -> _Task | None:
         lent = source is self._lent
+        if not book.empties and not book.settled:
+            # Every frame's flux is measured by the empty beam's, which were taken before.
+            return None
         waiting = []
         for exposure in book.exposures:
             keys = book.evaluation(exposure)

@@ -68,7 +68,7 @@ class Patient(SilentObserver):
 
     def enough(self, step: int) -> None:
         never = threading.Event()
-        while not self._live.seen(step):
+        while not self._live.seen(step) and not self._live.failed:
             never.wait(0.01)
 
 
@@ -222,6 +222,7 @@ def test_a_single_trajectory_leaves_exposures_out_under_a_calibration_that_is_le
     assert (request.lent, request.calibration) == (bright, None)
     window.owner.listeners.insert(0, Patient(panel.live))
     live_desk.desk.until(lambda: window.owner.give(orders.scan(request)))
+    live_desk.desk.until(lambda: live_desk.desk.bench.run.path == path)
     live_desk.desk.until(lambda: not live_desk.desk.bench.run.running and live_desk.desk.bench.idle)
     assert live_desk.desk.bench.run.state is RunState.COMPLETED
     live_desk.desk.until(lambda: bool(re.search(r"stored in single\.h5: .*dose", live_desk.desk.messages())))

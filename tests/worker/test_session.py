@@ -295,6 +295,26 @@ def test_darks_that_come_after_the_last_frame_are_waited_for(scanned):
     assert {message.exposure_s for message in told if isinstance(message, Estimate) and message.final} == set(EXPOSURES)
 
 
+def test_no_image_is_tried_before_the_empty_beam_is_known(low_dose):
+    told: list = []
+    session = Session(FakeEngine(), told.append)
+    source = RecordedSource(low_dose)
+    session.take(source.begin)
+    session.take(Choose(source.begin.run, conventional=False))
+    session.take(source.carried())
+    for frame in source.frames(source.order):
+        session.take(frame)
+    for exposure in EXPOSURES:
+        session.take(source.darks(exposure))
+    # The empty beam's exposure has darks of its own, and they have not come.
+    session.pong(Ping(1, source.begin.run, source.committed, source.ended), 0, 0)
+    work(session)
+    assert told == []
+    session.take(source.darks(source.plan.steps[source.order[0][0]].exposure_s))
+    work(session)
+    assert {message.exposure_s for message in told if isinstance(message, Estimate)} == set(EXPOSURES)
+
+
 def test_what_belongs_to_another_run_is_left_alone(scanned):
     source = RecordedSource(scanned)
     session = Session(FakeEngine(), lambda _: None)
