@@ -309,7 +309,7 @@ class Link:
     def _last(self, socket: zmq.Socket) -> None:
         """What has come by now is heard."""
         end = time.monotonic() + LAST_S
-        while socket.poll(0) and time.monotonic() < end:
+        while time.monotonic() < end and socket.poll(POLL_MS):
             self._hear(socket)
 
     def _connect(self, context: zmq.Context) -> zmq.Socket:
