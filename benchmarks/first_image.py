@@ -28,8 +28,9 @@ from app.devices import START_OF_SIMULATED_TIME, open_devices
 from app.live.pace import PacedClock
 from app.profile import load_profile
 from app.worker.follow import RunningSource
-from app.worker.link import Link, LinkState, OwnWorker
+from app.worker.link import Link, LinkState
 from app.worker.message import Choose, Estimate, ToWindow
+from app.worker.place import OwnWorker
 from benchmarks.report import append_rows, machine
 from recon.files.imports import Overrides
 

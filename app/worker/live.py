@@ -17,8 +17,9 @@ from app.worker.enough import Dose, Target
 from app.worker.follow import Follower
 from app.worker.keeper import Keeper
 from app.worker.keys import ClientKeys
-from app.worker.link import Link, LinkStatus, OwnWorker, Worker
+from app.worker.link import Link, LinkStatus
 from app.worker.message import Choose, Estimate, Frame, Key, Said, ToWindow
+from app.worker.place import OwnWorker, Worker
 from app.worker.source import RecordedSource, Source, exposed_s
 from app.worker.view import Shown, looked
 from simulators.replay import Playhead

@@ -20,8 +20,9 @@ from app.gui.program import configure_plots
 from app.live import orders
 from app.live.orders import ScanRequest
 from app.profile import load_profile
-from app.worker.link import LinkState, OwnWorker
+from app.worker.link import LinkState
 from app.worker.live import Live
+from app.worker.place import OwnWorker
 from recon.files.read import open_run
 from recon.files.results import load_calibration, load_result
 from tests.gui.rigs import Desk, desk

@@ -14,8 +14,8 @@ from app.cli import app
 from app.errors import run_guarded
 from app.profile import load_profile
 from app.worker.enough import Target
-from app.worker.link import OwnWorker
 from app.worker.live import Live
+from app.worker.place import OwnWorker
 from recon.files.read import open_run
 from recon.files.results import StoredCalibration, load_result, store_calibration
 from tests.worker.fakes import COMMAND

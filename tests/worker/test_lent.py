@@ -15,9 +15,9 @@ from app.profile import load_profile
 from app.runs import points_left
 from app.worker.enough import Target
 from app.worker.follow import RunningSource
-from app.worker.link import OwnWorker
 from app.worker.live import Live
 from app.worker.message import Calibrated, Choose, Epoch, Estimate
+from app.worker.place import OwnWorker
 from app.worker.session import Session
 from app.worker.source import RecordedSource, carried
 from recon.files.read import open_run

@@ -18,8 +18,9 @@ from app.acquire.scan import Scan
 from app.errors import UsageError
 from app.profile import load_profile
 from app.worker import keys
-from app.worker.link import Elsewhere, Link, LinkState, OwnWorker, Worker
+from app.worker.link import Link, LinkState
 from app.worker.message import Calibrated, Choose, Estimate, Hello, Ping, Pong, Said, ToWindow, Welcome, decode, encode
+from app.worker.place import Elsewhere, OwnWorker, Worker
 from app.worker.source import RecordedSource
 from tests.worker.fakes import COMMAND, served
 

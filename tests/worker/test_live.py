@@ -17,9 +17,10 @@ from app.live.journal import Journal
 from app.profile import load_profile
 from app.worker.enough import Target
 from app.worker.follow import RunningSource
-from app.worker.link import LinkState, OwnWorker
+from app.worker.link import LinkState
 from app.worker.live import Live
 from app.worker.message import Choose, Estimate
+from app.worker.place import OwnWorker
 from app.worker.session import Session
 from app.worker.source import RecordedSource
 from drivers.base import SystemClock

@@ -16,8 +16,8 @@ from app.reconstruction import Request, reconstruct_file
 from app.worker.engine import Engine
 from app.worker.enough import Target
 from app.worker.following import followed
-from app.worker.link import Elsewhere
 from app.worker.live import Live
+from app.worker.place import Elsewhere
 from app.worker.server import Server
 from recon.files.read import open_run
 from recon.files.results import load_calibration, load_result
