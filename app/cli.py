@@ -130,6 +130,8 @@ def scan(
         raise UsageError(
             "scan: --resume takes darks, characterisation and calibration from its file; leave those options out"
         )
+    if resume is not None and (enough is not None or bright):
+        raise UsageError("scan: --resume takes what its plan still holds; leave --enough and --bright out")
     if (calibration is None or bright) and (passes > 1 or no_empty):
         raise UsageError("scan: --passes and --no-empty are for low-dose scans; give --calibration OTHER.h5 alone")
     if calibration is None and (enough is not None or bright):
