@@ -135,7 +135,10 @@ class Workshop:
         return truth, self.scene.ptychogram(electrons.cpu().numpy(), frames.photons, frames.read_noise, frames.object)
 
     def posterior(self, frames: Frames, data: Ptychogram, decoder: str) -> tuple[Posterior, float]:
-        """This program's estimator, the one place where the study meets it; and its seconds. Those of the newest frames are kept."""
+        """This program's estimator, the one place where the study meets it; and its seconds.
+
+        Those of the newest frames are kept.
+        """
         pose = frames.pose
         if self._of != frames:
             self._of, self._posteriors = frames, {}
