@@ -14,8 +14,8 @@ from app.acquire.plan import Step, Stream
 from app.runs import stored_plan
 from app.worker.message import Begin, Darks, Frame, Key
 from recon.dataset import DatasetError, Geometry, Ptychogram
+from recon.files.corrections import Dark, summarise_darks
 from recon.files.layout import StageRecord
-from recon.files.read import Dark, summarise_darks
 from recon.streaming import Electrons, Streamed
 
 MOST_FRAMES = 1_000_000
