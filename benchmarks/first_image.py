@@ -97,8 +97,8 @@ def work(calibrated: Path, folder: Path, pose: str, exposure_s: float) -> tuple[
     return before, spent
 
 
-def delays(calibrated: Path, folder: Path, pose: str, exposure_s: float) -> tuple[list[float], list[int]]:
-    """Seconds from the newest frame of each image to the image, and how many frames it held."""
+def delays(calibrated: Path, folder: Path, pose: str, exposure_s: float) -> tuple[float, list[float], list[int]]:
+    """Seconds from the first frame to the first image, from the newest frame of each image to it, and its frames."""
     clock = PacedClock(1.0, START_OF_SIMULATED_TIME)
     low = low_dose(calibrated, folder / f"{pose}.h5", exposure_s, clock)
     devices = low.devices
@@ -129,7 +129,8 @@ def delays(calibrated: Path, folder: Path, pose: str, exposure_s: float) -> tupl
     finally:
         link.end()
         link.join(10.0)
-    return [at - source.times[frames - 1] for at, frames in found], [frames for _, frames in found]
+    after = [at - source.times[frames - 1] for at, frames in found]
+    return found[0][0] - source.times[0], after, [frames for _, frames in found]
 
 
 def main() -> int:
@@ -158,12 +159,10 @@ def main() -> int:
                 value = f"{spent[0]:.2f} s ({before:.2f} s before the frame; the next images {after} s)"
                 rows.append((f"processor seconds from first frame to first image, {what}", value, "-"))
                 continue
-            seconds, frames = delays(calibrated, folder, pose, arguments.exposure)
+            first, seconds, frames = delays(calibrated, folder, pose, arguments.exposure)
             print(f"{pose}: {[f'{n}: {s:.2f} s' for n, s in zip(frames, seconds, strict=True)]}", flush=True)
             what += ", worker in a process of its own"
-            rows.append(
-                (f"first frame committed to first image, {what}", f"{seconds[0]:.2f} s", f"within {CLAIM_S:g} s")
-            )
+            rows.append((f"first frame committed to first image, {what}", f"{first:.2f} s", f"within {CLAIM_S:g} s"))
             rest = f"median {statistics.median(seconds):.2f} s over {len(seconds)} images of {max(frames)} frames"
             rows.append((f"newest frame of an image committed to the image, {what}", rest, "-"))
     for quantity, value, claim in rows:
