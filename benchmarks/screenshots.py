@@ -33,7 +33,6 @@ from drivers.base import ConnectionLost, SystemClock
 
 PATIENCE_S = 900.0
 COLOURS = 255
-ENOUGH_SIGMA = 0.04
 
 
 class Photographer:
@@ -205,29 +204,6 @@ def live(p: Photographer, folder: Path, speed: float) -> None:
     p.live(0, imaged)
     p.live(0.5)
     p.take("reconstruction")
-    enough(p, folder, w.owner.state.run.path)
-
-
-def enough(p: Photographer, folder: Path, lender: Path) -> None:
-    """A single trajectory, under the calibration of the run before, that leaves out what it does not need."""
-    w, panel = p.window, p.panel
-    # At its own pace: the window does not wait for the worker.
-    w.connect_bench(Choice(small_profile(folder), 0, None, 1.0))
-    p.live(0, lambda: w.owner.state.idle and w.owner.state.camera.info is not None)
-    panel.sigma.setValue(ENOUGH_SIGMA)
-    panel.until.setChecked(True)
-    w.show_panel("scan")
-    w.scan.form.calibration.take(lender)
-    w.scan.form.path.setText(str(folder / "enough.h5"))
-    w.scan._edited()
-    p.live(0, w.scan.begin.isEnabled)
-    w.scan.begin.click()
-    w.show_panel("guest-0")
-    p.live(0, lambda: "without" in panel.dose.text() or panel.live.settled)
-    p.live(3.0)
-    p.take("enough")
-    p.window.owner.stop()
-    p.idle()
 
 
 def main() -> int:
