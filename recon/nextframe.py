@@ -140,13 +140,14 @@ class Candidates:
         dark_variance: NDArray[np.float32],
         mask: NDArray[np.bool_],
         pixel_m: float,
+        node_m: float = NODE_M,
     ) -> Candidates:
         """For the points of an operator, on a sensor (H, W), where the `light` of its frames is expected.
 
         Raises:
             ValueError: a read noise that `recon.information` has no table for.
         """
-        step = max(1, round(NODE_M / pixel_m))
+        step = max(1, round(node_m / pixel_m))
         count = light.mean.shape[1] * light.side // step
         device = operator.probe.device
         down, across = (torch.arange(count, device=device) * step + corner + step // 2 for corner in light.corner)
