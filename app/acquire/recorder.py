@@ -36,7 +36,7 @@ class Recorder:
     def __init__(self, writer: RunWriter, committed: Callable[[Frame], None]):
         self._writer = writer
         self._committed = committed
-        self._queue: queue.Queue[Frame | None] = queue.Queue(QUEUE_FRAMES)
+        self._queue: queue.Queue[Frame | tuple[int, ...] | None] = queue.Queue(QUEUE_FRAMES)
         self._error: Exception | None = None
         self._finished = False
         self._given_up = False
@@ -50,16 +50,26 @@ class Recorder:
 
         Raises: what the recorder failed with; `Cancelled` when `cancel` says so while there is no room.
         """
+        self._put(frame, cancel)
+
+    def reorder(self, order: tuple[int, ...], cancel: Cancel = never) -> None:
+        """Frames that are put from now on follow another order of the plan's steps; see `RunWriter.reorder`.
+
+        Raises: as `put`.
+        """
+        self._put(order, cancel)
+
+    def _put(self, item: Frame | tuple[int, ...], cancel: Cancel) -> None:
         while True:
             if self._error is not None:
                 raise self._error
             with contextlib.suppress(queue.Full):
-                self._queue.put_nowait(frame)
+                self._queue.put_nowait(item)
                 return
             if cancel():
                 raise Cancelled("disk", "a frame was dropped while the disk was waited for; resume the run")
             with contextlib.suppress(queue.Full):
-                self._queue.put(frame, timeout=SLICE_S)
+                self._queue.put(item, timeout=SLICE_S)
                 return
 
     def finish(
@@ -112,6 +122,9 @@ class Recorder:
             if self._error is not None:
                 continue
             try:
+                if isinstance(frame, tuple):
+                    self._writer.reorder(frame)
+                    continue
                 self._writer.append(frame.record())
                 self._written += 1
                 self._committed(frame)

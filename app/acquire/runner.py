@@ -97,8 +97,21 @@ class DoseJudge(Protocol):
         ...
 
 
+@runtime_checkable
+class NextJudge(Protocol):
+    """An observer that can tell where a low-dose scan should go next."""
+
+    def next_point(self, step: int, points: tuple[int, ...]) -> int | None:
+        """Which of the points that are still to be visited; None: the plan's next. Asked as `DoseJudge.enough` is."""
+        ...
+
+
 def _never_enough(step: int) -> str:
     return ""
+
+
+def _as_planned(step: int, points: tuple[int, ...]) -> int | None:
+    return None
 
 
 class SilentObserver:
@@ -136,6 +149,8 @@ class Runner:
         retaken: a scan point of a complete run that is taken again, and nothing else; None executes the plan.
         enough: asked between two points of a low-dose plan, with the step that would be next; when it says why, the
             run is complete with what it has.
+        next_point: asked after that, with the points that are still to be visited, the plan's next one first: which is
+            to be the next. Its visit is brought forward, in the file too; None leaves the order as it is.
     """
 
     def __init__(
@@ -152,9 +167,11 @@ class Runner:
         watch: Callable[[], None] | None = None,
         retaken: int | None = None,
         enough: Callable[[int], str] = _never_enough,
+        next_point: Callable[[int, tuple[int, ...]], int | None] = _as_planned,
     ):
         self._plan = plan
         self._enough = enough
+        self._next_point = next_point
         self._points = Stream.EVALUATION if plan.low_dose else Stream.CALIBRATION
         self._devices = devices
         self._approach_m = approach_m
@@ -338,21 +355,35 @@ class Runner:
 
     def _execute(self, recorder: Recorder, first_step: int, first_repeat: int) -> str:
         """Carry the steps out; returns why the rest is not needed, or ""."""
-        steps = self._plan.steps[first_step : self._end]
-        if not self._devices.stage.homed and any(step.target for step in steps):
+        if not self._devices.stage.homed and any(step.target for step in self._plan.steps[first_step : self._end]):
             self._checkpoint()
             self._moved = True
             self._devices.stage.home(self._aborting)
-        for step in steps:
+        for number in range(first_step, self._end):
             self._checkpoint()
-            if self._between_points(step):
-                reason = self._enough(step.number)
+            if self._between_points(self._plan.steps[number]):
+                reason = self._enough(number)
+                if not reason:
+                    self._choose(number, recorder)
                 # Whoever judges may have waited long, and STOP come meanwhile: nothing moves after it.
                 self._checkpoint()
                 if reason:
                     return reason
-            self._execute_step(step, recorder, first_repeat if step.number == first_step else 0)
+            self._execute_step(self._plan.steps[number], recorder, first_repeat if number == first_step else 0)
         return ""
+
+    def _choose(self, number: int, recorder: Recorder) -> None:
+        """Bring the visit forward that somebody wants next, of those that the preflight has checked with the plan."""
+        visits = self._plan.visits_from(number)
+        points = tuple(step.position_index for step in visits)
+        wanted = self._next_point(number, points)
+        if wanted is None or wanted == points[0]:
+            return
+        if wanted not in points:
+            raise ValueError(f"run: point {wanted} is not among those that its plan still visits")
+        self._plan, order = self._plan.brought_forward(number, visits[points.index(wanted)].number)
+        recorder.reorder(order, self._aborting)
+        self._prepare_estimate()
 
     def _between_points(self, step: Step) -> bool:
         """Whether a low-dose scan has just left a point, so that all its points hold whole visits."""

@@ -107,6 +107,7 @@ def describe(
         calibration_source=calibration_source,
         characterisation="" if measured is None else measured.text,
         visit_frames=plan.longest_visit,
+        steps=len(plan.steps) if plan.low_dose else 0,
         sample_name="" if label is None else label.sample,
         notes="" if label is None else label.notes,
     )
@@ -326,6 +327,7 @@ class Scan:
         observer: Observer | None = None,
         watch: Callable[[], None] | None = None,
         enough: Callable[[int], str] = lambda _: "",
+        next_point: Callable[[int, tuple[int, ...]], int | None] = lambda _, points: None,
     ) -> Runner:
         """The runner of this scan; its `run` needs open devices (`with scan.devices`). For the rest see `Runner`."""
         return Runner(
@@ -340,6 +342,7 @@ class Scan:
             watch=watch,
             retaken=self.retaken,
             enough=enough,
+            next_point=next_point,
         )
 
     def _sensor(self) -> SensorGuess:

@@ -19,6 +19,7 @@ from recon.streaming import Electrons, Streamed
 from . import schema
 from .frames import Hdf5Frames
 from .layout import CameraRecord
+from .order import plan_in_order
 from .revisions import Pool, Revision
 
 HOT_SIGMAS = 8.0
@@ -175,7 +176,8 @@ class RunFile:
 
     @property
     def plan_json(self) -> str:
-        return self._text(1, schema.PLAN)
+        """As executed: its steps in the order in which they were carried out. Raises `DatasetError`: damaged."""
+        return plan_in_order(self._file[schema.entry_name(1)])
 
     @property
     def profile_json(self) -> str:
