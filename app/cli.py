@@ -94,6 +94,10 @@ def scan(
         float | None,
         typer.Option(min=0, help="Low dose: end when the image is recovered with this mean deviation at most."),
     ] = None,
+    next_by: Annotated[
+        str | None,
+        typer.Option("--next", help="With --enough: posterior visits the points first that will tell most."),
+    ] = None,
     server: Annotated[str | None, typer.Option(help="With --enough: HOST:PORT of a `serve`; default: here.")] = None,
     keys: Annotated[Path | None, typer.Option(help="Folder with CURVE keys for --server.")] = None,
     sample_name: Annotated[str, typer.Option(help="What people call the sample; stored with the run.")] = "",
@@ -126,6 +130,8 @@ def scan(
         raise UsageError("scan: --passes, --no-empty and --enough are for low-dose scans; give --calibration OTHER.h5")
     if enough is None and (server or keys):
         raise UsageError("scan: --server and --keys are for --enough SIGMA, which has somebody look at the image")
+    if next_by is not None and (next_by != "posterior" or enough is None):
+        raise UsageError(f"scan: --next {next_by}: there is --next posterior, and it is for --enough SIGMA; give both")
     live = None
     if enough is not None:
         from app.worker.enough import Target
@@ -133,6 +139,8 @@ def scan(
 
         live = reconstruction(server, keys)
         live.target = Target(enough)
+        if next_by is not None:
+            live.look_ahead()
     values = run_scan(
         profile,
         seed,

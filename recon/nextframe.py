@@ -25,6 +25,8 @@ from torch import Tensor
 from recon.information import FisherTable, fisher_table
 from recon.observation import LightMap
 from recon.operator import CameraOperator
+from recon.posterior import Posterior
+from recon.scene import Scene
 
 NODE_M = 45e-6
 """Spacing at which the light on the camera is looked at: half a speckle of light from 0.5 mm, 80 mm away."""
@@ -39,6 +41,12 @@ class Wish(StrEnum):
 
     INFORMATION = "information"
     DEVIATION = "deviation"
+
+
+def lit(posterior: Posterior, scene: Scene) -> Tensor:
+    """(n, s, s) draws from a posterior as they meet the light: in their pose, times the square root of the flux."""
+    flux = scene.flux(torch.from_numpy(posterior.theta))
+    return torch.from_numpy(posterior.samples).float() * flux.sqrt()[:, None, None]
 
 
 @dataclass(frozen=True)

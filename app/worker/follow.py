@@ -37,6 +37,7 @@ class RunningSource:
         memory_bytes: of frames.
         judge: says of the run with this identity why it has had enough light, or "".
         say: told when a frame cannot be passed on.
+        ahead: says of that run which of the points that are still to be visited would tell most; None: nobody knows.
 
     Raises:
         DatasetError: a run that is to be completed cannot be read.
@@ -48,8 +49,9 @@ class RunningSource:
         memory_bytes: int = MEMORY_BYTES,
         judge: Callable[[str], str] = lambda _: "",
         say: Callable[[str], None] = lambda _: None,
+        ahead: Callable[[str, tuple[int, ...]], int | None] = lambda _, points: None,
     ):
-        self._judge, self._say, self._failed = judge, say, False
+        self._judge, self._say, self._failed, self._ahead = judge, say, False, ahead
         profile, measured = scan.profile, scan.measured
         known = profile if measured is None else measured.content.applied_to(profile)
         info = scan.devices.camera.info
@@ -126,6 +128,9 @@ class RunningSource:
     def enough(self, step: int) -> str:
         return self._judge(self.begin.run)
 
+    def next_point(self, step: int, points: tuple[int, ...]) -> int | None:
+        return self._ahead(self.begin.run, points)
+
     def _message(self, frame: taken.Frame) -> Frame:
         step, readback = frame.step, frame.readback
         return Frame(
@@ -201,7 +206,7 @@ class Follower:
         watch: is given the run.
         choice: how it is to be reconstructed.
         say: told why a run cannot be followed.
-        judge: see `RunningSource`.
+        judge, ahead: see `RunningSource`.
     """
 
     def __init__(
@@ -210,14 +215,15 @@ class Follower:
         choice: Callable[[], Choose | None],
         say: Callable[[str], None],
         judge: Callable[[str], str] = lambda _: "",
+        ahead: Callable[[str, tuple[int, ...]], int | None] = lambda _, points: None,
     ):
-        self._watch, self._choice, self._say, self._judge = watch, choice, say, judge
+        self._watch, self._choice, self._say, self._judge, self._ahead = watch, choice, say, judge, ahead
 
     def run_begins(self, scan: Scan) -> Observer | None:
         if self._choice() is None:
             return None
         try:
-            source = RunningSource(scan, judge=self._judge, say=self._say)
+            source = RunningSource(scan, judge=self._judge, say=self._say, ahead=self._ahead)
         except Exception as error:
             # Whatever it is, the scan goes on; what matters to it it says itself.
             self._say(f"reconstruction: cannot follow this run: {' '.join(str(error).split())}")

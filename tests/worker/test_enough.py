@@ -6,7 +6,7 @@ import pytest
 
 from app.acquire.planning import make_low_dose_plan
 from app.profile import load_profile
-from app.worker.enough import Dose, Target
+from app.worker.enough import Dose, Target, gains_of
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,19 @@ def test_dose_counts_the_frames_that_are_committed():
     whole = Dose.of(plan, (len(plan.steps), 0), 10.0)
     assert whole.spent == pytest.approx(whole.planned)
     assert whole.saved == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "gains"),
+    [
+        ({"points": [0, 3], "information": [1.5, 2]}, {0: 1.5, 3: 2.0}),
+        ({"points": [0, 3], "information": [1.5, None]}, {0: 1.5}),
+        ({"points": [0, "3"], "information": [1.5, 2.0]}, {0: 1.5}),
+        ({"points": [0, 3], "information": [1.5]}, {}),
+        ({"points": 0}, {}),
+        ([1.5], {}),
+        (None, {}),
+    ],
+)
+def test_what_a_frame_would_tell_is_believed_where_it_makes_sense(ahead, gains):
+    assert gains_of({"ahead": ahead}) == gains
