@@ -32,19 +32,22 @@ def next_study_figure(
     """
     figure = Figure(figsize=(9.0, 6.6), layout="constrained")
     (image, deviation), (share, places) = figure.subplots(2, 2)
-    for curve in curves:
+    for k, curve in enumerate(curves):
         style = {"color": COLOURS[curve.order], "marker": ".", "label": curve.order}
         image.plot(curve.photons, curve.psnr32_db, **style)
         deviation.plot(curve.photons, curve.sigma, **style)
         share.plot(curve.photons, 100 * curve.reached, **style)
-        low = max(curve.to_target.low, 0)
-        share.plot([low, curve.to_target.high], [50, 50], color=COLOURS[curve.order], lw=3, alpha=0.3)
+        # Below the curves, one under the other: mean photons to the target and their interval.
+        height, found = -9 - 7 * k, curve.to_target
+        share.plot([found.low, found.high], [height, height], color=COLOURS[curve.order], lw=1.5)
+        share.plot([found.mean], [height], color=COLOURS[curve.order], marker="|", ms=9, mew=2)
     deviation.axhline(sigma, color="0.85", lw=0.8, zorder=0)
-    share.set_ylim(-4, 104)
+    share.set_ylim(-9 - 7 * len(curves), 104)
+    share.set_yticks(range(0, 101, 20))
     for axes, label in (
         (image, "mean PSNR32 (dB)"),
         (deviation, "mean standard deviation"),
-        (share, f"recovered, deviation <= {sigma:g} (%); bar: mean photons"),
+        (share, "met the target (%); below: mean photons to it"),
     ):
         axes.set_xlabel("photons on the sample")
         axes.set_ylabel(label)
