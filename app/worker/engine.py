@@ -21,7 +21,7 @@ from app.worker.book import RunBook
 from app.worker.light import Light, Look
 from app.worker.message import Calibrated, Epoch, Estimate, Key, Pixels
 from recon.calibrate import CalibrationSettings, EpochReport, calibrate
-from recon.dataset import Ptychogram
+from recon.dataset import DatasetError, Ptychogram
 from recon.device import keep_memory, pick_device
 from recon.nextframe import Candidates, lit
 from recon.operator import Drawing
@@ -196,9 +196,12 @@ class Engine:
             return None
         plan = track.tracker.plan
         if track.candidates is None:
-            track.candidates = Candidates.build(
-                plan.operator, plan.light, part.dark_variance, part.mask, part.geometry.pixel_size_m
-            )
+            try:
+                track.candidates = Candidates.build(
+                    plan.operator, plan.light, part.dark_variance, part.mask, part.geometry.pixel_size_m
+                )
+            except ValueError as error:
+                raise DatasetError(f"{part.name}: what one more frame would tell cannot be said: {error}") from None
         worth = track.candidates.worth(lit(found, latent.scene), np.array([plan.points[0][1]]))
         return {"points": [point for point, _ in plan.points], "information": worth.information[:, 0].tolist()}
 

@@ -241,6 +241,23 @@ def test_replay_and_worker_see_the_points_that_were_visited(bright: Path, tmp_pa
         book.add(replace(frame, position_index=outside))
 
 
+def test_a_point_is_taken_again_where_it_was_visited_last(bright: Path, tmp_path: Path) -> None:
+    scan = _scan(bright, tmp_path / "low.h5")
+    _carried_out(scan)
+    points, plan = _read(scan.path)
+    point = max(points)
+    assert points.index(point) == 1
+    again = replace(Scan.interrupted(scan.path), retaken=point)
+    with again.devices:
+        assert again.runner().run() is RunState.COMPLETED
+    with open_run(scan.path) as run:
+        (revision,) = run.revisions
+        assert revision.superseded == ((2, PASSES), (3, PASSES))
+    last = max(k for k, other in enumerate(points) if other == point)
+    assert last == PASSES
+    assert [step.position_index for step in plan.last_visit(point)] == [point] * 2
+
+
 def test_a_plan_brings_whole_visits_forward() -> None:
     plan = make_low_dose_plan(TINY, passes=2)
     visits = plan.visits_from(0)
