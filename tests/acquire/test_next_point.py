@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
+from app.acquire.observer import Enough, RunState
 from app.acquire.plan import Plan, Stream
 from app.acquire.planning import make_low_dose_plan
-from app.acquire.runner import RunState
 from app.acquire.scan import Scan
 from app.profile import load_profile
 from app.replaying import Recorded
@@ -203,7 +203,7 @@ def test_enough_light_is_asked_first_and_ends_it(bright: Path, tmp_path: Path) -
 
     with scan.devices:
         enough = scan.plan.visits_from(0)[2].number
-        scan.runner(enough=lambda step: "good" if step >= enough else "", next_point=choose).run()
+        scan.runner(enough=lambda step: Enough(0.0, "good") if step >= enough else None, next_point=choose).run()
     assert len(asked) == 1
     assert _read(scan.path)[0] == _chosen(scan.plan)[:2]
 

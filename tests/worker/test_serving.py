@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 
 from app.cli import app
 from app.errors import run_guarded
-from app.worker.link import Link, LinkState, OwnWorker
+from app.worker.link import Link, LinkState
+from app.worker.place import OwnWorker
 from tests.worker.test_link import Listener
 
 
@@ -55,6 +57,8 @@ def test_the_real_worker_answers_and_ends_with_its_window():
     listener.until(lambda: link.status.state is LinkState.CONNECTED)
     assert link.status.where.startswith("127.0.0.1:")
     process = worker.process
+    # Ctrl-C at a terminal is for whoever started it.
+    process.send_signal(signal.SIGINT)
     link.end()
     link.join(30)
     assert process.poll() == 0
