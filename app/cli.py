@@ -102,6 +102,10 @@ def scan(
             "ends, one with --bright leaves out the exposures that it does not need.",
         ),
     ] = None,
+    next_by: Annotated[
+        str | None,
+        typer.Option("--next", help="With --enough: posterior visits the points first that will tell most."),
+    ] = None,
     server: Annotated[str | None, typer.Option(help="With --enough: HOST:PORT of a `serve`; default: here.")] = None,
     keys: Annotated[Path | None, typer.Option(help="Folder with CURVE keys for --server.")] = None,
     sample_name: Annotated[str, typer.Option(help="What people call the sample; stored with the run.")] = "",
@@ -143,6 +147,10 @@ def scan(
         raise UsageError("scan: --bright with --calibration is for --enough SIGMA; give that, or leave both out")
     if enough is None and (server or keys):
         raise UsageError("scan: --server and --keys are for --enough SIGMA, which has somebody look at the image")
+    if next_by is not None and (next_by != "posterior" or enough is None or bright):
+        raise UsageError(
+            f"scan: --next {next_by}: there is --next posterior, and it is for --enough SIGMA without --bright"
+        )
     live = None
     if enough is not None:
         from app.worker.enough import Target
@@ -150,6 +158,8 @@ def scan(
 
         live = reconstruction(server, keys)
         live.target = Target(enough)
+        if next_by is not None:
+            live.look_ahead()
     values = run_scan(
         profile,
         seed,

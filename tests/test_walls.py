@@ -48,6 +48,7 @@ LOADS_TORCH = (
     "app.studies.dose",
     "app.studies.decoder",
     "app.studies.landscape",
+    "app.studies.nextframe",
     "app.studies.work",
 )
 

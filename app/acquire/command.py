@@ -143,7 +143,8 @@ def run_scan(
         from app.worker.following import followed
 
         with scan.devices, followed(scan, live, observer, interrupt) as both:
-            outcome = _run(scan.runner(both, enough=both.enough), observer, interrupt)
+            runner = scan.runner(both, enough=both.enough, next_point=both.next_point)
+            outcome = _run(runner, observer, interrupt)
     with open_run(scan.path) as run:
         frames = run.frames_committed
     drift = record_drift(scan.path) if outcome is RunState.COMPLETED else None

@@ -77,6 +77,15 @@ class DoseJudge(Protocol):
         ...
 
 
+@runtime_checkable
+class NextJudge(Protocol):
+    """An observer that can tell where a low-dose scan should go next."""
+
+    def next_point(self, step: int, points: tuple[int, ...]) -> int | None:
+        """Which of the points that are still to be visited; None: the plan's next. Asked as `DoseJudge.enough` is."""
+        ...
+
+
 class SilentObserver:
     """An observer that looks away."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
 from drivers.base import StagePosition
@@ -42,6 +42,11 @@ class Step:
     light_on: bool
     repeats: int = 1
     visit: int = 0
+
+
+def _same_visit(one: Step, other: Step) -> bool:
+    """Whether the stage stands still between two neighbouring steps at a scan point."""
+    return (one.position_index, one.target, one.visit) == (other.position_index, other.target, other.visit)
 
 
 @dataclass(frozen=True)
@@ -91,10 +96,32 @@ class Plan:
             return None
         while number > 0:
             before = self.steps[number - 1]
-            if (before.position_index, before.target) != (step.position_index, step.target):
+            if not _same_visit(before, step):
                 break
             number -= 1
         return number
+
+    def visits_from(self, number: int) -> tuple[Step, ...]:
+        """The first step of each visit to a scan point that begins at step `number` or later."""
+        return tuple(step for step in self.steps[number:] if self.start_of_visit(step.number) == step.number)
+
+    def brought_forward(self, number: int, first: int) -> tuple[Plan, tuple[int, ...]]:
+        """With the visit that begins at step `first` carried out at step `number`, the visits between after it.
+
+        Returns:
+            the plan; and for each of its steps the number that it has here.
+
+        Raises:
+            ValueError: no visit begins at `first`, at or after step `number`.
+        """
+        if not number <= first < len(self.steps) or self.start_of_visit(first) != first:
+            raise ValueError(f"plan: no visit begins at step {first}, at or after step {number}")
+        end = first
+        while end < len(self.steps) and _same_visit(self.steps[end], self.steps[first]):
+            end += 1
+        order = (*range(number), *range(first, end), *range(number, first), *range(end, len(self.steps)))
+        steps = tuple(replace(self.steps[old], number=new) for new, old in enumerate(order))
+        return replace(self, steps=steps), order
 
     def last_visit(self, point: int) -> tuple[Step, ...]:
         """The steps of the last visit to a scan point; none where it is never visited."""

@@ -37,7 +37,8 @@ class Recorder:
     def __init__(self, writer: RunWriter, committed: Callable[[Frame], None]):
         self._writer = writer
         self._committed = committed
-        self._queue: queue.Queue[Frame | Step | str | None] = queue.Queue(QUEUE_FRAMES)
+        # A tuple is an order of the plan's steps.
+        self._queue: queue.Queue[Frame | Step | tuple[int, ...] | str | None] = queue.Queue(QUEUE_FRAMES)
         self._error: Exception | None = None
         self._finished = False
         self._given_up = False
@@ -53,6 +54,13 @@ class Recorder:
         """
         self._put(frame, cancel)
 
+    def reorder(self, order: tuple[int, ...], cancel: Cancel = never) -> None:
+        """Frames that are put from now on follow another order of the plan's steps; see `RunWriter.reorder`.
+
+        Waits and raises as `put` does.
+        """
+        self._put(order, cancel)
+
     def leave_out(self, step: Step, cancel: Cancel = never) -> None:
         """Go past a step of the series without a frame. Waits and raises as `put` does."""
         self._put(step, cancel)
@@ -61,7 +69,7 @@ class Recorder:
         """Add a line to the run's log. Waits and raises as `put` does."""
         self._put(line, cancel)
 
-    def _put(self, item: Frame | Step | str, cancel: Cancel) -> None:
+    def _put(self, item: Frame | Step | tuple[int, ...] | str, cancel: Cancel) -> None:
         while True:
             if self._error is not None:
                 raise self._error
@@ -126,6 +134,8 @@ class Recorder:
             try:
                 if isinstance(item, str):
                     self._writer.log(item)
+                elif isinstance(item, tuple):
+                    self._writer.reorder(item)
                 elif isinstance(item, Step):
                     self._writer.leave_out(item.number)
                 else:

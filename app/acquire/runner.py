@@ -40,6 +40,10 @@ WATCH_S = 0.1
 """How often somebody who watches looks at a bench whose run is paused."""
 
 
+def _as_planned(step: int, points: tuple[int, ...]) -> int | None:
+    return None
+
+
 def _believe(exposure_s: float, image: NDArray[np.uint16]) -> None:
     pass
 
@@ -69,7 +73,9 @@ class Runner:
         retaken: a scan point of a complete run that is taken again, and nothing else; None executes the plan.
         whole: with `retaken`, what was left out there is taken as well.
         enough: asked before a visit that brings more of the series, with its first step: which exposures are not needed
-            at any point to come. They are left out; a run of which nothing else is left is complete.
+             at any point to come. They are left out; a run of which nothing else is left is complete.
+        next_point: of a low-dose plan, asked after that, with the points that are still to be visited, the plan's next
+            one first: which is to be the next. Its visit is brought forward, in the file too; None leaves the order.
     """
 
     def __init__(
@@ -87,9 +93,11 @@ class Runner:
         retaken: int | None = None,
         whole: bool = False,
         enough: Callable[[int], Enough | None] = _never_enough,
+        next_point: Callable[[int, tuple[int, ...]], int | None] = _as_planned,
     ):
         self._plan = plan
         self._enough = enough
+        self._next_point = next_point
         self._points = Stream.EVALUATION if plan.low_dose else Stream.CALIBRATION
         self._devices = devices
         self._approach_m = approach_m
@@ -236,24 +244,41 @@ class Runner:
     def _execute(self, recorder: Recorder) -> str:
         """Carry the steps out; returns why the rest is not needed, or ""."""
         begun = self._begun
-        steps = begun.steps(self._plan)
-        if not self._devices.stage.homed and any(step.target for step in steps):
+        if not self._devices.stage.homed and any(step.target for step in begun.steps(self._plan)):
             self._checkpoint()
             self._moved = True
             self._devices.stage.home(self._aborting)
-        for step in steps:
+        for number in range(begun.first, begun.end):
             self._checkpoint()
-            if self._brings_more(step):
-                found = self._enough(step.number)
+            if self._brings_more(self._plan.steps[number]):
+                found = self._enough(number)
+                if found is None:
+                    self._choose(number, recorder)
                 # Whoever judges may have waited long, and STOP come meanwhile: nothing moves after it.
                 self._checkpoint()
-                if found is not None and self._leave_out(found, step, recorder):
+                if found is not None and self._leave_out(found, self._plan.steps[number], recorder):
                     return found.reason
-            if step.number in self._begun.gone:
+            step = self._plan.steps[number]
+            if number in self._begun.gone:
                 recorder.leave_out(step, self._aborting)
             else:
-                self._execute_step(step, recorder, begun.first_repeat if step.number == begun.first else 0)
+                self._execute_step(step, recorder, begun.first_repeat if number == begun.first else 0)
         return ""
+
+    def _choose(self, number: int, recorder: Recorder) -> None:
+        """Bring the visit forward that somebody wants next, of those that the preflight has checked with the plan."""
+        if not self._plan.low_dose or self._begun.gone:
+            return
+        visits = self._plan.visits_from(number)
+        points = tuple(step.position_index for step in visits)
+        wanted = self._next_point(number, points)
+        if wanted is None or wanted == points[0]:
+            return
+        if wanted not in points:
+            raise ValueError(f"run: point {wanted} is not among those that its plan still visits")
+        self._plan, order = self._plan.brought_forward(number, visits[points.index(wanted)].number)
+        recorder.reorder(order, self._aborting)
+        self._prepare_estimate()
 
     def _brings_more(self, step: Step) -> bool:
         """Whether a visit begins with this step that goes on with a series; points hold whole visits."""

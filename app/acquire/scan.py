@@ -111,6 +111,7 @@ def describe(
         calibration_source=calibration_source,
         characterisation="" if measured is None else measured.text,
         visit_frames=plan.longest_visit,
+        steps=len(plan.steps) if plan.low_dose else 0,
         spare_visits=spare_visits,
         sample_name="" if label is None else label.sample,
         notes="" if label is None else label.notes,
@@ -332,6 +333,7 @@ class Scan:
         observer: Observer | None = None,
         watch: Callable[[], None] | None = None,
         enough: Callable[[int], Enough | None] = lambda _: None,
+        next_point: Callable[[int, tuple[int, ...]], int | None] = lambda _, points: None,
     ) -> Runner:
         """The runner of this scan; its `run` needs open devices (`with scan.devices`). For the rest see `Runner`."""
         return Runner(
@@ -347,6 +349,7 @@ class Scan:
             retaken=self.retaken,
             whole=self.whole,
             enough=enough,
+            next_point=next_point,
         )
 
     def _sensor(self) -> SensorGuess:

@@ -93,12 +93,12 @@ class Outcome:
     sigma_mean: float | None = None
 
 
-class CaseFile:
-    """The finished cases of a folder, a JSON line each; a line that a crash cut short does not count."""
+class LineFile:
+    """A folder's file of finished work, a JSON object a line; a line that a crash cut short does not count."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, name: str = FILE):
         """Raises `UsageError` where the folder cannot be made or written."""
-        self.path = folder / FILE
+        self.path = folder / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab"):
@@ -106,17 +106,15 @@ class CaseFile:
         except OSError as error:
             raise UsageError(f"study: {folder} cannot be written ({error.strerror}); choose another --out") from None
 
-    def read(self) -> dict[str, Outcome]:
-        """Outcomes by the cases' keys."""
-        found: dict[str, Outcome] = {}
-        for line in _lines(self.path):
-            if isinstance(line.get("outcome"), dict) and isinstance(line.get("key"), str):
-                found[line["key"]] = Outcome(**line["outcome"])
-        return found
+    def outcomes(self) -> dict[str, dict[str, Any]]:
+        """What is kept of each finished case, by its key."""
+        lines = _lines(self.path)
+        known = (line for line in lines if isinstance(line.get("outcome"), dict) and isinstance(line.get("key"), str))
+        return {line["key"]: line["outcome"] for line in known}
 
-    def add(self, case: Case, outcome: Outcome) -> None:
+    def append(self, key: str, case: dict[str, Any], outcome: dict[str, Any]) -> None:
         """One more, on disk before this returns to the next."""
-        text = json.dumps({"key": case.key, "case": asdict(case), "outcome": asdict(outcome)})
+        text = json.dumps({"key": key, "case": case, "outcome": outcome})
         with self.path.open("r+b") as file:
             # After a crash the last line may lack its end.
             end = file.seek(0, os.SEEK_END)
@@ -124,6 +122,18 @@ class CaseFile:
                 file.seek(end - 1)
                 text = text if file.read(1) == b"\n" else "\n" + text
             file.write(text.encode() + b"\n")
+
+
+class CaseFile(LineFile):
+    """The finished cases of a dose study."""
+
+    def read(self) -> dict[str, Outcome]:
+        """Outcomes by the cases' keys."""
+        return {key: Outcome(**outcome) for key, outcome in self.outcomes().items()}
+
+    def add(self, case: Case, outcome: Outcome) -> None:
+        """One more."""
+        self.append(case.key, asdict(case), asdict(outcome))
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -66,6 +66,60 @@ def dose(
         report({key: values[key] for key in ("out", "figure", "cases", "seconds")}, False)
 
 
+@study.command(name="next")
+def next_frame(
+    objects: Annotated[
+        str, typer.Option(help="mnist:test, a .npy or .npz stack (N, 32, 32) in 0..1, or a folder of images.")
+    ] = "mnist:test",
+    count: Annotated[int | None, typer.Option(min=1, help="Objects, the first ones; default 8, or all.")] = None,
+    photons: Annotated[float, typer.Option(help="Photons in one frame, in the illumination.")] = 300.0,
+    frames: Annotated[int, typer.Option(min=1, max=96, help="Frames of each scan.")] = 16,
+    candidates: Annotated[int, typer.Option(help="16, 48 or 96 of the spiral's points to choose from.")] = 48,
+    read_noise: Annotated[float, typer.Option(help="Electrons a pixel.")] = 0.3,
+    truth: Annotated[str, typer.Option(help="matched (grey, the decoder's own resize) or mask (binary).")] = "matched",
+    orders: Annotated[
+        str, typer.Option(help="Of spiral (every 6th point), random, prior, posterior and deviation.")
+    ] = "spiral,random,prior,posterior",
+    sigma: Annotated[float, typer.Option(help="The target: recovered, with at most this mean deviation.")] = 0.1,
+    decoder: Annotated[str, typer.Option(help="The decoder.")] = "mnist",
+    seeds: Annotated[int, typer.Option(min=1, help="Scans of each object, with their own noise.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder of finished scans, table and figure; go on in it.")] = Path("next"),
+    device: DeviceOption = "auto",
+    processes: Annotated[int | None, typer.Option(min=1, help="On a CPU; default one a core.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What it saves to take the next frame where the posterior says that it will tell most.
+
+    Starts again where it stopped: finished scans are kept in the folder. Ctrl-C keeps and draws what is there; the
+    exit code is then 130.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from app.cli import report
+    from app.studies.nextframe import NextStudy
+    from app.studies.nextframe_study import run_next_study
+    from app.studies.objects import MNIST
+
+    asked = NextStudy(
+        objects=objects,
+        count=8 if count is None and objects == MNIST else count,
+        photons=photons,
+        frames=frames,
+        candidates=candidates,
+        read_noise=read_noise,
+        truth=truth,
+        orders=tuple(orders.split(",")),
+        sigma=sigma,
+        decoder=decoder,
+        seeds=seeds,
+    )
+    values = run_next_study(asked, out, device=device, process_count=processes)
+    if as_json:
+        report({key: value for key, value in values.items() if key != "table"}, True)
+    else:
+        typer.echo(values["table"])
+        report({key: values[key] for key in ("out", "figure", "cases", "seconds")}, False)
+
+
 @study.command()
 def landscape(
     objects: Annotated[

@@ -130,8 +130,8 @@ class Workshop:
     def taken(self, frames: Frames) -> tuple[Truth, Ptychogram]:
         """Frames of one case: the same for every method, on every machine with the same kind of device."""
         truth, per_photon = self.simulated(frames)
-        words = [frames.seed, object_word(frames.object), *_words(frames.photons), *_words(frames.read_noise), NOISE]
-        electrons = exposed(per_photon, frames.photons, frames.read_noise, np.array(words, np.uint32))
+        seed = [frames.seed, object_word(frames.object), *words(frames.photons), *words(frames.read_noise), NOISE]
+        electrons = exposed(per_photon, frames.photons, frames.read_noise, np.array(seed, np.uint32))
         return truth, self.scene.ptychogram(electrons.cpu().numpy(), frames.photons, frames.read_noise, frames.object)
 
     def posterior(self, frames: Frames, data: Ptychogram, decoder: str) -> tuple[Posterior, float]:
@@ -274,7 +274,8 @@ def centred(values: NDArray, size: int) -> NDArray:
     return out
 
 
-def _words(value: float) -> tuple[int, int]:
+def words(value: float) -> tuple[int, int]:
+    """A number as two words of a seed."""
     low, high = np.array([value], np.float64).view(np.uint32)
     return int(low), int(high)
 

@@ -117,7 +117,8 @@ class RunBook:
         step = self.plan.steps[frame.step] if frame.step < len(self.plan.steps) else None
         known = step is not None and (
             frame.repeat < step.repeats
-            and (frame.stream, frame.position_index) == (step.stream.value, step.position_index)
+            and frame.stream == step.stream.value
+            and self._there(step, frame.position_index)
             and math.isclose(frame.asked_exposure_s, step.exposure_s, rel_tol=1e-12)
             and step.stream is not Stream.DARK
         )
@@ -135,6 +136,12 @@ class RunBook:
         assert step is not None
         self._news[self._place(step)] = self._news.get(self._place(step), 0) + 1
         return True
+
+    def _there(self, step: Step, point: int) -> bool:
+        """Whether a frame of a step can be of this point: the visits of a low-dose scan may change places."""
+        if step.stream is Stream.EVALUATION and self.plan.low_dose:
+            return point in self.plan.evaluation_indices
+        return point == step.position_index
 
     def copy(self) -> RunBook:
         """As it is now, to be read by another thread while this one goes on."""

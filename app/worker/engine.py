@@ -22,8 +22,9 @@ from app.worker.light import Light, Look
 from app.worker.message import Calibrated, Epoch, Estimate, Key, Pixels
 from app.worker.source import calibrated
 from recon.calibrate import CalibrationSettings, EpochReport, calibrate
-from recon.dataset import Ptychogram
+from recon.dataset import DatasetError, Ptychogram
 from recon.device import keep_memory, pick_device
+from recon.nextframe import Candidates, lit
 from recon.operator import Drawing
 from recon.posterior import LatentEstimator, Posterior
 from recon.reconstruct import CONVENTIONAL, reconstruct_pixels
@@ -37,11 +38,13 @@ BLOCKS = 40
 
 @dataclass
 class _Track:
-    """An exposure that is followed: under which light, what follows it, and the frames that it has been given."""
+    """An exposure that is followed: under which light, what follows it, the frames that it has been given, and where
+    the next one could be taken."""
 
     light: bytes
     tracker: Tracker
     taken: dict[Key, float]
+    candidates: Candidates | None = None
 
 
 class Engine:
@@ -122,17 +125,22 @@ class Engine:
         """
         begin = time.monotonic()
         decoder, latent = self._under(look, light)
+        ahead = None
         if final:
             # It owes nothing to the order in which frames came, and its sensor is asked once more.
-            lit, _ = cleaned(data, light.window)
-            found = latent.estimate(lit)
-            predicted = latent.expected(lit, found.mean)
+            part, _ = cleaned(data, light.window)
+            found = latent.estimate(part)
+            predicted = latent.expected(part, found.mean)
             self._tracks.pop(exposure_s, None)
         else:
-            lit = lit_part(data, light.window)
-            found, predicted = self._followed(book, latent, light, exposure_s, lit)
-        factor = -(-max(lit.geometry.shape) // BLOCKS)
+            part = lit_part(data, light.window)
+            found, predicted = self._followed(book, latent, light, exposure_s, part)
+            if look.ahead:
+                ahead = self._ahead(latent, exposure_s, part, found)
+        factor = -(-max(part.geometry.shape) // BLOCKS)
         settings = settings_of(found, decoder) | {"field_m": look.field_m, "pose_prior": look.pose}
+        if ahead is not None:
+            settings["ahead"] = ahead
         return Estimate(
             run=book.begin.run,
             exposure_s=exposure_s,
@@ -144,9 +152,9 @@ class Engine:
             lent=light.lent,
             seconds=time.monotonic() - begin,
             numbers=json.dumps(_finite(settings)),
-            measured=in_blocks(lit.frames.sum(0), factor),
+            measured=in_blocks(part.frames.sum(0), factor),
             predicted=in_blocks(predicted, factor),
-            variance=in_blocks(lit.dark_variance * np.float32(len(data)), factor),
+            variance=in_blocks(part.dark_variance * np.float32(len(data)), factor),
             block_m=factor * data.geometry.pixel_size_m,
             **arrays_of(found),
         )
@@ -178,6 +186,24 @@ class Engine:
             raise
         track.taken = here
         return found, track.tracker.expected(found.mean)
+
+    def _ahead(
+        self, latent: LatentEstimator, exposure_s: float, part: Ptychogram, found: Posterior
+    ) -> dict[str, list[float]] | None:
+        """Nats that one more frame of an exposure would tell, at each point of its plan; None: unknown."""
+        track = self._tracks.get(exposure_s)
+        if track is None:
+            return None
+        plan = track.tracker.plan
+        if track.candidates is None:
+            try:
+                track.candidates = Candidates.build(
+                    plan.operator, plan.light, part.dark_variance, part.mask, part.geometry.pixel_size_m
+                )
+            except ValueError as error:
+                raise DatasetError(f"{part.name}: what one more frame would tell cannot be said: {error}") from None
+        worth = track.candidates.worth(lit(found, latent.scene), np.array([plan.points[0][1]]))
+        return {"points": [point for point, _ in plan.points], "information": worth.information[:, 0].tolist()}
 
     def _under(self, look: Look, light: Light) -> tuple[Decoder, LatentEstimator]:
         """The estimator under this light; it keeps what was prepared as long as the light is the same."""

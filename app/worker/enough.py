@@ -24,6 +24,18 @@ class Target:
         return f"recovered from {frames} frames, mean deviation {sigma:.3f} of at most {self.sigma:g}"
 
 
+def gains_of(numbers: Mapping[str, Any]) -> dict[int, float]:
+    """Nats that one more frame would tell, by point, by an estimate's numbers; none where they say nothing of it."""
+    ahead = numbers.get("ahead")
+    if not isinstance(ahead, dict):
+        return {}
+    points, nats = ahead.get("points"), ahead.get("information")
+    if not (isinstance(points, list) and isinstance(nats, list) and len(points) == len(nats)):
+        return {}
+    known = zip(points, nats, strict=True)
+    return {point: float(value) for point, value in known if type(point) is int and isinstance(value, float | int)}
+
+
 @dataclass(frozen=True)
 class Dose:
     """Photons in the illumination while the sample was exposed.

@@ -37,6 +37,7 @@ class RunningSource:
         memory_bytes: of frames.
         judge: says of the run with this identity which light it does not need any more.
         say: told when a frame cannot be passed on.
+        ahead: says of that run which of the points that are still to be visited would tell most; None: nobody knows.
 
     Raises:
         DatasetError: a run that is to be completed cannot be read.
@@ -48,8 +49,9 @@ class RunningSource:
         memory_bytes: int = MEMORY_BYTES,
         judge: Callable[[str], Enough | None] = lambda _: None,
         say: Callable[[str], None] = lambda _: None,
+        ahead: Callable[[str, tuple[int, ...]], int | None] = lambda _, points: None,
     ):
-        self._judge, self._say = judge, say
+        self._judge, self._say, self._ahead = judge, say, ahead
         self._failed = self._misjudged = False
         profile, measured = scan.profile, scan.measured
         known = profile if measured is None else measured.content.applied_to(profile)
@@ -147,6 +149,9 @@ class RunningSource:
                 self._say(f"scan: nobody can say when it is enough: {' '.join(str(error).split())}")
             return None
 
+    def next_point(self, step: int, points: tuple[int, ...]) -> int | None:
+        return self._ahead(self.begin.run, points)
+
     def _message(self, frame: taken.Frame) -> Frame:
         step, readback = frame.step, frame.readback
         return Frame(
@@ -231,7 +236,7 @@ class Follower:
         watch: is given the run.
         choice: how it is to be reconstructed.
         say: told why a run cannot be followed.
-        judge: see `RunningSource`.
+        judge, ahead: see `RunningSource`.
     """
 
     def __init__(
@@ -240,14 +245,15 @@ class Follower:
         choice: Callable[[], Choose | None],
         say: Callable[[str], None],
         judge: Callable[[str], Enough | None] = lambda _: None,
+        ahead: Callable[[str, tuple[int, ...]], int | None] = lambda _, points: None,
     ):
-        self._watch, self._choice, self._say, self._judge = watch, choice, say, judge
+        self._watch, self._choice, self._say, self._judge, self._ahead = watch, choice, say, judge, ahead
 
     def run_begins(self, scan: Scan) -> Observer | None:
         if self._choice() is None:
             return None
         try:
-            source = RunningSource(scan, judge=self._judge, say=self._say)
+            source = RunningSource(scan, judge=self._judge, say=self._say, ahead=self._ahead)
         except Exception as error:
             # Whatever it is, the scan goes on; what matters to it it says itself.
             self._say(f"reconstruction: cannot follow this run: {' '.join(str(error).split())}")

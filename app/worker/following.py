@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 from app.acquire.frame import Frame
-from app.acquire.observer import DarkObserver, DoseJudge, Enough, Observer, Progress, RunState
+from app.acquire.observer import DarkObserver, DoseJudge, Enough, NextJudge, Observer, Progress, RunState
 from app.acquire.scan import Scan
 from app.errors import UsageError
 from app.live.journal import Journal, Severity
@@ -44,7 +44,7 @@ class Abortable(Protocol):
 
 
 class Together:
-    """Several observers as one. Implements `Observer`, `DarkObserver` and `DoseJudge`.
+    """Several observers as one. Implements `Observer`, `DarkObserver`, `DoseJudge` and `NextJudge`.
 
     Args:
         observers: told in this order.
@@ -76,6 +76,11 @@ class Together:
             raise UsageError(f"scan: nobody can say when it is enough: {failed}; resume it without --enough")
         judged = (observer.enough(step) for observer in self._observers if isinstance(observer, DoseJudge))
         return next((found for found in judged if found is not None), None)
+
+    def next_point(self, step: int, points: tuple[int, ...]) -> int | None:
+        """Asked after `enough`, which has waited for the image."""
+        told = [other.next_point(step, points) for other in self._observers if isinstance(other, NextJudge)]
+        return next((point for point in told if point is not None), None)
 
 
 @contextmanager

@@ -28,11 +28,13 @@ class Look:
         decoder: name or path.
         pose: "free" or "known".
         field_m: side of the decoder's square.
+        ahead: whether to say what one more frame at each point would tell.
     """
 
     decoder: str
     pose: str
     field_m: float
+    ahead: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from app.errors import known_message
 from app.live.journal import Journal
 from app.live.owner import DeviceOwner
 from app.replaying import Replay
-from app.worker.enough import Dose, Target
+from app.worker.enough import Dose, Target, gains_of
 from app.worker.follow import Follower
 from app.worker.keeper import Keeper
 from app.worker.keys import ClientKeys
@@ -83,11 +84,15 @@ class Live:
             self.worker.say = self._warn
         self._keeper = Keeper(self._say, self._complain, self._dose_values)
         self.link = Link(self.worker, keys, self._hear, self._complain, self._idle)
-        self.follower = Follower(self._follow, lambda: self.choice if self.wanted else None, self._warn, self._judge)
+        self.follower = Follower(
+            self._follow, lambda: self.choice if self.wanted else None, self._warn, self._judge, self._ahead
+        )
         self.target: Target | None = None
         # By run and exposure, the newest last: numbers of an image, and how many frames it has.
         self._judged: dict[tuple[str, float], tuple[dict[str, Any], int]] = {}
         self._reached: dict[str, Enough] = {}
+        # What one more frame would tell, by exposure and point, of the run that is followed.
+        self._gains: dict[str, dict[float, dict[int, float]]] = {}
         self.failed = ""
         self.heard = 0
         self._frames: dict[tuple[str, float], tuple[int, bool]] = {}
@@ -157,15 +162,19 @@ class Live:
         self.wanted = wanted
         self.link.want(wanted or self._busy)
 
+    def look_ahead(self) -> None:
+        """From the next run on images say what one more frame at each point would tell, and low-dose scans go by it."""
+        self.choice = replace(self.choice, ahead=True)
+
     def choose(self, decoder: str, pose: str) -> None:
         """Reconstruct with other settings from now on, what is shown as well."""
-        choice = Choose("", decoder, pose)
+        choice = Choose("", decoder, pose, ahead=self.choice.ahead)
         if choice == self.choice:
             return
         self.choice = choice
         with self._lock:
             # What another decoder said of its image ends no scan.
-            self._judged, self._frames = {}, {}
+            self._judged, self._frames, self._gains = {}, {}, {}
             source = self._source
         self._keeper.forget_images()
         if self.shown is not None:
@@ -267,6 +276,9 @@ class Live:
                 self._judged.pop(key, None)
                 self._judged[key] = (numbers if isinstance(numbers, dict) else {}, message.frames)
                 self._frames[message.run, message.exposure_s] = (message.frames, message.final)
+                if isinstance(numbers, dict) and (gains := gains_of(numbers)):
+                    own = self._gains.get(message.run, {})
+                    self._gains = {message.run: own | {message.exposure_s: gains}}
 
     def _judge(self, run: str) -> Enough | None:
         """Which light a run does not need any more.
@@ -293,6 +305,16 @@ class Live:
             self._reached = {run: found}
             self._say(f"scan: enough light: {found.reason}")
         return found
+
+    def _ahead(self, run: str, points: tuple[int, ...]) -> int | None:
+        """Which of these points would tell most, by the image of the longest exposure; None where no image says so."""
+        with self._lock:
+            gains = self._gains.get(run, {})
+        if not gains:
+            return None
+        known = gains[max(gains)]
+        told = [point for point in points if point in known]
+        return max(told, key=lambda point: known[point]) if told else None
 
     def _dose(self, run: str) -> Dose | None:
         with self._lock:

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, PlainValidator, ValidationError
 from pydantic.dataclasses import dataclass
 
-VERSION = 2
+VERSION = 3
 """Raised whenever a record changes; window and worker have to be of one version."""
 MOST_BYTES = 1 << 30
 """Of one message: nobody fills a stranger's memory."""
@@ -164,12 +164,14 @@ class Choose:
         decoder: name or path on the worker's machine; "" for the profile's.
         pose: "free" or "known".
         conventional: whether a conventional image is made as well.
+        ahead: whether images on the way say what one more frame at each point would tell.
     """
 
     run: str
     decoder: str = ""
     pose: str = "free"
     conventional: bool = True
+    ahead: bool = False
 
 
 @dataclass(frozen=True, config=_STRICT)

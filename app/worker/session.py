@@ -210,9 +210,8 @@ class Session:
         if book is None or choice is None:
             return None
         book = book.copy()
-        look = Look(
-            choice.decoder or book.profile.reconstruction.decoder, choice.pose, book.profile.reconstruction.field_m
-        )
+        own = book.profile.reconstruction
+        look = Look(choice.decoder or own.decoder, choice.pose, own.field_m, choice.ahead)
         if self._loaded != look:
             self._loaded = look
             return _Task("decoder", "loading the decoder", lambda: self._load(book, look))

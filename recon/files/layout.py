@@ -91,6 +91,7 @@ class RunDescription:
         dark_exposures_s: every exposure that has darks of its own.
         keep_darks: raw dark frames kept per exposure.
         plan_json, profile_json: as executed.
+        steps: of the plan, where their order may be chosen on the way; 0: where it stays.
         seed: of the simulated noise, so that a resumed run takes the same frames.
         sample: what lies on the simulated stage, as it was asked for; "" when nobody said.
         software: names and versions.
@@ -133,6 +134,7 @@ class RunDescription:
     characterisation: str = ""
     calibration_source: str = ""
     visit_frames: int | None = None
+    steps: int = 0
     spare_visits: int = 0
     sample_name: str = ""
     notes: str = ""

@@ -20,6 +20,7 @@ from . import schema
 from .corrections import Dark, summarise_darks
 from .frames import Hdf5Frames
 from .layout import CameraRecord
+from .order import plan_in_order
 from .revisions import Pool, Revision
 
 _FIRST, _EMPTY = 2, 3
@@ -114,7 +115,8 @@ class RunFile:
 
     @property
     def plan_json(self) -> str:
-        return self._text(1, schema.PLAN)
+        """As executed: its steps in the order in which they were carried out. Raises `DatasetError`: damaged."""
+        return plan_in_order(self._file[schema.entry_name(1)])
 
     @property
     def profile_json(self) -> str:

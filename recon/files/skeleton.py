@@ -229,6 +229,8 @@ def build(file: h5py.File, run: RunDescription, compression: str, now: float) ->
     put_text(first, schema.END_TIME, "", schema.SHORT_TEXT)
     put_text(first, schema.OUTCOME, "running", schema.SHORT_TEXT)
     put_text(first, schema.PLAN, run.plan_json)
+    if run.steps:
+        put(first, schema.ORDER, np.arange(run.steps))
     put_text(first, schema.PROFILE, run.profile_json)
     put(first, schema.SEED, np.int64(run.seed))
     put_text(first, schema.SAMPLE, run.sample)

@@ -21,6 +21,7 @@ from recon.files.disk import as_os_error, fsync, reason_of, reopen
 from . import schema, skeleton
 from .darks import DarkAccumulator, DarkSummary
 from .layout import FrameRecord, RunDescription, StageRecord
+from .order import plan_in_order
 from .revisions import FrameKey, Pool, Retake
 
 Fault = Callable[[str], None]
@@ -201,7 +202,7 @@ class RunWriter:
 
     @property
     def plan_json(self) -> str:
-        return bytes(self._first[schema.PLAN][()]).decode()
+        return plan_in_order(self._first)
 
     @property
     def profile_json(self) -> str:
@@ -265,6 +266,24 @@ class RunWriter:
             superseded = [(key, (entry, own)) for (key, (entry, _)), own in zip(superseded, places, strict=True)]
         self._retake = Retake(group, point, superseded, reason) if superseded else None
         self._filled = deque(filled)
+
+    def reorder(self, order: Sequence[int]) -> None:
+        """From the next frame on the plan's steps come in another order.
+
+        Args:
+            order: at each place the number, in the plan as it is now (`plan_json`), of the step that comes there.
+
+        Raises:
+            DatasetError: the file keeps no order, or a step that is committed would change its place.
+        """
+        done = self.steps_committed + (self.repeats_committed > 0)
+        if schema.ORDER not in self._first or list(order[:done]) != list(range(done)):
+            raise DatasetError(
+                f"{self._path}: its steps cannot change places; only those to come of a low-dose run can"
+            )
+        dataset = self._first[schema.ORDER]
+        self._write(dataset, ..., dataset[...][list(order)])
+        self._flush()
 
     def append(self, frame: FrameRecord) -> None:
         """Write one frame and commit it. Frames come in the plan's order.

@@ -70,6 +70,11 @@ class FakeEngine:
             "probability_of_success": 0.9,
             "expected_psnr_db": 17.5,
         }
+        if look.ahead and not final:
+            points = list(book.plan.evaluation_indices)
+            # Each point tells more than those before it, and less the more frames there are.
+            nats = [(1 + point) / (1 + len(data)) for point in points]
+            numbers["ahead"] = {"points": points, "information": nats}
         return Estimate(
             run=book.begin.run,
             exposure_s=exposure_s,

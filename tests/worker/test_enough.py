@@ -8,7 +8,7 @@ import pytest
 
 from app.acquire.planning import make_low_dose_plan
 from app.profile import load_profile
-from app.worker.enough import Dose, Target
+from app.worker.enough import Dose, Target, gains_of
 from app.worker.source import exposed_s
 
 
@@ -48,3 +48,19 @@ def test_the_dose_is_what_the_sample_saw_of_what_was_planned():
     assert half.left_out == {3e-2: 2}
     # Visits that were interrupted have cost more than is saved.
     assert Dose.of(plan, Exposed(2 * total), 10.0).saved == 0.0
+
+
+@pytest.mark.parametrize(
+    ("ahead", "gains"),
+    [
+        ({"points": [0, 3], "information": [1.5, 2]}, {0: 1.5, 3: 2.0}),
+        ({"points": [0, 3], "information": [1.5, None]}, {0: 1.5}),
+        ({"points": [0, "3"], "information": [1.5, 2.0]}, {0: 1.5}),
+        ({"points": [0, 3], "information": [1.5]}, {}),
+        ({"points": 0}, {}),
+        ([1.5], {}),
+        (None, {}),
+    ],
+)
+def test_what_a_frame_would_tell_is_believed_where_it_makes_sense(ahead, gains):
+    assert gains_of({"ahead": ahead}) == gains

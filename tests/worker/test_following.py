@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from app.acquire.command import run_scan
+from app.acquire.plan import Plan
 from app.acquire.scan import Scan
 from app.cli import app
 from app.errors import run_guarded
@@ -56,9 +57,28 @@ def test_it_ends_after_the_point_at_which_the_image_is_good_enough(bright, tmp_p
     assert not live.link.alive
 
 
+def test_it_goes_where_the_image_says_that_a_frame_tells_most(bright, tmp_path):
+    # The fake worker prefers points of larger index.
+    live = Live(OwnWorker((sys.executable, *COMMAND)))
+    live.target = Target(0.1)
+    live.look_ahead()
+    path = tmp_path / "low.h5"
+    assert run_scan("tiny", 0, None, path, None, calibration=bright, passes=3, live=live)["outcome"] == "completed"
+    with open_run(path) as run:
+        visited = [run.ptychogram(entry).indices.tolist() for entry in (2, 3)]
+        plan = Plan.from_json(run.plan_json)
+    rest = visited[0][1:]
+    assert rest == sorted(rest, reverse=True)
+    assert visited[1] == visited[0]
+    assert [step.position_index for step in plan.visits_from(0)] == visited[0]
+    assert load_result(path, 3, "reconstruction_latent") is not None
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--calibration", "c.h5", "--next", "posterior"], "it is for --enough SIGMA"),
+        (["--calibration", "c.h5", "--enough", "0.1", "--next", "best"], "--next best: there is --next posterior"),
         (["--enough", "0.1"], "has no calibration to judge images by"),
         (["--bright"], "has no calibration to judge images by"),
         (["--calibration", "c.h5", "--bright"], "is for --enough SIGMA"),

@@ -199,7 +199,7 @@ def test_the_real_images_follow_the_frames(low_dose, tmp_path):
     source = RecordedSource(path)
     series = [key for key in source.order if source.plan.steps[key[0]].stream == "evaluation"]
     session.take(source.begin)
-    session.take(Choose(source.begin.run, pose="known", conventional=False))
+    session.take(Choose(source.begin.run, pose="known", conventional=False, ahead=True))
     for key in (series[0], series[1], series[4]):
         told_up_to(source, session, key)
     # A second visit to a point is followed by the same preparation.
@@ -211,6 +211,12 @@ def test_the_real_images_follow_the_frames(low_dose, tmp_path):
     images = [message for message in told if isinstance(message, Estimate)]
     assert [(image.frames, image.final) for image in images] == [(1, False), (2, False), (5, False), (6, True)]
     assert all(np.isfinite(image.image).all() for image in images)
+    # Images on the way say what one more frame would tell at each point; the final one has nothing after it.
+    ahead = [json.loads(image.numbers).get("ahead") for image in images]
+    assert ahead[-1] is None
+    for told_ahead in ahead[:-1]:
+        assert sorted(told_ahead["points"]) == sorted(source.plan.evaluation_indices)
+        assert all(0 < nats < 10 for nats in told_ahead["information"])
 
 
 def test_other_settings_make_all_images_anew(low_dose):
