@@ -265,8 +265,8 @@ def load_package(name: str, channels: int | None = 1) -> DecoderPackage:
     if channels not in (None, architecture.channels):
         have = ", ".join(installed_packages(channels)) or "none"
         raise DecoderError(
-            f"{path}: draws {DRAWS[architecture.channels]} (channels {architecture.channels}), what was asked for takes "
-            f"a decoder that draws {DRAWS[channels or 1]}; installed of those: {have}"
+            f"{path}: draws {DRAWS[architecture.channels]} (channels {architecture.channels}), what was asked for "
+            f"takes a decoder that draws {DRAWS[channels or 1]}; installed of those: {have}"
         )
     mean, eigenvalues, eigenvectors, singular = statistics
     return DecoderPackage(

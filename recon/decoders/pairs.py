@@ -1,8 +1,8 @@
 """Amplitude and phase from one image: what a decoder with a shared latent for both is trained on.
 
 The amplitude is the grey image itself, as the paper's objects are. The phase is its relief: the image smoothed by a
-Gaussian of 1/32 of its side, lit along the diagonal, so that a stroke's upper left flank is ahead and its lower right one
-behind. On the strokes the two are uncorrelated (MNIST: 0.001), yet one image fixes both, so that one latent must do.
+Gaussian of 1/32 of its side, lit along the diagonal, so that a stroke's upper left flank is ahead and its lower right
+one behind. On the strokes the two are uncorrelated (MNIST: 0.001), yet one image fixes both: one latent must do.
 Where the amplitude is dark the phase is the middle of its range; no light asks for it.
 """
 

@@ -110,7 +110,9 @@ def train(
     report: Callable[[EpochReport], None] = lambda _: None,
     step: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> tuple[Autoencoder, dict[str, Any]]:
-    """Train on images (n, s, s), or (n, c, s, s), in 0..1 and return the network, on the CPU, and the record of its training.
+    """Train on images in 0..1 and return the network, on the CPU, and the record of its training.
+
+    Images are (n, s, s), or (n, c, s, s) where the architecture has more channels than one.
 
     With `checkpoint` the state after every epoch is kept there and an interrupted training with the same settings,
     architecture and images goes on from it; another training's checkpoint is left out of account and replaced.
