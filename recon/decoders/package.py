@@ -166,8 +166,12 @@ def installed_packages(channels: int | None = 1) -> list[str]:
 
 def _declared_channels(path: Path) -> int:
     """What a package's file says of its images, without reading the network."""
-    with safe_open(path, framework="pt") as handle:
-        return architecture_of(json.loads(handle.metadata()["architecture"])).channels
+    try:
+        with safe_open(path, framework="pt") as handle:
+            return architecture_of(json.loads((handle.metadata() or {})["architecture"])).channels
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        # It is there, and loading it says in one line what is wrong with it.
+        return 1
 
 
 def find_package(name: str) -> Path:
