@@ -2,8 +2,8 @@
 
 The first test digits of MNIST, which no training saw, each with its relief as phase (`recon.decoders.pairs`), drawn
 onto the object's grid and sent through the padded angular spectrum at 561 nm over 80 mm; 16 positions of the studies'
-spiral, 512 x 512 pixels of 6.9 um (the `quick` profile's camera), read noise 0.3 electrons, light and positions known.
-Both methods get the same frames. Free pixels are complex, under total variation whose strength the data choose
+spiral, 256 x 256 pixels of 6.9 um (the studies' small scene), read noise 0.3 electrons, light and positions known. Both
+methods get the same frames. Free pixels are complex, under total variation whose strength the data choose
 (`recon.reconstruct`).
 
 PSNR of the amplitude is that of `recon.metrics.psnr_db` over the lit mask. The phase's has one turn as its peak; its
@@ -42,7 +42,7 @@ from recon.simulated import exposed, intensities
 READ_NOISE_E = 0.3
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "complex.png"
 COMMAND = "python -m benchmarks.complex_objects"
-SCENE = StudyScene("coarse", 6.9e-6, 512, 16)
+SCENE = StudyScene.small(16)
 SHOWN = 1e4
 """Photons of the figure."""
 
