@@ -283,7 +283,9 @@ def calibrate(
 @app.command()
 def reconstruct(
     path: Annotated[Path, typer.Argument(help="A calibrated run.")],
-    method: Annotated[str, typer.Option(help="latent, paper (its estimator exactly), or conventional.")] = "latent",
+    method: Annotated[
+        str, typer.Option(help="latent, hybrid (decoder and free pixels), paper (its estimator exactly), conventional.")
+    ] = "latent",
     decoder: Annotated[
         str | None,
         typer.Option(

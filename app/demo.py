@@ -24,6 +24,7 @@ from app.reconstruction import (
     Yardstick,
     conventional,
     field_of_view,
+    hybrid,
     lit_part,
     papers_best,
     store,
@@ -40,7 +41,7 @@ DEMO_PAPER_RATE = 1.0
 """The learning rate of the paper's estimator here, the upper end of its range."""
 STARTS = 8
 """Draws of one exposure's posterior that the next one starts from, beside its own."""
-ROWS = ("conventional", "latent, the paper's", "latent, posterior mean")
+ROWS = ("conventional", "latent, the paper's", "latent, posterior mean", "hybrid")
 """Rows of the figure, in the order of its columns' images."""
 
 
@@ -52,6 +53,7 @@ class ExposureScore:
     photons_per_exposure: float
     electrons_per_frame: float
     psnr_latent_db: float
+    psnr_hybrid_db: float
     psnr_paper_db: float
     psnr_conventional_db: float
     counting: str
@@ -134,6 +136,7 @@ def run_demo(
                 pixels = conventional(
                     frames, light, replace(CONVENTIONAL, seed=seed), device, course, f"conventional, {name}"
                 )
+                both = hybrid(frames, light, posterior, field, device, course, f"hybrid, {name}")
                 if yardstick is None:
                     yardstick = Yardstick.build(truth, light, frames.indices, len(pixels.object))
                     baseline, ceiling = _references(yardstick, package, light.geometry.pixel_size_m, field)
@@ -145,6 +148,7 @@ def run_demo(
                     photons_per_exposure=profile.light.photons_per_second * exposure,
                     electrons_per_frame=posterior.electrons / len(frames),
                     psnr_latent_db=latent_db,
+                    psnr_hybrid_db=yardstick.psnr_db(both.object),
                     psnr_paper_db=yardstick.psnr_db(paper.object),
                     psnr_conventional_db=yardstick.psnr_db(pixels.object),
                     counting=posterior.counting,
@@ -154,9 +158,10 @@ def run_demo(
                 )
                 scores.append(score)
                 store_posterior(path, entry, posterior, known, score.psnr_latent_db, "latent")
+                store(path, entry, both, score.psnr_hybrid_db)
                 store(path, entry, paper, score.psnr_paper_db, "paper")
                 store(path, entry, pixels, score.psnr_conventional_db)
-                images = (pixels.object, paper.object, latent)
+                images = (pixels.object, paper.object, latent, both.object)
                 columns.append(_column(score, frames.frames[0], images, field, light))
                 if course.stopped():
                     break
@@ -206,7 +211,12 @@ def _column(
         title=f"{score.exposure_s * 1e3:.3g} ms\n{score.photons_per_exposure:.2g} photons",
         pattern=pattern,
         images=tuple(field_of_view(image, field_m, pixel) for image in images),
-        psnr_db=(score.psnr_conventional_db, score.psnr_paper_db, score.psnr_latent_db),
+        psnr_db=(
+            score.psnr_conventional_db,
+            score.psnr_paper_db,
+            score.psnr_latent_db,
+            score.psnr_hybrid_db,
+        ),
     )
 
 
@@ -217,6 +227,7 @@ def _table(scores: list[ExposureScore]) -> Table:
         "photons",
         "electrons a frame",
         "latent",
+        "hybrid",
         "the paper's",
         "conventional",
         "verdict",
@@ -229,6 +240,7 @@ def _table(scores: list[ExposureScore]) -> Table:
             f"{s.photons_per_exposure:.3g}",
             f"{s.electrons_per_frame:.3g}",
             f"{s.psnr_latent_db:.1f} dB",
+            f"{s.psnr_hybrid_db:.1f} dB",
             f"{s.psnr_paper_db:.1f} dB",
             f"{s.psnr_conventional_db:.1f} dB",
             s.verdict,

@@ -211,6 +211,28 @@ def reconstruction_figure(
     return _save(figure, path)
 
 
+def hybrid_figure(
+    measured: NDArray, expected: NDArray, latent: NDArray, obj: NDArray, heading: str, path: Path
+) -> Path:
+    """Decoder's image, hybrid and their difference, with the summed patterns; returns the path."""
+    figure = Figure(figsize=(13, 3.1), layout="constrained")
+    axes = figure.subplots(1, 5)
+    axes[0].imshow(latent, **GREY)
+    _bare(axes[0], "what the decoder says")
+    axes[1].imshow(obj, **GREY)
+    _bare(axes[1], "hybrid, amplitude")
+    drawn = axes[2].imshow(obj - latent, cmap="RdBu_r", vmin=-1, vmax=1)
+    _bare(axes[2], "what the light adds")
+    figure.colorbar(drawn, ax=axes[2], shrink=0.8)
+    top = max(float(np.percentile(expected, 99.9)), 1e-12)
+    for place, image, title in ((axes[3], measured, "measured"), (axes[4], expected, "expected")):
+        shown = block_means(image, 96)
+        place.imshow(np.sqrt(np.clip(shown, 0, top)), cmap="inferno", vmin=0, vmax=np.sqrt(top))
+        _bare(place, f"{title}, sum of frames")
+    figure.suptitle(heading, fontsize=11)
+    return _save(figure, path)
+
+
 @dataclass(frozen=True)
 class PosteriorPicture:
     """What the figure of a posterior shows.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from scipy import ndimage
 from app.calibration import software, stored_illumination
 from app.deciding import candidates, choose, ranking
 from app.errors import UsageError
-from app.figures import reconstruction_figure
+from app.figures import hybrid_figure, reconstruction_figure
 from app.latent import (
     POSES,
     Decoder,
@@ -37,10 +37,12 @@ from recon.device import pick_device
 from recon.files.read import open_run
 from recon.files.results import store_result
 from recon.files.reuse import calibration_of, reused_illumination
+from recon.hybrid import HYBRID, reconstruct_hybrid
 from recon.knownlight import grid_size
 from recon.margins import Margins, by_margins
 from recon.metrics import fit_positions, psnr_db
 from recon.noise import LOSSES
+from recon.posterior import LatentEstimator, Posterior
 from recon.reconstruct import (
     CONVENTIONAL,
     PixelSettings,
@@ -50,7 +52,7 @@ from recon.reconstruct import (
     reconstruct_pixels,
 )
 
-METHODS = ("latent", "paper", "conventional")
+METHODS = ("latent", "hybrid", "paper", "conventional")
 PAPER = ReconstructionSettings(epochs=40, batch=1)
 """The paper's estimator, one pattern a step; on simulated runs the loss has settled after 40 of its 100 epochs."""
 PAPER_RATES = (0.3, 1.0)
@@ -175,10 +177,10 @@ class Request:
     """What `ptychoscope reconstruct` is asked for; None leaves a choice to the method.
 
     Attributes:
-        method: latent, paper or conventional.
-        decoder: name or path; latent: "auto" ranks the installed ones by evidence, "auto:A,B" those named.
+        method: latent, hybrid, paper or conventional.
+        decoder: name or path; latent and hybrid: "auto" ranks the installed ones by evidence, "auto:A,B" those named.
         exposure_s: which exposure; None takes the shortest.
-        pose: latent: "free" or "known", the sample's place under the decoder's square.
+        pose: latent and hybrid: "free" or "known", the sample's place under the decoder's square.
         positivity: conventional: a real amplitude in 0..1.
         learning_rate, epochs, start, loss, seed: of the iterative methods.
     """
@@ -206,6 +208,7 @@ class Request:
             raise UsageError(f"pose {self.pose!r}: known are {', '.join(POSES)}")
         foreign = {
             "latent": ("learning_rate", "epochs", "start", "loss"),
+            "hybrid": ("learning_rate", "epochs", "start", "loss"),
             "paper": ("pose",),
             "conventional": ("learning_rate", "start", "pose", "decoder"),
         }[self.method]
@@ -292,7 +295,7 @@ def reconstruct_file(
     with Course() as course, course.interruptible():
         if margins.corrected:
             course.say(margins.reason)
-        values = _latent(task, request, course) if request.method == "latent" else _iterative(task, request, course)
+        values = _METHODS[request.method](task, request, course)
     return {
         "method": request.method,
         "calibration": str(path if other is None else other),
@@ -303,7 +306,22 @@ def reconstruct_file(
     }
 
 
-def _latent(task: _Task, request: Request, course: Course) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Believed:
+    """A posterior, the decoder that was taken or chosen, and the ranking it was chosen from."""
+
+    posterior: Posterior
+    decoder: Decoder
+    estimator: LatentEstimator
+    places: list[Ranked]
+
+    def values(self) -> dict[str, Any]:
+        """For the JSON line."""
+        values = numbers(self.posterior) | {"decoder": self.decoder.package.name}
+        return values | ({"ranking": ranking(self.places)} if self.places else {})
+
+
+def _posterior(task: _Task, request: Request, course: Course) -> _Believed:
     pose, names = request.pose or "free", candidates(task.decoder)
     places: list[Ranked] = []
     if names is None:
@@ -319,18 +337,64 @@ def _latent(task: _Task, request: Request, course: Course) -> dict[str, Any]:
     else:
         decoder, estimate, places = choose(names, task.data, task.light, task.field_m, pose, task.device, course)
         found = places[0].posterior
+    return _Believed(found, decoder, estimate, places)
+
+
+def _latent(task: _Task, request: Request, course: Course) -> dict[str, Any]:
+    believed = _posterior(task, request, course)
+    found = believed.posterior
     psnr = task.psnr_db(on_object_grid(found.mean, task.field_m, task.size, task.pixel_m))
-    store_posterior(task.path, task.entry, found, decoder, psnr, "latent")
+    store_posterior(task.path, task.entry, found, believed.decoder, psnr, "latent")
     figure = draw_posterior(
         found,
         task.data,
-        estimate.expected(task.data, found.mean),
+        believed.estimator.expected(task.data, found.mean),
         lit_samples(task.light, task.data, task.field_m, len(found.mean)),
         task.heading("latent", psnr),
         task.figure("latent"),
     )
-    values = numbers(found) | {"decoder": decoder.package.name, "psnr_db": psnr, "figure": str(figure)}
-    return values | ({"ranking": ranking(places)} if places else {})
+    return believed.values() | {"psnr_db": psnr, "figure": str(figure)}
+
+
+def hybrid(
+    data: Ptychogram, light: Illumination, found: Posterior, field_m: float, device: str, course: Course, name: str
+) -> Reconstruction:
+    """Decoder and free pixels, with progress."""
+    course.begin(name, 2 * HYBRID.steps)
+    return reconstruct_hybrid(
+        data,
+        light,
+        found,
+        field_m,
+        device=device,
+        report=lambda epoch, _, loss: course.advance(epoch, f"loss {loss:.5f}"),
+        stop=course.stopped,
+    )
+
+
+def _hybrid(task: _Task, request: Request, course: Course) -> dict[str, Any]:
+    believed = _posterior(task, request, course)
+    found = believed.posterior
+    result = hybrid(task.data, task.light, found, task.field_m, task.device, course, "hybrid")
+    latent = on_object_grid(found.mean, task.field_m, task.size, task.pixel_m)
+    psnr = task.psnr_db(result.object)
+    store(task.path, task.entry, result, psnr, request.method)
+    figure = hybrid_figure(
+        task.data.frames.sum(0),
+        result.expected.sum(0),
+        field_of_view(latent, task.field_m, task.pixel_m),
+        field_of_view(result.object.real, task.field_m, task.pixel_m),
+        task.heading(request.method, psnr),
+        task.figure(request.method),
+    )
+    return believed.values() | {
+        "psnr_db": psnr,
+        "psnr_latent_db": task.psnr_db(latent),
+        "converged": found.converged and bool(result.converged),
+        "residual": result.residual,
+        "strength": HYBRID.kappa,
+        "figure": str(figure),
+    }
 
 
 def _iterative(task: _Task, request: Request, course: Course) -> dict[str, Any]:
@@ -366,6 +430,14 @@ def _iterative(task: _Task, request: Request, course: Course) -> dict[str, Any]:
         "strength": getattr(result.settings, "kappa", None),
         "figure": str(figure),
     }
+
+
+_METHODS: dict[str, Callable[[_Task, Request, Course], dict[str, Any]]] = {
+    "latent": _latent,
+    "hybrid": _hybrid,
+    "paper": _iterative,
+    "conventional": _iterative,
+}
 
 
 def lit_samples(light: Illumination, data: Ptychogram, field_m: float, samples: int) -> NDArray[np.float32]:

@@ -26,6 +26,12 @@ GRAIN = 1.2
 """Correlation length of what a foreign object has beside the decoder's image, in pixels of it."""
 STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Variances of that which are compared, in those of the misfit."""
+COARSE = 4.0
+"""Power of that in the coarse orders that dim light shows, in that of white noise of the same variance: 9 at the
+coarsest, 2.3 at the tenth."""
+FLOOR = 0.25
+"""Where the decoder is sure of black or white an object can still be anything: this share of the mean misfit is added
+everywhere."""
 HIGHEST = 18
 """Cosines up to this radial order (half periods across the image) are looked at."""
 
@@ -46,6 +52,24 @@ class Foreign:
     own: tuple[float, ...]
     evidence: tuple[float, ...]
 
+    @property
+    def residual(self) -> float:
+        """Power, in coarse orders, of what lies beside the decoder's image, in misfit variances a pixel.
+
+        The mean of its logarithm over all strengths by their evidence, the class's own and foreign ones equally likely
+        beforehand.
+        """
+        own, theirs = len(self.own), len(self.evidence)
+        powers = [OWN_POWER * s for s in OWN_STRENGTHS] + [OWN_POWER + COARSE * s for s in STRENGTHS]
+        logs = torch.tensor([*self.own, *self.evidence], dtype=torch.float64)
+        logs -= torch.tensor([own] * own + [theirs] * theirs, dtype=torch.float64).log()
+        return float((torch.softmax(logs, 0) * torch.tensor(powers, dtype=torch.float64).log()).sum().exp())
+
+
+def widened(misfit: Tensor) -> Tensor:
+    """(..., s, s) a misfit's variance with its floor."""
+    return misfit + FLOOR * misfit.mean((-2, -1), keepdim=True)
+
 
 def foreign_evidence(
     observation: Observation, image: Tensor, jacobian: Tensor, prior_precision: Tensor, misfit: Tensor
@@ -60,8 +84,7 @@ def foreign_evidence(
     """
     size = image.shape[-1]
     basis, power = _field(size, image.device)
-    # Where the decoder is sure of black or white a foreign object can still be anything: a floor under the misfit.
-    deviation = (misfit + 0.25 * misfit.mean()).sqrt().flatten()
+    deviation = widened(misfit).sqrt().flatten()
     along = torch.cat((jacobian, deviation[:, None] * basis), 1)
     terms = observation.terms(image[None], along[None])
     gradient, information = terms.gradient[0].double(), terms.information[0].double()

@@ -139,6 +139,28 @@ def metric_of(light: KnownLight) -> Tensor:
 QUIET = 5
 """Steps in a row that must be small: after a restart the first ones always are."""
 
+
+@dataclass(frozen=True)
+class Anchor:
+    """What pixels are expected to be before the light is looked at: independent normal, each with its own width.
+
+    Attributes:
+        centre: (c, M, M) where they are expected.
+        precision: (M, M) twice the inverse variance: terms of an objective that is twice a negative logarithm.
+    """
+
+    centre: Tensor
+    precision: Tensor
+
+    def slope(self, x: Tensor) -> Tensor:
+        """(c, M, M) gradient at x of `value`."""
+        return (x - self.centre) * self.precision
+
+    def value(self, x: Tensor) -> float:
+        """Half the sum of precision times squared distance."""
+        return 0.5 * float(((x - self.centre).square() * self.precision).sum())
+
+
 Step = Callable[[int, float], bool]
 """Told the number of the step and its loss; true stops."""
 
@@ -154,6 +176,7 @@ def solve(
     bounded: bool,
     tolerance: float,
     steps: int,
+    anchor: Anchor | None = None,
     told: Step = lambda *_: False,
 ) -> Solution:
     """Minimise from `start` (c, M, M).
@@ -162,9 +185,12 @@ def solve(
         weight: (1 or N, H, W) pixels to fit.
         tolerance: rms step of amplitude over the lit pixels; the search has converged when `QUIET` steps are smaller.
         steps: at most.
+        anchor: what the pixels are expected to be, if anything is.
     """
     metric = metric_of(light)
     lit = metric > 1.01 * metric.min()
+    if anchor is not None:
+        metric = metric + anchor.precision
     count, quiet = float(lit.sum()), 0
     proximal = Proximal(metric, strength, bounded, len(start))
     x = ahead = start
@@ -174,6 +200,8 @@ def solve(
     for number in range(steps):
         value, outside, gradient = light.loss(as_field(ahead), likelihood, weight)
         slope = as_channels(gradient, bounded)
+        if anchor is not None:
+            value, slope = value + anchor.value(ahead), slope + anchor.slope(ahead)
         if last is not None:
             # What the likelihood bent by between the last two points, over what the metric takes for granted.
             moved = ahead - last[0]

@@ -25,7 +25,7 @@ from recon.levels import resampled
 from recon.model import ForwardModel, object_size
 from recon.noise import StabilisedAmplitude, loss_named, pixel_weights
 from recon.objects import DecoderObject
-from recon.pixels import as_channels, as_field, solve
+from recon.pixels import Anchor, as_channels, as_field, solve
 from recon.strength import noise_scale, validated
 
 WARM = StabilisedAmplitude()
@@ -97,6 +97,7 @@ class Reconstruction:
         interrupted: stopped before its last epoch.
         converged: whether the stopping criterion was met; None for searches of a fixed number of epochs.
         tried: (kappa, held-out loss) along the path of strengths; conventional only.
+        residual: power of what lies beside the decoder's image, in variances of its misfit; hybrid only.
     """
 
     method: str
@@ -110,6 +111,7 @@ class Reconstruction:
     interrupted: bool = False
     converged: bool | None = None
     tried: tuple[tuple[float, float], ...] = ()
+    residual: float | None = None
 
     def summary(self) -> dict[str, Any]:
         """Numbers for files and reports."""
@@ -122,6 +124,7 @@ class Reconstruction:
             "interrupted": self.interrupted,
             "converged": self.converged,
             "tried": [list(pair) for pair in self.tried],
+            "residual": self.residual,
             "settings": asdict(self.settings),
         }
 
@@ -203,12 +206,8 @@ def reconstruct_pixels(
         ValueError: the loss is not known.
     """
     s = settings
-    resolving = float(np.sqrt(np.median(data.dark_variance[data.mask]))) < PHOTON_RESOLVING_E
-    loss = s.loss or ("exact" if resolving else "mixed")
-    if loss not in PREPARED:
-        raise ValueError(f"unknown loss {loss!r}; known: {', '.join(PREPARED)}")
-    binning = 2 if not any(n % 4 for n in data.geometry.shape) and min(data.geometry.shape) >= 128 else 1
-    light = KnownLight.build(data, illumination, binning, device)
+    loss = pixel_loss(data, s)
+    light = coarse_light(data, illumination, device)
     likelihood = PREPARED[loss](light.frames, light.variance)
     # A uniform start whose brightness explains the light that came through.
     sent = float((light.probes.abs().square()).sum())
@@ -226,46 +225,103 @@ def reconstruct_pixels(
     if kappa is None:
         choice = validated(light, likelihood, start, bounded=s.positivity, seed=s.seed, stop=stop)
         start, kappa, tried = choice.object, choice.kappa, choice.tried
-    losses: list[float] = []
-    levels = (2, 1) if binning == 2 else (1,)
-
-    def told(number: int, loss_now: float) -> bool:
-        losses.append(loss_now / data.frames.size)
-        report(len(losses), len(levels) * s.steps, losses[-1])
-        return stop()
-
-    for level_binning in levels:
-        if level_binning != light.binning:
-            fine = KnownLight.build(data, illumination, level_binning, device)
-            field = resampled(as_field(start).cpu().numpy(), light.binning, fine.size, (light.binning - 1) / 2)
-            start = as_channels(torch.from_numpy(field).to(device), s.positivity)
-            light, likelihood = fine, PREPARED[loss](fine.frames, fine.variance)
-        found = solve(
-            light, likelihood, light.good, start, kappa * noise_scale(light),
-            bounded=s.positivity, tolerance=s.tolerance, steps=s.steps, told=told,
-        )  # fmt: skip
-        start = found.channels
-        if found.interrupted:
-            break
-    if light.binning != 1:
-        field = resampled(
-            as_field(start).cpu().numpy(), light.binning, KnownLight.build(data, illumination, 1, device).size, 0.5
-        )
-        light = KnownLight.build(data, illumination, 1, device)
-        start = as_channels(torch.from_numpy(field).to(device), s.positivity)
-    obj = as_field(start)
+    chosen = replace(s, loss=loss, kappa=kappa)
+    refined = refine_pixels(data, illumination, light, start, chosen, report=report, stop=stop)
     return Reconstruction(
         "conventional",
-        obj.cpu().numpy(),
+        refined.object,
         None,
         None,
-        light.expected(obj).cpu().numpy(),
-        np.array(losses),
-        replace(s, loss=loss, kappa=kappa),
-        interrupted=found.interrupted,
-        converged=found.converged,
+        refined.expected,
+        refined.losses,
+        chosen,
+        interrupted=refined.interrupted,
+        converged=refined.converged,
         tried=tried,
     )
+
+
+@dataclass(frozen=True)
+class Refined:
+    """Where free pixels ended; see `Reconstruction`."""
+
+    object: NDArray[np.complex64]
+    expected: NDArray[np.float32]
+    losses: NDArray[np.float64]
+    interrupted: bool
+    converged: bool
+
+
+def refine_pixels(
+    data: Ptychogram,
+    illumination: Illumination,
+    light: KnownLight,
+    start: Tensor,
+    settings: PixelSettings,
+    anchored: Callable[[KnownLight], Anchor | None] = lambda _: None,
+    *,
+    report: Report = lambda *_: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Refined:
+    """Free pixels from a start (c, M, M) on the grid of `light`, there and then on the camera's own pixels.
+
+    Args:
+        settings: with loss and kappa.
+        anchored: what the pixels of a level are expected to be.
+    """
+    assert settings.loss is not None
+    assert settings.kappa is not None
+    device = str(light.frames.device)
+    losses: list[float] = []
+    levels = sorted({light.binning, 1}, reverse=True)
+
+    def told(_: int, loss: float) -> bool:
+        losses.append(loss / data.frames.size)
+        report(len(losses), len(levels) * settings.steps, losses[-1])
+        return stop()
+
+    def carried(channels: Tensor, fine: KnownLight) -> Tensor:
+        """Channels of `light` on a finer grid."""
+        field = as_field(channels).cpu().numpy()
+        moved = resampled(field, light.binning / fine.binning, fine.size, (light.binning - fine.binning) / 2)
+        return as_channels(torch.from_numpy(moved).to(device), settings.positivity)
+
+    channels, place = start, light
+    for binning in levels:
+        if binning != place.binning:
+            place = KnownLight.build(data, illumination, binning, device)
+            channels = carried(channels, place)
+        found = solve(
+            place, PREPARED[settings.loss](place.frames, place.variance), place.good, channels,
+            settings.kappa * noise_scale(place), bounded=settings.positivity, tolerance=settings.tolerance,
+            steps=settings.steps, anchor=anchored(place), told=told,
+        )  # fmt: skip
+        channels = found.channels
+        if found.interrupted:
+            break
+    if place.binning != 1:
+        place = KnownLight.build(data, illumination, 1, device)
+        channels = carried(channels, place)
+    obj = as_field(channels)
+    return Refined(
+        obj.cpu().numpy(), place.expected(obj).cpu().numpy(), np.array(losses), found.interrupted, found.converged
+    )
+
+
+def coarse_light(data: Ptychogram, illumination: Illumination, device: str) -> KnownLight:
+    """The frames on the pixels that free pixels begin with: binned where the frames can be."""
+    shape = data.geometry.shape
+    binning = 2 if not any(n % 4 for n in shape) and min(shape) >= 128 else 1
+    return KnownLight.build(data, illumination, binning, device)
+
+
+def pixel_loss(data: Ptychogram, settings: PixelSettings) -> str:
+    """The loss asked for, or the sensor's. Raises `ValueError`: it is not known."""
+    resolving = float(np.sqrt(np.median(data.dark_variance[data.mask]))) < PHOTON_RESOLVING_E
+    loss = settings.loss or ("exact" if resolving else "mixed")
+    if loss not in PREPARED:
+        raise ValueError(f"unknown loss {loss!r}; known: {', '.join(PREPARED)}")
+    return loss
 
 
 def random_latent(package: DecoderPackage, seed: int) -> Tensor:

@@ -14,8 +14,8 @@ from app.bench.darks import CHECK_FRAMES, require_dark, sensor_guess
 from app.bench.exposing import find_exposure
 from app.bench.session import Session
 from drivers.base import InstrumentError, LightState
+from recon.files.corrections import summarise_darks
 from recon.files.darks import DarkAccumulator
-from recon.files.read import summarise_darks
 
 DARKS = 32
 LONG_DARKS = 12

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from app.bench.session import Session, region_of
 from app.profile import CameraProfile
 from drivers.base import CameraInfo, Cancelled, InstrumentError, LightState
+from recon.files.corrections import QUANTISATION_ADU2, summarise_darks
 from recon.files.dark_sets import DarkSet, now_text
 from recon.files.darks import DarkAccumulator, DarkSummary
-from recon.files.read import QUANTISATION_ADU2, summarise_darks
 
 BLOCKS = 32
 """The frame's shorter side holds so many blocks; a block's mean is looked at, its extremes left out."""

@@ -25,7 +25,7 @@ def dose(
     positions: Annotated[int, typer.Option(help="16 or 96 of the spiral's points.")] = 16,
     pose: Annotated[str, typer.Option(help="known, or free: shift, turn, size and flux at random.")] = "known",
     truth: Annotated[str, typer.Option(help="matched (grey, the decoder's own resize) or mask (binary).")] = "matched",
-    methods: Annotated[str, typer.Option(help="Of latent, paper and pixel (conventional).")] = "latent,paper",
+    methods: Annotated[str, typer.Option(help="Of latent, hybrid, paper and pixel (conventional).")] = "latent,paper",
     decoder: Annotated[list[str] | None, typer.Option(help="A decoder; may be given again. Default mnist.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Exposures of each object, with their own noise and pose.")] = 1,
     count: Annotated[int | None, typer.Option(min=1, help="Objects, the first ones; default 24, or all.")] = None,

@@ -13,8 +13,13 @@ from matplotlib.typing import LineStyleType
 
 from app.studies.curves import Curve, Dose
 
-LABELS = {"latent": "latent, this program", "paper": "latent, the paper's estimator", "pixel": "conventional"}
-COLOURS = {"latent": "tab:blue", "paper": "tab:orange", "pixel": "tab:green"}
+LABELS = {
+    "latent": "latent, this program",
+    "hybrid": "hybrid",
+    "paper": "latent, the paper's estimator",
+    "pixel": "conventional",
+}
+COLOURS = {"latent": "tab:blue", "hybrid": "tab:red", "paper": "tab:orange", "pixel": "tab:green"}
 STYLES: tuple[LineStyleType, ...] = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 """One a decoder."""

@@ -21,10 +21,11 @@ from recon.ceiling import NODE_M, noise_free_fit, prior_mean
 from recon.dataset import Ptychogram
 from recon.decoders.companion import Companion, companion_path, load_companion
 from recon.decoders.package import DecoderPackage, find_package, load_package
+from recon.hybrid import reconstruct_hybrid
 from recon.observation import BLOCK_M
 from recon.paper import LitBlocks, PaperSettings, Placed, Summed, paper_fits
-from recon.posterior import LatentEstimator
-from recon.reconstruct import reconstruct_pixels
+from recon.posterior import LatentEstimator, Posterior
+from recon.reconstruct import Reconstruction, reconstruct_pixels
 from recon.scene import FREE_POSE, Nuisances
 from recon.simulated import exposed, intensities, posed
 
@@ -94,6 +95,8 @@ class Workshop:
         self._means: dict[str, NDArray[np.float32]] = {}
         self._lit: dict[tuple[str, float], LitBlocks] = {}
         self._estimators: dict[tuple[str, str], LatentEstimator] = {}
+        self._of: Frames | None = None
+        self._posteriors: dict[str, tuple[Posterior, float]] = {}
         self._window: int | None = None
 
     def package(self, decoder: str) -> DecoderPackage:
@@ -131,8 +134,16 @@ class Workshop:
         electrons = exposed(per_photon, frames.photons, frames.read_noise, np.array(words, np.uint32))
         return truth, self.scene.ptychogram(electrons.cpu().numpy(), frames.photons, frames.read_noise, frames.object)
 
-    def estimate_latent(self, data: Ptychogram, decoder: str, pose: str) -> Estimate:
-        """This program's estimator: the one place where the study meets it."""
+    def posterior(self, frames: Frames, data: Ptychogram, decoder: str) -> tuple[Posterior, float]:
+        """This program's estimator, the one place where the study meets it; and its seconds.
+
+        Those of the newest frames are kept.
+        """
+        pose = frames.pose
+        if self._of != frames:
+            self._of, self._posteriors = frames, {}
+        if decoder in self._posteriors:
+            return self._posteriors[decoder]
         if (decoder, pose) not in self._estimators:
             self._estimators[decoder, pose] = LatentEstimator.build(
                 self.package(decoder),
@@ -146,25 +157,35 @@ class Workshop:
         estimator.prepare(data)
         begin = time.perf_counter()
         found = estimator.estimate(data)
-        return self._drawn(
-            found.mean,
-            time.perf_counter() - begin,
-            {
-                "converged": found.converged,
-                "verdict": found.verdict.word.value,
-                "photons_counted": float(found.electrons),
-                "sigma_mean": float(found.deviation.mean()),
-            },
-        )
+        seconds = time.perf_counter() - begin
+        self._posteriors[decoder] = found, seconds
+        return self._posteriors[decoder]
+
+    def estimate_latent(self, frames: Frames, data: Ptychogram, decoder: str) -> Estimate:
+        """The posterior mean."""
+        found, seconds = self.posterior(frames, data, decoder)
+        return self._drawn(found.mean, seconds, _said(found) | {"converged": found.converged})
+
+    def estimate_hybrid(self, frames: Frames, data: Ptychogram, decoder: str) -> Estimate:
+        """The posterior mean and what the light pays for beside it; both count in the seconds."""
+        found, seconds = self.posterior(frames, data, decoder)
+        window = self.pixel_window()
+        begin = time.perf_counter()
+        result = reconstruct_hybrid(data.crop((window, window)), self.scene.light, found, FIELD_M, device=self.device)
+        seconds += time.perf_counter() - begin
+        converged = found.converged and bool(result.converged)
+        return self._free(result, seconds, _said(found) | {"converged": converged})
 
     def estimate_pixels(self, data: Ptychogram) -> Estimate:
         """Free pixels, on the part of the frames that light reaches."""
         window = self.pixel_window()
         begin = time.perf_counter()
         result = reconstruct_pixels(data.crop((window, window)), self.scene.light, device=self.device)
-        seconds = time.perf_counter() - begin
+        return self._free(result, time.perf_counter() - begin, {"converged": result.converged})
+
+    def _free(self, result: Reconstruction, seconds: float, said: dict[str, Any]) -> Estimate:
         obj = centred(np.abs(result.object), self.scene.size)
-        return Estimate(obj, self.scene.scored(np.clip(obj, 0, 1)), seconds, {"converged": result.converged})
+        return Estimate(obj, self.scene.scored(np.clip(obj, 0, 1)), seconds, said)
 
     def pixel_window(self) -> int:
         """Side of the centred window with nearly all light of an open field: no truth is asked."""
@@ -233,6 +254,14 @@ class Workshop:
         return Estimate(drawn_on(image, self.scene), small, seconds, said)
 
 
+def _said(found: Posterior) -> dict[str, Any]:
+    return {
+        "verdict": found.verdict.word.value,
+        "photons_counted": float(found.electrons),
+        "sigma_mean": float(found.deviation.mean()),
+    }
+
+
 def centred(values: NDArray, size: int) -> NDArray:
     """A centred array (n, n) cut or padded with zeros to (size, size); index n//2 goes to size//2."""
     n = len(values)
@@ -279,7 +308,9 @@ def work(shop: Workshop, cases: Sequence[Case]) -> Iterator[tuple[Case, Outcome]
                 if len(waiting[queue]) == shop.job.batch:
                     yield from _paper(shop, waiting.pop(queue))
             elif case.method == "latent":
-                yield case, _outcome(shop, case, truth, shop.estimate_latent(data, case.decoder, frames.pose))
+                yield case, _outcome(shop, case, truth, shop.estimate_latent(frames, data, case.decoder))
+            elif case.method == "hybrid":
+                yield case, _outcome(shop, case, truth, shop.estimate_hybrid(frames, data, case.decoder))
             else:
                 yield case, _outcome(shop, case, truth, shop.estimate_pixels(data))
     for rest in waiting.values():

@@ -14,8 +14,8 @@ from app.acquire.plan import Plan, Step, Stream
 from app.profile import Profile
 from app.worker.message import Begin, Darks, Frame, Key
 from recon.dataset import DatasetError, Geometry, Ptychogram
+from recon.files.corrections import Dark, summarise_darks
 from recon.files.layout import StageRecord
-from recon.files.read import Dark, summarise_darks
 from recon.streaming import Electrons, Streamed
 
 MOST_FRAMES = 1_000_000

@@ -99,9 +99,9 @@ def test_calibrate_command(run_path, tmp_path, capsys):
     assert (tmp_path / "c" / "calibration.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("method", ["latent", "paper", "conventional"])
+@pytest.mark.parametrize("method", ["latent", "hybrid", "paper", "conventional"])
 def test_reconstruct_command(run_path, tmp_path, capsys, method):
-    brief = ("--pose", "known") if method == "latent" else ("--epochs", 4)
+    brief = ("--pose", "known") if method in ("latent", "hybrid") else ("--epochs", 4)
     code, out, _ = call(capsys, "reconstruct", run_path, "--method", method, *brief, "--out", tmp_path / "r", "--json")
     assert code == 0
     values = last_json(out)
@@ -117,6 +117,12 @@ def test_reconstruct_command(run_path, tmp_path, capsys, method):
         arrays, settings = stored
         assert arrays["deviation"].mean() == pytest.approx(values["sigma_mean"])
         assert settings["prior"]["plain"] is False
+    if method == "hybrid":
+        arrays, settings = stored
+        assert {"verdict", "residual", "strength", "psnr_latent_db"} <= set(values)
+        assert settings["residual"] == values["residual"] > 0
+        assert settings["psnr_db"] == values["psnr_db"]
+        assert arrays["object"].shape[0] == arrays["object"].shape[1]
 
 
 def test_the_decoder_with_the_most_evidence_is_taken(run_path, tmp_path, capsys):
@@ -186,6 +192,7 @@ def test_a_scan_must_be_calibrated_before_its_object_is_sought(tmp_path, capsys)
         (["--pose", "loose"], "loose"),
         (["--epochs", "4"], "--epochs"),
         (["--method", "paper", "--pose", "free"], "--pose"),
+        (["--method", "hybrid", "--epochs", "4"], "--epochs"),
         (["--start", "nowhere"], "nowhere"),
         (["--exposure", "7"], "7"),
         (["--device", "abacus"], "abacus"),

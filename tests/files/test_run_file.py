@@ -5,9 +5,10 @@ import pytest
 from app.acquire.plan import Stream
 from recon.dataset import DatasetError
 from recon.files import schema
+from recon.files.corrections import summarise_darks
 from recon.files.darks import DarkAccumulator, histogram_edges
 from recon.files.imports import Overrides, read_any
-from recon.files.read import open_run, summarise_darks
+from recon.files.read import open_run
 from recon.files.results import StoredCalibration, load_calibration, load_result, store_calibration, store_result
 from recon.files.write import RunWriter
 from tests.acquire.fakes import SHAPE, FakeBench, small_profile
