@@ -35,6 +35,7 @@ from recon.dataset import Ptychogram
 from recon.decoders.companion import companion_path, load_companion, plain_companion
 from recon.decoders.package import find_package, load_package
 from recon.decoders.pairs import RELIEF_RAD, paired, transmission
+from recon.latent import LatentSettings
 from recon.metrics import phase_error_rad, phase_psnr_db, psnr_db
 from recon.reconstruct import PixelSettings, reconstruct_pixels
 from recon.simulated import exposed, intensities
@@ -43,6 +44,8 @@ READ_NOISE_E = 0.3
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "complex.png"
 COMMAND = "python -m benchmarks.complex_objects"
 SCENE = StudyScene.small(16)
+SEARCH = LatentSettings(starts=12, proposals=256, chains=32, settling=1, mended=96)
+"""Half of the usual starts and a quarter of the draws: enough for a mean."""
 SHOWN = 1e4
 """Photons of the figure."""
 
@@ -114,7 +117,7 @@ def built(decoder: str) -> ComplexEstimator:
     """The estimator of the scene; a decoder without a prior gets the plain one."""
     package, path = load_package(decoder, 2), companion_path(find_package(decoder))
     companion = load_companion(path, package) if path.exists() else plain_companion(package)
-    return ComplexEstimator.build(package, companion, SCENE.light, FIELD_M)
+    return ComplexEstimator.build(package, companion, SCENE.light, FIELD_M, settings=SEARCH, bank=2048)
 
 
 def figure(number: int, seed: int, estimator: ComplexEstimator) -> None:

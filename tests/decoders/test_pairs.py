@@ -176,7 +176,7 @@ def test_its_prior_comes_back_with_a_sketch_of_both_channels(trained, package, t
     back = load_companion(again, package)
     assert back.phase_misfit is not None
     assert torch.equal(back.phase_misfit.variance, companion.phase_misfit.variance)
-    assert torch.equal(back.sketch.images(zeta), images)
+    assert torch.equal(back.sketch.images(zeta), companion.sketch.images(zeta))
 
 
 def test_the_direct_drawer_has_the_jacobian_of_finite_differences(package):
