@@ -191,6 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--doses", type=float, nargs="+", default=[1e4, 1e3, 1e5])
     parser.add_argument("--count", type=int, default=8, help="unseen digits, the first of the test set")
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--decoder", default="mnist-complex")
     parser.add_argument("--part", choices=["pixels", "latent", "both"], default="both")
@@ -204,7 +205,7 @@ def main() -> None:
     estimator = built(options.decoder) if options.part != "pixels" else None
     cases = []
     for photons in options.doses:
-        for number in range(options.count):
+        for number in range(options.first, options.first + options.count):
             path = options.out / f"{photons:.0e}-{number}-{options.seed}.json"
             case = json.loads(path.read_text()) if path.exists() else {"photons": photons, "number": number}
             wanted = {"pixels": "pixels", "latent": "latent"}
