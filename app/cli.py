@@ -88,11 +88,19 @@ def scan(
     calibration: Annotated[
         Path | None, typer.Option(help="Low dose: no bright scan, the calibration of this earlier run holds.")
     ] = None,
+    bright: Annotated[
+        bool,
+        typer.Option("--bright", help="With --calibration and --enough: the bright scan as well, a single trajectory."),
+    ] = False,
     passes: Annotated[int, typer.Option(min=1, help="Low dose: how often the evaluation points are visited.")] = 1,
     no_empty: Annotated[bool, typer.Option("--no-empty", help="Low dose: no empty beam either.")] = False,
     enough: Annotated[
         float | None,
-        typer.Option(min=0, help="Low dose: end when the image is recovered with this mean deviation at most."),
+        typer.Option(
+            min=0,
+            help="Spend no light beyond an image that is recovered with this mean deviation at most: a low-dose scan "
+            "ends, one with --bright leaves out the exposures that it does not need.",
+        ),
     ] = None,
     server: Annotated[str | None, typer.Option(help="With --enough: HOST:PORT of a `serve`; default: here.")] = None,
     keys: Annotated[Path | None, typer.Option(help="Folder with CURVE keys for --server.")] = None,
@@ -122,8 +130,17 @@ def scan(
         raise UsageError(
             "scan: --resume takes darks, characterisation and calibration from its file; leave those options out"
         )
-    if calibration is None and (passes > 1 or no_empty or enough is not None):
-        raise UsageError("scan: --passes, --no-empty and --enough are for low-dose scans; give --calibration OTHER.h5")
+    if resume is not None and (enough is not None or bright):
+        raise UsageError("scan: --resume takes what its plan still holds; leave --enough and --bright out")
+    if (calibration is None or bright) and (passes > 1 or no_empty):
+        raise UsageError("scan: --passes and --no-empty are for low-dose scans; give --calibration OTHER.h5 alone")
+    if calibration is None and (enough is not None or bright):
+        raise UsageError(
+            "scan: before its bright scan is complete a run has no calibration to judge images by; give --calibration "
+            "OTHER.h5, for a low-dose scan alone, for a single trajectory with --bright, or leave both out"
+        )
+    if bright and enough is None:
+        raise UsageError("scan: --bright with --calibration is for --enough SIGMA; give that, or leave both out")
     if enough is None and (server or keys):
         raise UsageError("scan: --server and --keys are for --enough SIGMA, which has somebody look at the image")
     live = None
@@ -148,6 +165,7 @@ def scan(
         interrupt,
         Label(sample_name, notes),
         live,
+        bright,
     )
     _end_scan(values, interrupt, as_json)
 

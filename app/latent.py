@@ -14,6 +14,7 @@ from app.errors import UsageError
 from app.figures import PosteriorPicture, posterior_figure
 from recon.dataset import Ptychogram
 from recon.decoders.companion import Companion, companion_path, load_companion, plain_companion
+from recon.decoders.direct import rehearse
 from recon.decoders.package import DecoderPackage, find_package, load_package
 from recon.files.results import store_result
 from recon.illumination import Illumination
@@ -51,6 +52,10 @@ class Decoder:
         package = load_package(name)
         prior = companion_path(find_package(name))
         return cls(package, load_companion(prior, package) if prior.exists() else plain_companion(package))
+
+    def rehearse(self) -> None:
+        """Have everything loaded that the first image will need of the decoder."""
+        rehearse(self.package)
 
     @property
     def note(self) -> str:

@@ -20,11 +20,12 @@ from app.bench.characterisation import Measured, parse
 from app.devices import Devices
 from app.live.pace import PacedClock
 from app.profile import Profile
+from app.runs import stored_plan
 from app.stopping import Interrupt
 from drivers.base import CameraInfo, Clock, Interval, Region, StageInfo, StagePosition, SystemClock, VirtualClock
 from recon.dataset import DatasetError, Truth
 from recon.files.read import open_run
-from recon.files.recorded import EMPTY, RecordedFrames
+from recon.files.recorded import RecordedFrames
 from recon.files.reuse import Source
 from simulators.replay import Moment, Playhead, ReplayCamera, ReplayLight, ReplayStage
 
@@ -80,20 +81,14 @@ class Recorded:
             DatasetError: not a run, being written, damaged, or without a single frame.
         """
         with open_run(path) as run:
-            try:
-                plan = Plan.from_json(run.plan_json)
-                profile = Profile.model_validate_json(run.profile_json)
-            except (ValueError, KeyError, TypeError) as error:
-                raise DatasetError(
-                    f"{path}: its plan or profile cannot be read ({type(error).__name__}); "
-                    "it is damaged or of another version"
-                ) from None
+            plan, profile = stored_plan(run.plan_json, run.profile_json, str(path))
             measured = parse(run.characterisation, f"in {path}") if run.characterisation else None
-            source, done = run.calibration_source, run.steps_committed
+            source, done, taken = run.calibration_source, run.steps_committed, run.series_committed
             camera, stage = _camera(run.camera, profile), _stage(run.stage, profile)
             label, truth = Label(run.sample_name, run.notes), run.truth()
             seed, sample, outcome = run.seed, run.sample, run.outcome
-        steps = [step for step in plan.steps[:done] if step.stream is not Stream.DARK]
+        gone = set(plan.left_out(done, taken))
+        steps = [step for step in plan.steps[:done] if step.stream is not Stream.DARK and step not in gone]
         plan = replace(plan, steps=tuple(replace(step, number=k) for k, step in enumerate(steps)))
         if not steps:
             raise DatasetError(f"{path}: holds no frame; complete it with scan --resume")
@@ -125,35 +120,24 @@ class Recorded:
 def _moments(plan: Plan, frames: RecordedFrames) -> tuple[tuple[Moment, ...], tuple[tuple[int, int], ...]]:
     """Every frame of the plan's steps, and (entry, index) of each."""
     facts = {entry: frames.facts(entry) for entry in frames.entries}
-    done = dict.fromkeys(facts, 0)
-    moments, places = [], []
-    for step in plan.steps:
-        entry = 1
-        if step.stream is Stream.EMPTY:
-            entry = EMPTY
-        elif step.stream is Stream.EVALUATION:
-            entry = 2 + plan.evaluation_exposures_s.index(step.exposure_s)
-        for repeat in range(step.repeats):
-            index, known = done[entry], facts[entry]
-            done[entry] += 1
-            moments.append(
-                Moment(
-                    key=(
-                        STREAM_CODES[step.stream],
-                        step.visit * FRAMES_PER_VISIT + step.number * REPEATS_PER_STEP + repeat,
-                    ),
-                    exposure_s=float(known.exposures_s[index]),
-                    asked_s=step.exposure_s,
-                    time=float(known.times[index]),
-                    commanded=step.target,
-                    readback=_place(known.readback_m[index]),
-                    lit=step.light_on,
-                    visit=step.visit,
-                    step=step.number,
-                )
+    places = plan.places()
+    moments = []
+    for (number, repeat), (entry, index) in places.items():
+        known, step = facts[entry], plan.steps[number]
+        moments.append(
+            Moment(
+                key=(STREAM_CODES[step.stream], step.visit * FRAMES_PER_VISIT + number * REPEATS_PER_STEP + repeat),
+                exposure_s=float(known.exposures_s[index]),
+                asked_s=step.exposure_s,
+                time=float(known.times[index]),
+                commanded=step.target,
+                readback=_place(known.readback_m[index]),
+                lit=step.light_on,
+                visit=step.visit,
+                step=number,
             )
-            places.append((entry, index))
-    return tuple(moments), tuple(places)
+        )
+    return tuple(moments), tuple(places.values())
 
 
 def _place(pair: NDArray[np.float64]) -> StagePosition | None:

@@ -30,8 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.acquire.frame import Frame
+from app.acquire.observer import RunState, SilentObserver
 from app.acquire.planning import make_plan
-from app.acquire.runner import Runner, RunState, SilentObserver
+from app.acquire.runner import Runner
 from app.acquire.scan import describe
 from app.devices import Devices
 from app.live.slot import Slot, SlotObserver

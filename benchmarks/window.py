@@ -33,8 +33,8 @@ import numpy as np
 from PyQt5.QtCore import Qt, QTimer
 from PyQt5.QtTest import QTest
 
+from app.acquire.observer import RunState
 from app.acquire.planning import make_plan
-from app.acquire.runner import RunState
 from app.acquire.scan import Scan
 from app.gui.live import LivePanel
 from app.gui.panels import GuestPanel

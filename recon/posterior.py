@@ -289,7 +289,10 @@ class LatentEstimator:
 
     def expected(self, data: Ptychogram, image: NDArray) -> NDArray[np.float32]:
         """(H, W) electrons, all frames together, that an image (s, s) predicts."""
-        operator = self.prepare(data).operator
+        return self.predicted(self.prepare(data).operator, image)
+
+    def predicted(self, operator: CameraOperator, image: NDArray) -> NDArray[np.float32]:
+        """The same of frames whose operator is at hand."""
         lit = torch.from_numpy(np.ascontiguousarray(image, np.float32)).to(self.device)
         fields = torch.view_as_real(operator.fields(lit[None])[:, 0])
         return fields.square().sum((0, 3)).cpu().numpy()

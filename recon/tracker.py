@@ -90,6 +90,11 @@ class Tracker:
             raise ValueError("no frame has come yet; add one")
         return self._searched_anew()
 
+    def expected(self, image: NDArray) -> NDArray[np.float32]:
+        """(H, W) electrons, all frames so far together, that an image (s, s) predicts."""
+        places = [place for part, _ in self._data for place in part]
+        return self.estimator.predicted(self.plan.operator.select(places), image)
+
     def _searched_anew(self) -> Posterior:
         assert self._observation is not None
         self._searched = self.frames

@@ -17,8 +17,8 @@ import h5py
 import numpy as np
 import pytest
 
+from app.acquire.observer import RunState
 from app.acquire.planning import make_plan
-from app.acquire.runner import RunState
 from app.acquire.scan import Scan
 from app.devices import Devices, open_devices
 from app.errors import known_message

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from app.acquire.drift import record_drift, stored_drift
 from app.acquire.frame import Frame
+from app.acquire.observer import Progress, RunState
 from app.acquire.plan import Plan
-from app.acquire.runner import Progress, Runner, RunState
+from app.acquire.runner import Runner
 from app.acquire.scan import Label, Scan
 from app.bench.characterisation import chosen
 from app.bench.prompt import LightRequest, Terminal
 from app.profile import load_profile
+from app.runs import points_left
 from app.stopping import Interrupt
 from recon.files.read import open_run
 
@@ -88,11 +90,13 @@ def run_scan(
     interrupt: Interrupt | None = None,
     label: Label | None = None,
     live: Live | None = None,
+    bright: bool = False,
 ) -> dict[str, Any]:
     """A scan into `out`, or the rest of `resume` (exactly one of them), as numbers for the command line.
 
     Ctrl-C, SIGTERM and SIGHUP abort it; `interrupt` knows afterwards which of them did. With `live` a worker follows
-    a low-dose scan, which ends when its image is good enough.
+    the scan: a low-dose one ends when its image is good enough; one that takes the `bright` frames as well, of whose
+    images `calibration` lets judge, leaves out the exposures that are not needed any more.
 
     Raises what `Scan` and `Runner.run` raise.
     """
@@ -102,14 +106,19 @@ def run_scan(
     if resume is not None:
         with open_run(resume) as run:
             # One that had enough light is complete, and the rest of its plan can still be taken.
-            if run.outcome == RunState.COMPLETED and run.steps_committed >= len(Plan.from_json(run.plan_json).steps):
+            left = points_left(run)
+            done = run.steps_committed >= len(Plan.from_json(run.plan_json).steps)
+            if run.outcome == RunState.COMPLETED and done and not left:
                 return _result(resume, run.outcome, run.frames_committed, begin, stored_drift(resume))
+        if left:
+            return retake_points(resume, left, interrupt, whole=True)
         scan = Scan.interrupted(resume, ask)
     elif out is not None:
         loaded = load_profile(profile)
         measured = chosen(loaded, characterisation)
-        if calibration is None:
-            scan = Scan.new(loaded, out, seed, sample, measured, darks, ask, label=label or Label())
+        if calibration is None or bright:
+            label = label or Label()
+            scan = Scan.new(loaded, out, seed, sample, measured, darks, ask, label=label, lent=calibration)
         else:
             scan = Scan.low_dose(
                 loaded,
@@ -150,8 +159,10 @@ def _run(runner: Runner, observer: ConsoleProgress, interrupt: Interrupt) -> Run
         return runner.run()
 
 
-def retake_points(path: Path, points: Sequence[int], interrupt: Interrupt) -> dict[str, Any]:
+def retake_points(path: Path, points: Sequence[int], interrupt: Interrupt, whole: bool = False) -> dict[str, Any]:
     """Take points of a complete run again, each a revision of its file, as numbers for the command line.
+
+    With `whole` what enough light left out there is taken as well.
 
     Raises what `Scan` and `Runner.run` raise.
     """
@@ -161,7 +172,7 @@ def retake_points(path: Path, points: Sequence[int], interrupt: Interrupt) -> di
     with first.devices:
         for point in points:
             observer = ConsoleProgress(sys.stderr, first.profile.simulated)
-            runner = replace(first, retaken=point).runner(observer)
+            runner = replace(first, retaken=point, whole=whole).runner(observer)
             observer.runner = runner
             with interrupt.listening(runner.abort):
                 outcome = runner.run()

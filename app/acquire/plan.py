@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
@@ -103,13 +104,44 @@ class Plan:
         start = self.start_of_visit(steps[-1].number)
         return self.steps[start : steps[-1].number + 1]
 
+    def left_out(self, done: int, taken: Mapping[float, int]) -> tuple[Step, ...]:
+        """Steps of the series before step `done` that were left out, `taken` frames of each exposure being there.
+
+        An exposure that is not needed at one point is needed at none after it. So what is left out of an exposure is
+        its end, and how many frames there are says which.
+        """
+        seen: dict[float, int] = {}
+        found = []
+        for step in self.steps[:done]:
+            if step.stream is Stream.EVALUATION:
+                before = seen.get(step.exposure_s, 0)
+                seen[step.exposure_s] = before + step.repeats
+                if before >= taken.get(step.exposure_s, 0):
+                    found.append(step)
+        return tuple(found)
+
+    def entry(self, step: Step) -> int:
+        """Number of the file's entry that has a step's frames; 0 for the empty beam. Darks have none."""
+        if step.stream is Stream.EVALUATION:
+            return 2 + self.evaluation_exposures_s.index(step.exposure_s)
+        return {Stream.EMPTY: 0, Stream.CALIBRATION: 1}[step.stream]
+
+    def places(self) -> dict[tuple[int, int], tuple[int, int]]:
+        """Every frame but the darks, as (step, repeat), to its (entry, frame in it), in the plan's order."""
+        done: dict[int, int] = {}
+        found = {}
+        for step in self.steps:
+            if step.stream is Stream.DARK:
+                continue
+            entry = self.entry(step)
+            for repeat in range(step.repeats):
+                found[step.number, repeat] = (entry, done.get(entry, 0))
+                done[entry] = done.get(entry, 0) + 1
+        return found
+
     def place_in_entry(self, step: Step) -> int:
         """Index of a step's first frame among the frames of its entry; the bright scan's exposures share one."""
-
-        def entry(other: Step) -> tuple[Stream, float]:
-            return other.stream, 0.0 if other.stream is Stream.CALIBRATION else other.exposure_s
-
-        return sum(other.repeats for other in self.steps[: step.number] if entry(other) == entry(step))
+        return self.places()[step.number, 0][1]
 
     @property
     def longest_visit(self) -> int:

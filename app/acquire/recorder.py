@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from app.acquire.frame import Frame
+from app.acquire.plan import Step
 from app.stopping import RECORDER_THREAD
 from drivers.base import Cancel, Cancelled, never
 from recon.dataset import DatasetError
@@ -36,7 +37,7 @@ class Recorder:
     def __init__(self, writer: RunWriter, committed: Callable[[Frame], None]):
         self._writer = writer
         self._committed = committed
-        self._queue: queue.Queue[Frame | None] = queue.Queue(QUEUE_FRAMES)
+        self._queue: queue.Queue[Frame | Step | str | None] = queue.Queue(QUEUE_FRAMES)
         self._error: Exception | None = None
         self._finished = False
         self._given_up = False
@@ -50,16 +51,27 @@ class Recorder:
 
         Raises: what the recorder failed with; `Cancelled` when `cancel` says so while there is no room.
         """
+        self._put(frame, cancel)
+
+    def leave_out(self, step: Step, cancel: Cancel = never) -> None:
+        """Go past a step of the series without a frame. Waits and raises as `put` does."""
+        self._put(step, cancel)
+
+    def note(self, line: str, cancel: Cancel = never) -> None:
+        """Add a line to the run's log. Waits and raises as `put` does."""
+        self._put(line, cancel)
+
+    def _put(self, item: Frame | Step | str, cancel: Cancel) -> None:
         while True:
             if self._error is not None:
                 raise self._error
             with contextlib.suppress(queue.Full):
-                self._queue.put_nowait(frame)
+                self._queue.put_nowait(item)
                 return
             if cancel():
                 raise Cancelled("disk", "a frame was dropped while the disk was waited for; resume the run")
             with contextlib.suppress(queue.Full):
-                self._queue.put(frame, timeout=SLICE_S)
+                self._queue.put(item, timeout=SLICE_S)
                 return
 
     def finish(
@@ -106,15 +118,20 @@ class Recorder:
     def _run(self) -> None:
         # Where there was no place for the None of an end, the end is when all is written.
         while not (self._given_up and self._queue.empty()):
-            frame = self._queue.get()
-            if frame is None:
+            item = self._queue.get()
+            if item is None:
                 break
             if self._error is not None:
                 continue
             try:
-                self._writer.append(frame.record())
+                if isinstance(item, str):
+                    self._writer.log(item)
+                elif isinstance(item, Step):
+                    self._writer.leave_out(item.number)
+                else:
+                    self._writer.append(item.record())
+                    self._committed(item)
                 self._written += 1
-                self._committed(frame)
             except Exception as error:
                 self._error = error
         self._end()

@@ -13,22 +13,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.acquire.beginning import Beginning, once_more, rest, without
 from app.acquire.frame import Frame
+from app.acquire.observer import DarkObserver, Enough, Observer, Progress, RunState, SilentObserver
 from app.acquire.plan import Plan, Step, Stream
 from app.acquire.planning import approach_point, step_durations
 from app.acquire.recorder import PATIENCE_S, Recorder
 from app.devices import Devices
 from drivers.base import Cancelled, LightState, StagePosition
-from recon.dataset import DatasetError
-from recon.files.darks import DarkSummary
-from recon.files.revisions import FrameKey
 from recon.files.write import RunWriter
 
 STREAM_CODES = {Stream.DARK: 1, Stream.EMPTY: 2, Stream.CALIBRATION: 3, Stream.EVALUATION: 4}
@@ -43,76 +40,12 @@ WATCH_S = 0.1
 """How often somebody who watches looks at a bench whose run is paused."""
 
 
-class RunState(StrEnum):
-    IDLE = "idle"
-    PREFLIGHT = "preflight"
-    RUNNING = "running"
-    PAUSED = "paused"
-    COMPLETED = "completed"
-    ABORTED = "aborted"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        done, total: frames, darks included.
-        remaining_s: bench time that the rest of the plan takes.
-    """
-
-    done: int
-    total: int
-    remaining_s: float
-
-
-class Observer(Protocol):
-    """Who watches a run. An exception in here fails the run."""
-
-    def state_changed(self, state: RunState) -> None:
-        """Called in the thread that changed it."""
-        ...
-
-    def frame_committed(self, frame: Frame, progress: Progress) -> None:
-        """The frame is in the file (a dark: in its step's statistics). Called in the recorder's thread; be quick."""
-        ...
-
-
-@runtime_checkable
-class DarkObserver(Protocol):
-    """An observer that wants the statistics of darks as well."""
-
-    def darks_committed(self, exposure_s: float, darks: DarkSummary) -> None:
-        """All darks of an exposure are in the file. Called in the recorder's thread after their last frame."""
-        ...
-
-
-@runtime_checkable
-class DoseJudge(Protocol):
-    """An observer that can tell when a low-dose scan has had enough light."""
-
-    def enough(self, step: int) -> str:
-        """Why it is enough, or "". Asked between two points, before this step, in the thread of `run`."""
-        ...
-
-
-def _never_enough(step: int) -> str:
-    return ""
-
-
-class SilentObserver:
-    """An observer that looks away."""
-
-    def state_changed(self, state: RunState) -> None:
-        pass
-
-    def frame_committed(self, frame: Frame, progress: Progress) -> None:
-        pass
-
-
 def _believe(exposure_s: float, image: NDArray[np.uint16]) -> None:
     pass
+
+
+def _never_enough(step: int) -> Enough | None:
+    return None
 
 
 class Runner:
@@ -134,8 +67,9 @@ class Runner:
         watch: called several times a second in the thread of `run`, while a device works and while paused: somebody
             who shows the bench looks at it here. It must be quick and must not raise.
         retaken: a scan point of a complete run that is taken again, and nothing else; None executes the plan.
-        enough: asked between two points of a low-dose plan, with the step that would be next; when it says why, the
-            run is complete with what it has.
+        whole: with `retaken`, what was left out there is taken as well.
+        enough: asked before a visit that brings more of the series, with its first step: which exposures are not needed
+            at any point to come. They are left out; a run of which nothing else is left is complete.
     """
 
     def __init__(
@@ -151,7 +85,8 @@ class Runner:
         patience_s: float = PATIENCE_S,
         watch: Callable[[], None] | None = None,
         retaken: int | None = None,
-        enough: Callable[[int], str] = _never_enough,
+        whole: bool = False,
+        enough: Callable[[int], Enough | None] = _never_enough,
     ):
         self._plan = plan
         self._enough = enough
@@ -165,17 +100,16 @@ class Runner:
         self._inspect_dark = inspect_dark
         self._patience_s = patience_s
         self._watch = watch
-        self._retaken = retaken
-        self._end = len(plan.steps)
+        self._retaken, self._whole = retaken, whole
+        self._begun = Beginning(0, len(plan.steps))
         self._state = RunState.IDLE
         self._wake = threading.Condition()
         self._pause_wanted = False
         self._abort_wanted = False
         self._commanded: StagePosition | None = None
-        self._done = 0
+        self._done, self._total = 0, plan.frames
         self._moved = False
-        # A point that is taken again: the first step of its visit, and how often it has been visited before.
-        self._again: tuple[int, int] | None = None
+        self._series = min((s.number for s in plan.steps if s.stream is Stream.EVALUATION), default=len(plan.steps))
 
     @property
     def state(self) -> RunState:
@@ -230,61 +164,24 @@ class Runner:
             self._become(RunState.COMPLETED)
             return self._state
         try:
-            begin = self._begin if self._retaken is None else self._begin_again
-            first_step, first_repeat = begin(writer)
+            point = self._retaken
+            plan = self._plan
+            self._begun = rest(plan, writer) if point is None else once_more(plan, writer, point, self._whole)
         except BaseException:
             writer.close()
             self._become(RunState.FAILED)
             raise
-        return self._record(writer, first_step, first_repeat)
+        return self._record(writer)
 
-    def _begin(self, writer: RunWriter) -> tuple[int, int]:
-        """The first step to execute, and its first frame: what the file lacks, or the visit that was interrupted."""
-        step, repeat = writer.steps_committed, writer.repeats_committed
-        resumed = writer.outcome != "running" or bool(step or repeat)
-        if resumed:
-            writer.set_outcome("running")
-            writer.log(f"resumed at step {step}, frame {repeat}")
-        steps = self._plan.steps
-        visit = self._plan.start_of_visit(step)
-        if visit is None or (visit, 0) == (step, repeat):
-            return step, repeat
-        counts = [(s, s.repeats) for s in steps[visit:step]] + [(steps[step], repeat)]
-        taken = [FrameKey(s.number, k, s.stream.value, s.exposure_s) for s, count in counts for k in range(count)]
-        point = steps[step].position_index
-        writer.retake(point, taken, f"its visit was interrupted before step {step}, frame {repeat}")
-        writer.log(f"point {point} is taken again from step {visit}: the stage does not come back to the same place")
-        self._again = (visit, writer.revisions + 1)
-        return visit, 0
-
-    def _begin_again(self, writer: RunWriter) -> tuple[int, int]:
-        """The first step of the point that is taken again. Raises `DatasetError`."""
-        point = self._retaken
-        assert point is not None
-        if writer.steps_committed < len(self._plan.steps):
-            raise DatasetError(f"{writer.path}: is not complete; resume it before points are taken again")
-        visit = self._plan.last_visit(point)
-        if not visit:
-            raise DatasetError(f"{writer.path}: its plan never visits point {point}; choose another")
-        taken = [FrameKey(s.number, k, s.stream.value, s.exposure_s) for s in visit for k in range(s.repeats)]
-        places = [self._plan.place_in_entry(s) + k for s in visit for k in range(s.repeats)]
-        writer.retake(point, taken, "the operator wished it", places)
-        writer.set_outcome("running")
-        writer.log(f"point {point} is taken again")
-        self._again = (visit[0].number, writer.revisions + 1)
-        self._end = visit[-1].number + 1
-        return visit[0].number, 0
-
-    def _record(self, writer: RunWriter, first_step: int, first_repeat: int) -> RunState:
-        to_come = sum(step.repeats for step in self._plan.steps[first_step : self._end]) - first_repeat
-        self._done = self._plan.frames - to_come
+    def _record(self, writer: RunWriter) -> RunState:
         self._prepare_estimate()
+        self._done = self._total - self._begun.frames(self._plan)
         recorder = Recorder(writer, lambda frame: self._frame_committed(frame, writer))
         ended, words = RunState.FAILED, ""
         patience_s = self._patience_s
         try:
             self._become(RunState.RUNNING)
-            reason = self._execute(recorder, first_step, first_repeat)
+            reason = self._execute(recorder)
             ended, words = RunState.COMPLETED, f"enough light: {reason}" if reason else ""
         except Cancelled as error:
             if not self._abort_wanted:
@@ -336,33 +233,57 @@ class Runner:
                 raise
             lines.append(f"not stopped: {error}")
 
-    def _execute(self, recorder: Recorder, first_step: int, first_repeat: int) -> str:
+    def _execute(self, recorder: Recorder) -> str:
         """Carry the steps out; returns why the rest is not needed, or ""."""
-        steps = self._plan.steps[first_step : self._end]
+        begun = self._begun
+        steps = begun.steps(self._plan)
         if not self._devices.stage.homed and any(step.target for step in steps):
             self._checkpoint()
             self._moved = True
             self._devices.stage.home(self._aborting)
         for step in steps:
             self._checkpoint()
-            if self._between_points(step):
-                reason = self._enough(step.number)
+            if self._brings_more(step):
+                found = self._enough(step.number)
                 # Whoever judges may have waited long, and STOP come meanwhile: nothing moves after it.
                 self._checkpoint()
-                if reason:
-                    return reason
-            self._execute_step(step, recorder, first_repeat if step.number == first_step else 0)
+                if found is not None and self._leave_out(found, step, recorder):
+                    return found.reason
+            if step.number in self._begun.gone:
+                recorder.leave_out(step, self._aborting)
+            else:
+                self._execute_step(step, recorder, begun.first_repeat if step.number == begun.first else 0)
         return ""
 
-    def _between_points(self, step: Step) -> bool:
-        """Whether a low-dose scan has just left a point, so that all its points hold whole visits."""
-        if not self._plan.low_dose or self._retaken is not None or step.number == 0:
+    def _brings_more(self, step: Step) -> bool:
+        """Whether a visit begins with this step that goes on with a series; points hold whole visits."""
+        if self._retaken is not None or step.number <= self._series:
             return False
-        before = self._plan.steps[step.number - 1]
-        return before.stream is Stream.EVALUATION and (before.position_index, before.visit) != (
-            step.position_index,
-            step.visit,
-        )
+
+        def visit(own: Step) -> tuple[int, int]:
+            return own.position_index, own.visit
+
+        if visit(self._plan.steps[step.number - 1]) == visit(step):
+            return False
+        for own in self._plan.steps[step.number :]:
+            if visit(own) != visit(step):
+                return False
+            if own.stream is Stream.EVALUATION and own.number not in self._begun.gone:
+                return True
+        return False
+
+    def _leave_out(self, found: Enough, step: Step, recorder: Recorder) -> bool:
+        """Leave these exposures out from this step on; true when nothing else is left."""
+        to_come = self._plan.steps[step.number : self._begun.end]
+        new = without(to_come, found.from_s) - self._begun.gone
+        self._begun = replace(self._begun, gone=self._begun.gone | new)
+        if all(own.number in self._begun.gone for own in to_come):
+            return True
+        if new:
+            named = ", ".join(f"{e:g} s" for e in sorted({own.exposure_s for own in to_come if own.number in new}))
+            recorder.note(f"enough light: from step {step.number} on without {named}: {found.reason}")
+            self._prepare_estimate()
+        return False
 
     def _execute_step(self, step: Step, recorder: Recorder, first_repeat: int) -> None:
         devices = self._devices
@@ -396,8 +317,8 @@ class Runner:
         if target == self._commanded:
             return stage.position()
         if self._devices.seed_visit is not None:
-            again = self._again is not None and self._plan.start_of_visit(step.number) == self._again[0]
-            retakes = self._again[1] if self._again is not None and again else 0
+            again = self._plan.start_of_visit(step.number) == self._begun.visit
+            retakes = self._begun.visited if again else 0
             self._devices.seed_visit(step.visit + _RETAKE * retakes)
         self._moved = True
         if self._approach_m > 0:
@@ -435,20 +356,23 @@ class Runner:
             self._become(RunState.RUNNING)
 
     def _prepare_estimate(self) -> None:
-        plan = self._plan
+        """What is to come, without what is left out."""
+        plan, begun = self._plan, self._begun
+        self._total = plan.frames - sum(plan.steps[number].repeats for number in begun.gone)
         durations = step_durations(plan, self._devices.stage.info, self._approach_m, self._overhead_s)
         after = [0.0] * (len(durations) + 1)
-        for number in range(len(durations) - 1, -1, -1):
-            after[number] = after[number + 1] + durations[number]
+        for step in reversed(plan.steps):
+            own = 0.0 if step.number in begun.gone else durations[step.number]
+            after[step.number] = after[step.number + 1] + own
         self._remaining_after = after
 
     def _frame_committed(self, frame: Frame, writer: RunWriter) -> None:
         self._done += 1
         step = frame.step
         per_frame = step.exposure_s + self._overhead_s
-        remaining = self._remaining_after[step.number + 1] - self._remaining_after[self._end]
+        remaining = self._remaining_after[step.number + 1] - self._remaining_after[self._begun.end]
         remaining += (step.repeats - 1 - frame.repeat) * per_frame
-        self._observer.frame_committed(frame, Progress(self._done, self._plan.frames, remaining))
+        self._observer.frame_committed(frame, Progress(self._done, self._total, remaining))
         if step.stream is Stream.DARK and frame.last and isinstance(self._observer, DarkObserver):
             assert writer.last_darks is not None
             self._observer.darks_committed(*writer.last_darks)

@@ -11,14 +11,16 @@ from importlib import metadata
 from pathlib import Path
 
 from app.acquire.darkness import DarkCheck
+from app.acquire.observer import Enough, Observer
 from app.acquire.plan import Plan, Stream
 from app.acquire.planning import make_low_dose_plan, make_plan
 from app.acquire.preflight import Finding, Severity, preflight, require
-from app.acquire.runner import Observer, Runner
+from app.acquire.runner import Runner
 from app.bench.characterisation import SAME_GAIN_DB, Measured, parse
 from app.bench.darks import SensorGuess, guess_of
 from app.devices import Devices, open_devices
 from app.profile import Profile
+from app.runs import stored_plan
 from drivers.base import CameraInfo, HasNodeMap, StageInfo
 from drivers.manual import Ask, nobody
 from recon.dataset import DatasetError, Geometry
@@ -57,6 +59,7 @@ def describe(
     calibration_source: str = "",
     replay_of: str = "",
     label: Label | None = None,
+    spare_visits: int = 0,
 ) -> RunDescription:
     """What the run file has to know before the first frame; devices are open.
 
@@ -68,6 +71,7 @@ def describe(
         calibration_source: JSON of the calibration that a low-dose run relies on.
         replay_of: the run that is replayed; "" for a measurement.
         label: what people call the sample, and their notes.
+        spare_visits: so many points may have to be taken again besides those whose visit is interrupted.
     """
     camera, stage, scan = devices.camera.info, devices.stage.info, profile.scan
     known = profile if measured is None else measured.content.applied_to(profile)
@@ -107,6 +111,7 @@ def describe(
         calibration_source=calibration_source,
         characterisation="" if measured is None else measured.text,
         visit_frames=plan.longest_visit,
+        spare_visits=spare_visits,
         sample_name="" if label is None else label.sample,
         notes="" if label is None else label.notes,
     )
@@ -216,6 +221,9 @@ class Scan:
         label: what people call the sample, and their notes.
         replay_of: the run whose recorded devices these are; "" for a measurement. Nothing is approached then.
         retaken: a point of a complete run that is taken again, with `resume`; None for a whole scan.
+        whole: with `retaken`, what enough light left out there is taken as well.
+        lent: of a single-trajectory scan, the calibration under which its images are made until it has its own; then
+            enough light may leave exposures out. None: nobody lends one.
     """
 
     plan: Plan
@@ -230,6 +238,8 @@ class Scan:
     label: Label = Label()
     replay_of: str = ""
     retaken: int | None = None
+    whole: bool = False
+    lent: Source | None = None
 
     @classmethod
     def new(
@@ -244,12 +254,14 @@ class Scan:
         *,
         label: Label = Label(),
         devices: Devices | None = None,
+        lent: Path | None = None,
     ) -> Scan:
         """A scan into a new file; `ask` reaches a person where the light is a manual one.
 
-        With `devices` those are used, open or not, and `seed`, `sample` and `ask` are theirs already.
+        With `devices` those are used, open or not, and `seed`, `sample` and `ask` are theirs already. `lent` is the run
+        whose calibration serves until this one has its own.
 
-        Raises: what `open_devices` raises, and `DatasetError` when the file exists.
+        Raises: what `open_devices` raises, and `DatasetError` when the file exists or `lent` is not calibrated.
         """
         if path.exists():
             raise DatasetError(f"{path}: exists already; choose another name, or resume it")
@@ -257,7 +269,8 @@ class Scan:
         bench = profile if measured is None else measured.content.for_devices(profile)
         devices = devices or open_devices(bench, seed, sample, ask=ask)
         plan = make_plan(known, darks is None)
-        return cls(plan, profile, devices, path, measured=measured, darks=darks, label=label)
+        source = None if lent is None else Source.of(lent)
+        return cls(plan, profile, devices, path, measured=measured, darks=darks, label=label, lent=source)
 
     @classmethod
     def low_dose(
@@ -303,14 +316,7 @@ class Scan:
         with open_run(path) as run:
             plan_json, profile_json, seed, sample = run.plan_json, run.profile_json, run.seed, run.sample
             text = run.characterisation
-        try:
-            plan = Plan.from_json(plan_json)
-            profile = Profile.model_validate_json(profile_json)
-        except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(
-                f"{path}: its plan or profile cannot be read ({type(error).__name__}); "
-                "it is damaged or of another version"
-            ) from None
+        plan, profile = stored_plan(plan_json, profile_json, str(path))
         measured = parse(text, f"in {path}") if text else None
         bench = profile if measured is None else measured.content.for_devices(profile)
         if devices is not None and (devices.seed, devices.sample) != (seed, sample):
@@ -325,7 +331,7 @@ class Scan:
         self,
         observer: Observer | None = None,
         watch: Callable[[], None] | None = None,
-        enough: Callable[[int], str] = lambda _: "",
+        enough: Callable[[int], Enough | None] = lambda _: None,
     ) -> Runner:
         """The runner of this scan; its `run` needs open devices (`with scan.devices`). For the rest see `Runner`."""
         return Runner(
@@ -339,6 +345,7 @@ class Scan:
             inspect_dark=DarkCheck(self._sensor),
             watch=watch,
             retaken=self.retaken,
+            whole=self.whole,
             enough=enough,
         )
 
@@ -357,8 +364,9 @@ class Scan:
             measured=self.measured,
             reused_darks=0 if self.darks is None else len(self.plan.exposures_s),
         )
-        if self.calibration is not None:
-            findings += self._same_bench(self.calibration)
+        for source in (self.calibration, self.lent):
+            if source is not None:
+                findings += self._same_bench(source)
         if self.resume and not any(f.severity is Severity.ERROR for f in findings):
             with open_run(self.path) as run:
                 lines = other_devices(run, self.devices.camera.info, self.devices.stage.info)
@@ -408,6 +416,8 @@ class Scan:
             calibration,
             self.replay_of,
             self.label,
+            # What is left out is taken later with the whole visits that it belongs to.
+            0 if self.lent is None else len(self.plan.evaluation_indices),
         )
         return RunWriter.create(self.path, run, self.devices.clock)
 

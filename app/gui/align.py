@@ -15,9 +15,9 @@ from app.bench.characterisation import CharacterisationError, default_path, save
 from app.errors import UsageError
 from app.gui.theme import GAP, Theme, style_plot
 from app.gui.widgets import ConfirmBar, Panel, QuantityEdit, button, faint, heading
-from app.live import orders
+from app.live import alignment
+from app.live.alignment import Aligned
 from app.live.journal import Journal
-from app.live.orders import Aligned
 from app.live.owner import DeviceOwner
 from app.live.slot import Slot
 from app.live.state import BenchState, Doing
@@ -181,7 +181,7 @@ class AlignPanel(Panel):
         self.y.interpretText()
         self.x.interpretText()
         self._start = StagePosition(self.y.value(), self.x.value())
-        self._owner.give(orders.plan_alignment(self._start, self._plans.put))
+        self._owner.give(alignment.plan_alignment(self._start, self._plans.put))
 
     def _ask_run(self) -> None:
         start = self._start
@@ -189,7 +189,7 @@ class AlignPanel(Panel):
             self.confirm.ask(
                 "May the stage move so?",
                 "Move and measure",
-                lambda: self._owner.give(orders.run_alignment(start, time.time(), self._results.put)),
+                lambda: self._owner.give(alignment.run_alignment(start, time.time(), self._results.put)),
             )
 
     def _ask_keep(self) -> None:

@@ -47,6 +47,8 @@ from app.worker.view import Imaging, Shown
 
 VERDICTS = {"recovered": "good", "ambiguous": "warn", "not enough light": "warn", "not of this class": "bad"}
 MARKS = {"recovered": "✓", "ambiguous": "?", "not enough light": "○", "not of this class": "✕"}
+CLOSING_S = 2.0
+"""What has come is stored within so long when the window closes."""
 OWN_DECODER = "of the profile"
 NUMBERS = ("Frames", "Photons counted", "Mean deviation", "Success", "Expected", "Time")
 
@@ -81,8 +83,8 @@ class LivePanel(Panel):
         self.live.join(owner)
 
     def close(self) -> bool:
-        """Let worker and threads go, without waiting for them."""
-        self.live.end()
+        """Let worker and threads go; what has come by now is stored first, which takes a moment."""
+        self.live.end(CLOSING_S)
         return True
 
     # ---- Building ----------------------------------------------------------------------------------------------------
@@ -106,7 +108,8 @@ class LivePanel(Panel):
             box.currentTextChanged.connect(lambda _: self._choose())
         self.until = QCheckBox("Enough: recovered and σ at most")
         self.until.setToolTip(
-            "A low-dose scan ends between two points as soon as its newest image is recovered with this mean deviation"
+            "A low-dose scan ends between two points as soon as its newest image is recovered with this mean "
+            "deviation; a single trajectory under an earlier calibration leaves out the exposures from such a one on"
         )
         self.sigma = QDoubleSpinBox()
         self.sigma.setRange(0.01, 0.5)
@@ -298,7 +301,7 @@ class LivePanel(Panel):
             "Mean deviation": f"{values.get('sigma_mean', 0):.3f}",
             "Success": "–" if success is None else f"{100 * success:.0f} %",
             "Expected": "–" if expected is None else f"{expected:.1f} dB",
-            "Time": f"{estimate.seconds:.1f} s" + (", final" if estimate.final else ""),
+            "Time": f"{estimate.seconds:.1f} s" + (", final" if estimate.final else ", lent" if estimate.lent else ""),
         }
         for name, text in texts.items():
             self.numbers[name].setText(text)
@@ -353,7 +356,9 @@ class LivePanel(Panel):
         self.dose.setVisible(dose is not None)
         if dose is not None:
             spared = f", {100 * dose.saved:.0f} % not spent" if dose.saved > 0 else ""
-            self.dose.setText(f"Dose: {dose.spent:.3g} of {dose.planned:.3g} planned photons{spared}")
+            gone = ", ".join(f"{frames} x {quantity(e, 's', 3)}" for e, frames in sorted(dose.left_out.items()))
+            without = f"; without {gone}" if gone else ""
+            self.dose.setText(f"Dose: {dose.spent:.3g} of {dose.planned:.3g} planned photons{spared}{without}")
         if text != self.status.text():
             self.status.setText(text)
             self.status.setToolTip(f"{text}\n{status.where}")

@@ -18,8 +18,8 @@ from PyQt5.QtWidgets import (
     QWidget,
 )
 
+from app.acquire.observer import RunState
 from app.acquire.preflight import Severity
-from app.acquire.runner import RunState
 from app.gui.scanform import ScanForm
 from app.gui.scanmap import ScanMap
 from app.gui.theme import DARK, GAP, Theme

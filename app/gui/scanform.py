@@ -72,6 +72,10 @@ class ScanForm(QWidget):
         self.after = QCheckBox("Empty beam again at the end")
         self.after.setToolTip("Shows whether the beam drifted")
         self.calibration = FileField("Run whose calibration holds", "Runs (*.h5 *.hdf5)", folder)
+        self.calibration.setToolTip(
+            "Low dose: the run whose calibration holds. Single trajectory: one that serves until this scan has its "
+            "own, so that images come from the first frame on and Enough can leave exposures out"
+        )
         self.passes = _whole(1, 10_000, "How often the evaluation points are visited")
         self.dark_file = FileField("New darks", "Darks or a run (*.h5 *.hdf5)", folder)
         self.dark_file.setToolTip("Use the darks of this file instead of new ones")
@@ -213,6 +217,7 @@ class ScanForm(QWidget):
             profile=self._profile.model_copy(update={"scan": scan}),
             darks=self.dark_file.path,
             calibration=self.calibration.path if low_dose else None,
+            lent=None if low_dose else self.calibration.path,
             passes=self.passes.value(),
             empty=self.empty.value() > 0,
             label=Label(self.sample.text().strip(), self.notes.text().strip()),
@@ -253,9 +258,9 @@ class ScanForm(QWidget):
 
     def _mode_changed(self) -> None:
         low_dose = self.mode.currentText() == LOW_DOSE
-        for name in ("calibration", "passes"):
-            for widget in self._rows[name]:
-                widget.setVisible(low_dose)
+        for widget in self._rows["passes"]:
+            widget.setVisible(low_dose)
+        self.calibration.call("Run whose calibration holds" if low_dose else "Its own, after the bright scan")
         for widget in (*self._rows["bright"][:2], *self._rows["after"]):
             widget.setVisible(not low_dose)
         self.changed.emit()
@@ -296,10 +301,18 @@ class FileField(QWidget):
     def take(self, path: Path | None) -> None:
         """Choose this file."""
         self.path = path
-        self.name.setText(self._nothing + " …" if path is None else path.name)
-        self.name.setToolTip(str(path or self._nothing))
-        self.clear.setVisible(path is not None)
+        self._show()
         self.chosen.emit()
+
+    def call(self, nothing: str) -> None:
+        """What to show when none is chosen."""
+        self._nothing = nothing
+        self._show()
+
+    def _show(self) -> None:
+        self.name.setText(self._nothing + " …" if self.path is None else self.path.name)
+        self.name.setToolTip(str(self.path or self._nothing))
+        self.clear.setVisible(self.path is not None)
 
     def _choose(self) -> None:
         folder = self.path.parent if self.path is not None else self._folder()

@@ -339,6 +339,9 @@ class Window(QMainWindow):
             return
         self._finished = True
         self._timer.stop()
+        self._remember_places()
+        # Guests may need a moment to store what they have.
+        self.hide()
         self._escape.remove()
         self.viewer.end()
         self.planner.end()
@@ -346,8 +349,6 @@ class Window(QMainWindow):
             guest.close()
         self.settings = replace(
             self.settings,
-            geometry=_text(self.saveGeometry()),
-            layout=_text(self.saveState()),
             colours=self.camera.colours.currentText(),
             scale=self.camera.scale.currentText(),
             jog_m=self.stage.pad.step_m,
@@ -356,6 +357,9 @@ class Window(QMainWindow):
         complaint = remembered.save(self._path, self.settings)
         if complaint:
             self.journal.warning(complaint)
+
+    def _remember_places(self) -> None:
+        self.settings = replace(self.settings, geometry=_text(self.saveGeometry()), layout=_text(self.saveState()))
 
     def _restore(self) -> None:
         own: Settings = self.settings

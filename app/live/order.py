@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from app.acquire.frame import Frame
-from app.acquire.runner import Observer
+from app.acquire.observer import Observer
 from app.acquire.scan import Scan
 from app.errors import known_message
 from app.live.state import Doing

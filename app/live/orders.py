@@ -7,29 +7,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from app.acquire.drift import record_drift
 from app.acquire.frame import Frame
+from app.acquire.observer import DarkObserver, DoseJudge, Enough, Observer, Progress, RunState
 from app.acquire.plan import Plan
 from app.acquire.preflight import Finding
-from app.acquire.runner import DarkObserver, DoseJudge, Observer, Progress, RunState
 from app.acquire.scan import Label, Scan
-from app.bench import registration
-from app.bench.align import Alignment, align
 from app.bench.exposing import find_exposure
-from app.bench.motion import planned_moves, words
-from app.bench.prompt import Terminal
-from app.bench.session import ALIGN_STREAM, Session
+from app.bench.motion import words
 from app.errors import known_message
 from app.live.order import Look, Order
 from app.live.owner import DeviceOwner
+from app.live.session import session_of
 from app.live.setup import MakeSetup, Setup
 from app.live.state import Doing, RunStatus
 from app.profile import Profile
-from app.progress import Course
-from app.stopping import Interrupt
+from app.runs import points_left
 from drivers.base import LimitError, NotReadyError, Region, StagePosition
 from recon.files.darks import DarkSummary
 from recon.files.read import open_run
@@ -168,6 +161,7 @@ class ScanRequest:
         resume: complete the run in `path`; all else follows from it.
         darks: file with darks to use, or None.
         calibration: of a low-dose scan, the run that it relies on.
+        lent: of another, the run whose calibration serves until this one has its own.
         passes, empty: of a low-dose scan.
         label: sample name and notes.
     """
@@ -177,6 +171,7 @@ class ScanRequest:
     resume: bool = False
     darks: Path | None = None
     calibration: Path | None = None
+    lent: Path | None = None
     passes: int = 1
     empty: bool = True
     label: Label = field(default_factory=Label)
@@ -205,6 +200,7 @@ class ScanRequest:
             darks=self.darks,
             label=self.label,
             devices=devices,
+            lent=self.lent,
         )
 
 
@@ -245,6 +241,10 @@ def scan(request: ScanRequest) -> Order:
 
     def act(owner: DeviceOwner) -> None:
         owner.require("camera", "stage", "light")
+        left = _left(request.path) if request.resume else ()
+        if left:
+            _taken_again(owner, request.path, left, whole=True)
+            return
         made = request.scan(owner.setup)
         outcome = _carried_out(owner, made)
         told = f"scan: {outcome.value}, {made.path}"
@@ -263,14 +263,23 @@ def retake(path: Path, points: Sequence[int]) -> Order:
 
     def act(owner: DeviceOwner) -> None:
         owner.require("camera", "stage", "light")
-        for point in points:
-            made = replace(Scan.interrupted(path, devices=owner.setup.devices), retaken=point)
-            outcome = _carried_out(owner, made)
-            owner.journal.info(f"scan: point {point} taken again, {outcome.value}, {path}")
-            if outcome is not RunState.COMPLETED:
-                return
+        _taken_again(owner, path, points, whole=False)
 
     return Order("take again", act, doing=Doing.SCANNING)
+
+
+def _left(path: Path) -> tuple[int, ...]:
+    with open_run(path) as run:
+        return points_left(run)
+
+
+def _taken_again(owner: DeviceOwner, path: Path, points: Sequence[int], whole: bool) -> None:
+    for point in points:
+        made = replace(Scan.interrupted(path, devices=owner.setup.devices), retaken=point, whole=whole)
+        outcome = _carried_out(owner, made)
+        owner.journal.info(f"scan: point {point} taken again, {outcome.value}, {path}")
+        if outcome is not RunState.COMPLETED:
+            return
 
 
 def _carried_out(owner: DeviceOwner, made: Scan) -> RunState:
@@ -291,8 +300,8 @@ def _carried_out(owner: DeviceOwner, made: Scan) -> RunState:
 def unfinished(path: Path) -> str | None:
     """Why the run in a file cannot be resumed, or None. Raises `DatasetError`: not a run."""
     with open_run(path) as run:
-        # One that had enough light left points out, which can still be taken.
-        taken = run.steps_committed >= len(Plan.from_json(run.plan_json).steps)
+        # One that had enough light left something out, which can still be taken.
+        taken = run.steps_committed >= len(Plan.from_json(run.plan_json).steps) and not points_left(run)
         return "it is complete" if run.outcome == RunState.COMPLETED and taken else None
 
 
@@ -301,7 +310,7 @@ def _speaking(made: Scan, owner: DeviceOwner) -> Scan:
 
 
 class _Watcher:
-    """Turns what a runner tells into snapshots and frames. Implements `app.acquire.runner.Observer`."""
+    """Turns what a runner tells into snapshots and frames. Implements `app.acquire.observer.Observer`."""
 
     def __init__(self, owner: DeviceOwner, made: Scan):
         self._owner = owner
@@ -331,9 +340,9 @@ class _Watcher:
             if isinstance(other, DarkObserver):
                 other.darks_committed(exposure_s, darks)
 
-    def enough(self, step: int) -> str:
-        judged = [other.enough(step) for other in self.others if isinstance(other, DoseJudge)]
-        return next((reason for reason in judged if reason), "")
+    def enough(self, step: int) -> Enough | None:
+        judged = (other.enough(step) for other in self.others if isinstance(other, DoseJudge))
+        return next((found for found in judged if found is not None), None)
 
     def failed(self, error: Exception) -> None:
         self._put(error=" ".join(str(error).split()))
@@ -341,104 +350,3 @@ class _Watcher:
     def _put(self, **changes: object) -> None:
         self._status = replace(self._status, **changes)  # type: ignore[arg-type]
         self._owner.publish(run=self._status)
-
-
-class WindowCourse(Course):
-    """Progress of a measurement, told to the window instead of a terminal."""
-
-    def __init__(self, owner: DeviceOwner):
-        super().__init__(quiet=True)
-        self._owner = owner
-        self._name, self._total = "", 0
-
-    def __enter__(self) -> WindowCourse:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def begin(self, name: str, total: int) -> None:
-        self._name, self._total = name, total
-        self._owner.tell(name, 0, total)
-
-    def advance(self, done: int, note: str = "") -> None:
-        self._owner.tell(self._name, done, self._total)
-
-    def say(self, text: str) -> None:
-        self._owner.journal.info(text)
-
-
-class _Stopped(Interrupt):
-    """STOP of the window as the wish that an operator's commands heed."""
-
-    def __init__(self, owner: DeviceOwner):
-        super().__init__()
-        self._owner = owner
-
-    def __call__(self) -> bool:
-        return self.wanted or self._owner.stopped()
-
-
-def session_of(owner: DeviceOwner) -> Session:
-    """The bench as the operator's commands use it; moves have been confirmed in the window."""
-    setup = owner.setup
-    return Session(
-        profile=setup.profile,
-        known=setup.known,
-        measured=setup.measured,
-        devices=setup.devices,
-        terminal=Terminal(),
-        course=WindowCourse(owner),
-        interrupt=_Stopped(owner),
-        stream=ALIGN_STREAM,
-        assume_yes=True,
-    )
-
-
-def plan_alignment(start: StagePosition, then: Then[list[str]]) -> Order:
-    """What `align` would do from there, a line each; nothing moves."""
-
-    def act(owner: DeviceOwner) -> None:
-        owner.require("camera", "stage", "light")
-        then(planned_moves(session_of(owner), start))
-
-    return Order("plan the alignment", act, key="plan")
-
-
-@dataclass(frozen=True)
-class Aligned:
-    """What an alignment found.
-
-    Attributes:
-        found: the measurement.
-        picture: (rows, columns) the sample's transmission, put together from all places.
-    """
-
-    found: Alignment
-    picture: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, found: Alignment) -> Aligned:
-        places = found.positions_m / found.grid.pixel_m
-        mask = registration.trusted(found.beam.wave)
-        seen = [one.transmission for one in found.seen]
-        picture, _, _ = registration.mosaic(seen, places - np.nanmean(places, axis=0), mask)
-        return cls(found, picture)
-
-
-def run_alignment(start: StagePosition, now: float, then: Then[Aligned]) -> Order:
-    """Measure how stage, beam and camera lie together; the moves have been confirmed."""
-
-    def act(owner: DeviceOwner) -> None:
-        owner.require("camera", "stage", "light")
-        session = session_of(owner)
-        try:
-            with owner.still_camera():
-                session.home_if_needed()
-                then(Aligned.of(align(session, start, now)))
-        except BaseException:
-            # Whatever moves on an error has to stand.
-            owner.setup.devices.stage.stop()
-            raise
-
-    return Order("align", act, doing=Doing.MEASURING)

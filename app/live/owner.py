@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from app.acquire.runner import Runner, RunState
+from app.acquire.observer import RunState
+from app.acquire.runner import Runner
 from app.live.asking import Question
 from app.live.journal import Journal
 from app.live.order import DEVICES, Look, Order, RunListener, device_of, line_of, lost

@@ -61,6 +61,8 @@ def planned(ask: Ask) -> Planned:
     try:
         if request.calibration is None:
             plan = make_plan(known, request.darks is None)
+            if request.lent is not None:
+                Source.of(request.lent)
         else:
             Source.of(request.calibration)
             plan = make_low_dose_plan(known, darks=request.darks is None, empty=request.empty, passes=request.passes)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from app.acquire.frame import Frame
-from app.acquire.runner import Observer, Progress, RunState
+from app.acquire.observer import Observer, Progress, RunState
 from drivers.base import Clock
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Slot(Generic[T]):
 
 
 class SlotObserver:
-    """Shows a run's committed frames in a slot and passes everything on. Implements `app.acquire.runner.Observer`.
+    """Shows a run's committed frames in a slot and passes everything on. Implements `app.acquire.observer.Observer`.
 
     Args:
         slot: gets every committed frame, darks included.

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from app.acquire.observer import RunState
 from app.acquire.plan import Plan, Step
-from app.acquire.runner import RunState
 from app.profile import Profile
 from drivers.base import CameraInfo, Interval, LightState, StageInfo, StagePosition
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.acquire.plan import Plan, Step, Stream
-from app.profile import Profile
+from app.acquire.plan import Step, Stream
+from app.runs import stored_plan
 from app.worker.message import Begin, Darks, Frame, Key
 from recon.dataset import DatasetError, Geometry, Ptychogram
 from recon.files.corrections import Dark, summarise_darks
@@ -55,19 +55,17 @@ class RunBook:
         plan, profile: of the run.
         committed: (step, repeat) up to which frames are in its file.
         ended: how it ended, or "".
+        left_out: steps among the committed ones that hold no frame.
         in_vain: how often darks alone were asked for since.
         geometry: nominal.
     """
 
     def __init__(self, begin: Begin):
-        try:
-            self.plan = Plan.from_json(begin.plan)
-            self.profile = Profile.model_validate_json(begin.profile)
-        except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(f"{begin.name}: its plan or profile cannot be read ({type(error).__name__})") from None
+        self.plan, self.profile = stored_plan(begin.plan, begin.profile, begin.name)
         self.begin = begin
         self.committed: Key = (0, 0)
         self.ended = ""
+        self.left_out: frozenset[int] = frozenset()
         self.in_vain = 0
         self._stage = StageRecord("", "", begin.stage_to_object, begin.centre_m)
         self.geometry = Geometry(begin.wavelength_m, begin.distance_m, begin.pixel_size_m, begin.shape)
@@ -166,7 +164,7 @@ class RunBook:
         order = {Stream.EMPTY: 0, Stream.CALIBRATION: 1, Stream.EVALUATION: 2}
         found: list[Key] = []
         for place in sorted(self._keys, key=lambda place: order[place[0]]):
-            found += [key for key in self._keys[place] if key < self.committed and key not in self._frames]
+            found += [key for key in self._taken(place) if key not in self._frames]
         return tuple(found)
 
     def lacking_darks(self) -> tuple[float, ...]:
@@ -197,7 +195,7 @@ class RunBook:
 
     def committed_frames(self, exposure_s: float) -> int:
         """Frames of an exposure that are in the file."""
-        return len([key for key in self._keys.get((Stream.EVALUATION, exposure_s), []) if key < self.committed])
+        return len(self._taken((Stream.EVALUATION, exposure_s)))
 
     def bright_indices(self) -> NDArray[np.int64]:
         """Scan points of the bright scan's frames, in the file's order."""
@@ -213,10 +211,10 @@ class RunBook:
         return {index: self._stage.object_position(np.array(pairs)).mean(0) for index, pairs in seen.items()}
 
     def planned(self, exposure_s: float) -> int:
-        """Frames of an exposure: as planned, or as many as the run has taken when it is over."""
+        """Frames of an exposure: as planned less those left out, or as many as the run has taken when it is over."""
         if self.ended:
             return self.committed_frames(exposure_s)
-        return len(self._keys.get((Stream.EVALUATION, exposure_s), []))
+        return len([key for key in self._keys.get((Stream.EVALUATION, exposure_s), []) if key[0] not in self.left_out])
 
     @property
     def bright(self) -> bool:
@@ -238,6 +236,10 @@ class RunBook:
 
     def _dark_enough(self, keys: Sequence[Key]) -> bool:
         return {self.plan.steps[step].exposure_s for step, _ in keys} <= set(self._darks)
+
+    def _taken(self, place: tuple[Stream, float | None]) -> list[Key]:
+        """Frames that are in the file."""
+        return [key for key in self._keys.get(place, []) if key < self.committed and key[0] not in self.left_out]
 
     def _present(self, place: tuple[Stream, float | None]) -> list[Key]:
         return [key for key in self._keys.get(place, []) if key in self._frames]

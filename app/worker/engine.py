@@ -20,6 +20,7 @@ from app.reconstruction import cleaned, lit_part
 from app.worker.book import RunBook
 from app.worker.light import Light, Look
 from app.worker.message import Calibrated, Epoch, Estimate, Key, Pixels
+from app.worker.source import calibrated
 from recon.calibrate import CalibrationSettings, EpochReport, calibrate
 from recon.dataset import Ptychogram
 from recon.device import keep_memory, pick_device
@@ -90,17 +91,7 @@ class Engine:
             )
 
         found = storable(calibrate(data, settings, device=self.device, report=told, stop=stop))
-        return Calibrated(
-            run=run,
-            probe=found.probe,
-            object=found.object,
-            pixel_m=found.probe_pixel_m,
-            distance_m=found.distance_m,
-            positions_m=found.positions_m,
-            loss=found.loss,
-            settings=json.dumps(dict(found.settings)),
-            software=json.dumps(dict(found.software)),
-        )
+        return calibrated(run, found)
 
     # ---- Latent images -----------------------------------------------------------------------------------------------
 
@@ -108,8 +99,10 @@ class Engine:
         """Have the decoder ready; returns what a person should know of it, or "". Raises `DecoderError`."""
         if self._loaded is not None and self._loaded[0] == look:
             return ""
-        self._loaded, self._latent, self._tracks = (look, Decoder.load(look.decoder)), None, {}
-        return self._loaded[1].note
+        decoder = Decoder.load(look.decoder)
+        decoder.rehearse()
+        self._loaded, self._latent, self._tracks = (look, decoder), None, {}
+        return decoder.note
 
     def begin_anew(self) -> None:
         """Another run: nothing of the one before is followed."""
@@ -133,11 +126,11 @@ class Engine:
             # It owes nothing to the order in which frames came, and its sensor is asked once more.
             lit, _ = cleaned(data, light.window)
             found = latent.estimate(lit)
+            predicted = latent.expected(lit, found.mean)
             self._tracks.pop(exposure_s, None)
         else:
             lit = lit_part(data, light.window)
-            found = self._followed(book, latent, light, exposure_s, lit)
-        predicted = latent.expected(lit, found.mean)
+            found, predicted = self._followed(book, latent, light, exposure_s, lit)
         factor = -(-max(lit.geometry.shape) // BLOCKS)
         settings = settings_of(found, decoder) | {"field_m": look.field_m, "pose_prior": look.pose}
         return Estimate(
@@ -146,6 +139,9 @@ class Engine:
             frames=len(data),
             planned=planned,
             final=final,
+            decoder=look.decoder,
+            pose_prior=look.pose,
+            lent=light.lent,
             seconds=time.monotonic() - begin,
             numbers=json.dumps(_finite(settings)),
             measured=in_blocks(lit.frames.sum(0), factor),
@@ -157,8 +153,11 @@ class Engine:
 
     def _followed(
         self, book: RunBook, latent: LatentEstimator, light: Light, exposure_s: float, lit: Ptychogram
-    ) -> Posterior:
-        """The posterior of all frames of an exposure that are here, from where it was before the newest ones came."""
+    ) -> tuple[Posterior, NDArray[np.float32]]:
+        """The posterior of all frames of an exposure that are here, from where it was before the newest ones came.
+
+        And the electrons that it predicts of them, together.
+        """
         here = book.taken(exposure_s)
         track = self._tracks.get(exposure_s)
         lasting = track is not None and track.light == light.key and track.taken.items() <= here.items()
@@ -168,7 +167,8 @@ class Engine:
             plan = replace(plan, exposures_s=np.full(len(plan), lit.exposures_s[0]))
             track = self._tracks[exposure_s] = _Track(light.key, _tracker(latent, plan), {})
         if not np.allclose(lit.exposures_s, lit.exposures_s[0], rtol=1e-6, atol=0):
-            return latent.estimate(lit)
+            alone = latent.estimate(lit)
+            return alone, latent.expected(lit, alone.mean)
         new = [number for number, key in enumerate(here) if key not in track.taken]
         try:
             found = track.tracker.add(lit.select(np.array(new))) if new else track.tracker.settled()
@@ -177,7 +177,7 @@ class Engine:
             self._tracks.pop(exposure_s, None)
             raise
         track.taken = here
-        return found
+        return found, track.tracker.expected(found.mean)
 
     def _under(self, look: Look, light: Light) -> tuple[Decoder, LatentEstimator]:
         """The estimator under this light; it keeps what was prepared as long as the light is the same."""

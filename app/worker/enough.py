@@ -1,13 +1,13 @@
-"""When a low-dose scan has had enough light, and what that spares the sample."""
+"""When there has been enough light, and what that spares the sample."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from app.acquire.plan import Plan, Stream
-from app.worker.message import Key
+from app.acquire.plan import Plan
+from app.worker.source import Source, exposed_s
 
 
 @dataclass(frozen=True)
@@ -29,26 +29,26 @@ class Dose:
     """Photons in the illumination while the sample was exposed.
 
     Attributes:
-        spent: up to now.
-        planned: by the whole plan.
+        spent: up to now, every frame that the sample saw.
+        planned: by the whole plan, each frame once.
+        left_out: exposures of which frames were left out, to how many.
     """
 
     spent: float
     planned: float
+    left_out: Mapping[float, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, plan: Plan, committed: Key, photons_per_second: float) -> Dose:
-        """Of frames before `committed`, as (step, repeat)."""
-        spent = planned = 0.0
-        for step in plan.steps:
-            if step.stream not in (Stream.CALIBRATION, Stream.EVALUATION):
-                continue
-            done = step.repeats if step.number < committed[0] else committed[1] if step.number == committed[0] else 0
-            spent += done * step.exposure_s
-            planned += step.repeats * step.exposure_s
-        return cls(photons_per_second * spent, photons_per_second * planned)
+    def of(cls, plan: Plan, source: Source, photons_per_second: float) -> Dose:
+        """Of a run, as far as it has come."""
+        gone: dict[float, int] = {}
+        for number in source.left_out:
+            step = plan.steps[number]
+            gone[step.exposure_s] = gone.get(step.exposure_s, 0) + step.repeats
+        planned = exposed_s(plan, (len(plan.steps), 0))
+        return cls(photons_per_second * source.exposed_s, photons_per_second * planned, gone)
 
     @property
     def saved(self) -> float:
-        """Share of the planned dose that is not spent."""
-        return 1 - self.spent / self.planned if self.planned > 0 else 0.0
+        """Share of the planned dose that is not spent; 0 where points taken again have cost more."""
+        return max(0.0, 1 - self.spent / self.planned) if self.planned > 0 else 0.0

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from app.acquire import frame as taken
+from app.acquire.observer import Enough, Observer, Progress, RunState
 from app.acquire.plan import Stream
-from app.acquire.runner import Observer, Progress, RunState
 from app.acquire.scan import Scan, camera_record
 from app.worker.message import Begin, Calibrated, Carried, Choose, Darks, Frame, Key
-from app.worker.source import RecordedSource, Source, carried, darks_of
+from app.worker.source import SAMPLE, RecordedSource, Source, carried, darks_of, exposed_s, superseded_s
 from recon.dataset import DatasetError
 from recon.files.dark_sets import read_dark_set
 from recon.files.darks import DarkSummary
@@ -35,7 +35,7 @@ class RunningSource:
     Args:
         scan: that is about to run, its devices open.
         memory_bytes: of frames.
-        judge: says of the run with this identity why it has had enough light, or "".
+        judge: says of the run with this identity which light it does not need any more.
         say: told when a frame cannot be passed on.
 
     Raises:
@@ -46,23 +46,28 @@ class RunningSource:
         self,
         scan: Scan,
         memory_bytes: int = MEMORY_BYTES,
-        judge: Callable[[str], str] = lambda _: "",
+        judge: Callable[[str], Enough | None] = lambda _: None,
         say: Callable[[str], None] = lambda _: None,
     ):
-        self._judge, self._say, self._failed = judge, say, False
+        self._judge, self._say = judge, say
+        self._failed = self._misjudged = False
         profile, measured = scan.profile, scan.measured
         known = profile if measured is None else measured.content.applied_to(profile)
         info = scan.devices.camera.info
         camera = camera_record(profile, info, measured)
         self._path = scan.path
         self._darks_path = scan.darks
-        self._calibration: Path | None = None if scan.calibration is None else Path(scan.calibration.path)
+        given = scan.calibration or scan.lent
+        self._calibration: Path | None = None if given is None else Path(given.path)
+        self._plan = scan.plan
         self._lock = threading.Lock()
         self._held: OrderedDict[Key, Frame] = OrderedDict()
         self._fresh: deque[Frame] = deque()
         self._bytes, self._most = 0, memory_bytes
         self._darks: dict[float, DarkSummary] = {}
         self._committed: Key = (0, 0)
+        self._left_out: tuple[int, ...] = ()
+        self._exposed_s = 0.0
         self._ended = ""
         self._file: Source | None = None
         if scan.resume:
@@ -84,12 +89,15 @@ class RunningSource:
             stage_to_object=known.stage.stage_to_object,
             centre_m=known.stage.centre_m,
             reuses=scan.plan.low_dose,
+            lent=scan.lent is not None,
         )
 
     def _earlier(self, path: Path) -> None:
         """What a run that is completed now holds from before: read here, from now on the recorder has the file."""
         with open_run(path) as run:
             self._committed = (run.steps_committed, run.repeats_committed)
+            self._left_out = tuple(s.number for s in self._plan.left_out(self._committed[0], run.series_committed))
+            self._exposed_s = exposed_s(self._plan, self._committed, self._left_out) + superseded_s(self._plan, run)
             if run.calibration_source:
                 self._calibration = Path(CalibrationSource.from_json(run.calibration_source).path)
         # A run that was interrupted in its first darks has none.
@@ -117,14 +125,27 @@ class RunningSource:
         with self._lock:
             if step.stream is not Stream.DARK:
                 self._keep(self._message(frame))
+            # What is jumped over was left out; frames of before are of a point that is taken again.
+            jumped = self._plan.steps[self._committed[0] : step.number]
+            self._left_out += tuple(own.number for own in jumped if own.stream is Stream.EVALUATION)
+            self._left_out = tuple(number for number in self._left_out if number != step.number)
+            if step.stream in SAMPLE:
+                self._exposed_s += step.exposure_s
             self._committed = max(self._committed, after)
 
     def darks_committed(self, exposure_s: float, darks: DarkSummary) -> None:
         with self._lock:
             self._darks[exposure_s] = darks
 
-    def enough(self, step: int) -> str:
-        return self._judge(self.begin.run)
+    def enough(self, step: int) -> Enough | None:
+        # Whatever goes wrong with the judgement, the scan takes what was planned.
+        try:
+            return self._judge(self.begin.run)
+        except Exception as error:
+            if not self._misjudged:
+                self._misjudged = True
+                self._say(f"scan: nobody can say when it is enough: {' '.join(str(error).split())}")
+            return None
 
     def _message(self, frame: taken.Frame) -> Frame:
         step, readback = frame.step, frame.readback
@@ -162,6 +183,15 @@ class RunningSource:
     @property
     def ended(self) -> str:
         return self._ended
+
+    @property
+    def left_out(self) -> tuple[int, ...]:
+        with self._lock:
+            return self._left_out
+
+    @property
+    def exposed_s(self) -> float:
+        return self._exposed_s
 
     def fresh(self) -> tuple[list[Frame], Key]:
         with self._lock:
@@ -209,7 +239,7 @@ class Follower:
         watch: Callable[[Source, Path], None],
         choice: Callable[[], Choose | None],
         say: Callable[[str], None],
-        judge: Callable[[str], str] = lambda _: "",
+        judge: Callable[[str], Enough | None] = lambda _: None,
     ):
         self._watch, self._choice, self._say, self._judge = watch, choice, say, judge
 

@@ -1,4 +1,4 @@
-"""`ptychoscope scan --enough`: a low-dose scan that a worker follows, and that ends when its image is good enough."""
+"""`ptychoscope scan --enough`: a scan that a worker follows, and that spends no light that its image does not need."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 from app.acquire.frame import Frame
-from app.acquire.runner import DarkObserver, DoseJudge, Observer, Progress, RunState
+from app.acquire.observer import DarkObserver, DoseJudge, Enough, Observer, Progress, RunState
 from app.acquire.scan import Scan
 from app.errors import UsageError
 from app.live.journal import Journal, Severity
@@ -21,7 +21,7 @@ from recon.files.darks import DarkSummary
 START_S = 120.0
 """A worker is waited for so long: it loads torch."""
 SETTLE_S = 300.0
-"""After the scan its last image is waited for so long."""
+"""After the scan its last image is waited for so long without hearing anything."""
 LOOK_S = 0.02
 
 
@@ -68,14 +68,14 @@ class Together:
             if isinstance(observer, DarkObserver):
                 observer.darks_committed(exposure_s, darks)
 
-    def enough(self, step: int) -> str:
+    def enough(self, step: int) -> Enough | None:
         """Nobody looks at a picture here: rather than spend light that may not be needed, wait for the image."""
         while not self._ready(step):
             time.sleep(LOOK_S)
         if failed := self._failed():
             raise UsageError(f"scan: nobody can say when it is enough: {failed}; resume it without --enough")
-        judged = [observer.enough(step) for observer in self._observers if isinstance(observer, DoseJudge)]
-        return next((reason for reason in judged if reason), "")
+        judged = (observer.enough(step) for observer in self._observers if isinstance(observer, DoseJudge))
+        return next((found for found in judged if found is not None), None)
 
 
 @contextmanager
@@ -83,7 +83,7 @@ def followed(scan: Scan, live: Live, observer: Observer, stop: Callable[[], bool
     """Inside, a worker follows the scan; afterwards its results are in the run.
 
     Args:
-        scan: low dose, its devices open.
+        scan: low dose, or under a calibration that is lent to it; its devices open.
         live: the reconstruction, with its target; not begun yet, and ended here.
         observer: watches besides.
         stop: whether somebody wished to stop.
@@ -104,15 +104,19 @@ def followed(scan: Scan, live: Live, observer: Observer, stop: Callable[[], bool
 
         yield Together((observer, source), ready, lambda: live.failed)
         if not stop() and not live.failed:
-            _wait(lambda: live.settled or stop() or bool(live.failed), SETTLE_S, "the worker did not finish")
+            over = lambda: live.settled or stop() or bool(live.failed)  # noqa: E731
+            _wait(over, SETTLE_S, "the worker did not finish", lambda: live.heard)
     finally:
         live.end()
         live.link.join(5.0)
 
 
-def _wait(condition: Callable[[], bool], patience_s: float, words: str) -> None:
-    end = time.monotonic() + patience_s
+def _wait(condition: Callable[[], bool], patience_s: float, words: str, signs: Callable[[], int] = lambda: 0) -> None:
+    """Until the condition holds, or for so long without a sign of life."""
+    seen, since = signs(), time.monotonic()
     while not condition():
-        if time.monotonic() > end:
+        if signs() != seen:
+            seen, since = signs(), time.monotonic()
+        if time.monotonic() - since > patience_s:
             raise UsageError(f"scan: {words} within {patience_s:g} s; see whether `ptychoscope serve` works here")
         time.sleep(LOOK_S)

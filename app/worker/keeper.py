@@ -38,7 +38,7 @@ class Keeper:
 
     Args:
         say: told what was stored; complain: what could not be.
-        dose: of a low-dose run that is over, what its file is to say of the dose; for its identity.
+        dose: of a run that is over, what its file is to say of the dose; for its identity.
     """
 
     def __init__(
@@ -61,6 +61,13 @@ class Keeper:
             run = self._run
             return run is not None and (bool(run.waiting) or self._storing or not run.judged)
 
+    def forget_images(self) -> None:
+        """Images that wait were made with settings that nobody wants any more."""
+        with self._lock:
+            if self._run is not None:
+                for key in [key for key, own in self._run.waiting.items() if isinstance(own, Estimate)]:
+                    del self._run.waiting[key]
+
     def heard(self, message: ToWindow) -> None:
         """A calibration and final images are to be stored."""
         with self._lock:
@@ -80,7 +87,7 @@ class Keeper:
                 return
             if not run.judged:
                 run.judged = True
-                values = self._dose(run.source.begin.run) if run.plan.low_dose else None
+                values = self._dose(run.source.begin.run)
                 if values is not None:
                     run.waiting["dose"] = values
             if not run.waiting:

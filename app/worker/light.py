@@ -43,19 +43,21 @@ class Light:
         illumination: probe, distance, positions.
         window: side of the lit window, pixels.
         key: the same for the same light.
+        lent: whether it serves only until the run has its own.
     """
 
     illumination: Illumination
     window: int
     key: bytes
+    lent: bool = False
 
     @classmethod
-    def of(cls, illumination: Illumination, window: int) -> Light:
+    def of(cls, illumination: Illumination, window: int, lent: bool = False) -> Light:
         total = hashlib.sha256()
         for values in (illumination.probe, illumination.positions_m, illumination.indices):
             total.update(np.ascontiguousarray(values).tobytes())
         total.update(repr((illumination.geometry, window)).encode())
-        return cls(illumination, window, total.digest())
+        return cls(illumination, window, total.digest(), lent)
 
 
 class LightSource(Protocol):
@@ -92,10 +94,10 @@ class OwnLight:
 
 
 class CarriedLight:
-    """An earlier run's calibration at the points of this one."""
+    """An earlier run's calibration at the points of this one; `lent` only until this one has its own."""
 
-    def __init__(self, found: Carried):
-        self._window = found.window
+    def __init__(self, found: Carried, lent: bool = False):
+        self._window, self._lent = found.window, lent
         self._known = Reusable(
             probe=found.probe.copy(),
             distance_m=found.distance_m,
@@ -115,7 +117,7 @@ class CarriedLight:
                 f"{book.begin.name}: the calibration is of frames of {self._known.good.shape}, these have "
                 f"{data.geometry.shape}; calibrate this bench"
             )
-        return Light.of(self._known.illumination(data), self._window)
+        return Light.of(self._known.illumination(data), self._window, self._lent)
 
     def _to_come(self, book: RunBook, exposure_s: float) -> Ptychogram:
         """All points: where the stage will be sent, or where it says it was if that is elsewhere."""

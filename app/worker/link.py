@@ -5,19 +5,13 @@ anybody. What gets lost on the way, the worker asks for again; a worker of our o
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
-from typing import Protocol
 
 import zmq
 
@@ -37,6 +31,7 @@ from app.worker.message import (
     decode,
     encode,
 )
+from app.worker.place import Worker
 from app.worker.source import Source
 
 POLL_MS = 20
@@ -45,10 +40,8 @@ SILENT_S = 4.0
 """A worker that has not answered for so long is said to be silent."""
 WAITING = 16
 """Messages that may wait on the way to the worker; what comes meanwhile is sent when it is asked for."""
-AGAIN_S = (0.2, 1.0, 5.0, 15.0)
-"""Pauses before a worker of our own is started again, the last one for ever after."""
-PATIENCE_S = 1.0
-"""A worker of our own that is to end is waited for so long."""
+LAST_S = 0.5
+"""At the end what has come already is taken in for so long."""
 
 
 class LinkState(StrEnum):
@@ -81,116 +74,6 @@ class LinkStatus:
     run: str = ""
 
 
-class Worker(Protocol):
-    """Where a worker is."""
-
-    @property
-    def address(self) -> str | None:
-        """None while it is not known yet."""
-        ...
-
-    def look(self) -> bool:
-        """Start it if need be, or again; true when its address is a new one. Quick."""
-        ...
-
-    def end(self) -> None: ...
-
-    @property
-    def restarts(self) -> int: ...
-
-
-@dataclass
-class Elsewhere:
-    """A worker that somebody else has started. Implements `Worker`."""
-
-    address: str | None
-    restarts: int = 0
-    _told: bool = False
-
-    def look(self) -> bool:
-        told, self._told = self._told, True
-        return not told
-
-    def end(self) -> None:
-        self._told = False
-
-
-class OwnWorker:
-    """A process on this machine, which ends with this one. Implements `Worker`.
-
-    Args:
-        command: starts it; gets `--for-window FILE`, writes its address there, and ends when its stdin does.
-        say: told when it dies; may be set later.
-    """
-
-    def __init__(self, command: Sequence[str] | None = None, say: Callable[[str], None] = lambda _: None):
-        self._command = list(command or (sys.executable, "-m", "app.cli", "serve"))
-        self.say = say
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._file: Path | None = None
-        self._next = 0.0
-        self._starts = 0
-        self.address: str | None = None
-
-    @property
-    def process(self) -> subprocess.Popen[bytes] | None:
-        return self._process
-
-    @property
-    def restarts(self) -> int:
-        return max(0, self._starts - 1)
-
-    def look(self) -> bool:
-        process = self._process
-        if process is not None and process.poll() is not None:
-            self.say(f"reconstruction: its process ended with code {process.returncode}; it is started again")
-            self._forget()
-            self._next = time.monotonic() + AGAIN_S[min(self._starts - 1, len(AGAIN_S) - 1)]
-            return False
-        if process is None:
-            if time.monotonic() >= self._next:
-                self._start()
-            return False
-        if self.address is None and self._file is not None and self._file.exists():
-            self.address = self._file.read_text()
-            return True
-        return False
-
-    def _start(self) -> None:
-        self._starts += 1
-        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="ptychoscope-")
-        self._file = Path(self._folder.name) / f"{self._starts}"
-        cores = os.cpu_count() or 1
-        # A core is left to the scan and the window; on busy ones a second thread makes torch ten times slower.
-        own = {"OMP_NUM_THREADS": str(max(1, cores - 1)), "OMP_WAIT_POLICY": "PASSIVE"}
-        self._process = subprocess.Popen(
-            [*self._command, "--for-window", str(self._file)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            env={**own, **os.environ},
-        )
-
-    def _forget(self) -> None:
-        if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process, self.address = None, None
-
-    def end(self) -> None:
-        process = self._process
-        if process is not None:
-            if process.stdin is not None:
-                process.stdin.close()
-            try:
-                process.wait(PATIENCE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        if self._folder is not None:
-            self._folder.cleanup()
-        self._process, self._folder, self.address, self._starts = None, None, None, 0
-
-
 class Link:
     """See above. `start` it once, `end` it once; everything in between from any thread.
 
@@ -198,7 +81,7 @@ class Link:
         worker: where it is.
         keys: for one beyond this machine.
         heard: told of every result, in the link's thread, before it can be taken from `results`.
-        idle: called a few times a second, in the link's thread.
+        idle: called a few times a second and once more at the end, in the link's thread.
         say: told what goes wrong, for people.
 
     Attributes:
@@ -258,7 +141,7 @@ class Link:
             self._told = []
 
     def end(self) -> None:
-        """The thread lets the worker end and ends itself; nobody has to wait for it."""
+        """The thread takes in what has come, lets the worker end and ends itself; nobody has to wait for it."""
         self._over = True
 
     @property
@@ -297,10 +180,18 @@ class Link:
                 self._say_something(socket)
         finally:
             if socket is not None:
+                self._last(socket)
                 socket.close(0)
+            self._guarded(self._idle)
             self._worker.end()
             self._status = replace(self._status, state=LinkState.OFF)
             context.term()
+
+    def _last(self, socket: zmq.Socket) -> None:
+        """What has come by now is heard."""
+        end = time.monotonic() + LAST_S
+        while time.monotonic() < end and socket.poll(POLL_MS):
+            self._hear(socket)
 
     def _connect(self, context: zmq.Context) -> zmq.Socket:
         socket = context.socket(zmq.DEALER)
@@ -362,7 +253,8 @@ class Link:
         self._number += 1
         self._pinged = time.monotonic()
         run = "" if source is None else source.begin.run
-        self._send(socket, Ping(self._number, run, self._sent, self._ended))
+        left_out = () if source is None else source.left_out
+        self._send(socket, Ping(self._number, run, self._sent, self._ended, left_out))
 
     def _hear(self, socket: zmq.Socket) -> None:
         for _ in range(WAITING):

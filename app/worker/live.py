@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from app.acquire.observer import Enough
 from app.acquire.plan import Plan, Stream
 from app.errors import known_message
 from app.live.journal import Journal
@@ -16,10 +17,11 @@ from app.worker.enough import Dose, Target
 from app.worker.follow import Follower
 from app.worker.keeper import Keeper
 from app.worker.keys import ClientKeys
-from app.worker.link import Link, LinkStatus, OwnWorker, Worker
+from app.worker.link import Link, LinkStatus
 from app.worker.message import Choose, Estimate, Frame, Key, Said, ToWindow
-from app.worker.source import RecordedSource, Source
-from app.worker.view import Shown
+from app.worker.place import OwnWorker, Worker
+from app.worker.source import RecordedSource, Source, exposed_s
+from app.worker.view import Shown, looked
 from simulators.replay import Playhead
 
 
@@ -36,14 +38,23 @@ class ReplaySource(RecordedSource):
 
     def fresh(self) -> tuple[list[Frame], Key]:
         self._reached = max(self._reached, self._playhead.number)
-        if self._whole:
-            return [], self.committed
+        return [], self.committed
+
+    def _shown(self) -> Key:
         step, repeat = self.order[self._reached]
-        return [], (step, repeat + 1)
+        return step, repeat + 1
+
+    @property
+    def committed(self) -> Key:
+        return self._committed if self._whole else self._shown()
 
     @property
     def ended(self) -> str:
         return super().ended if self._whole else ""
+
+    @property
+    def exposed_s(self) -> float:
+        return super().exposed_s if self._whole else exposed_s(self.plan, self._shown(), self.left_out)
 
     @property
     def _whole(self) -> bool:
@@ -61,6 +72,7 @@ class Live:
     Attributes:
         target: when a low-dose scan has had enough light; None: when its plan is done. Set from any thread.
         failed: what the worker could not do for the run it follows, or "".
+        heard: results so far.
         shown: what there is to see; for the window's thread, after `gather`.
     """
 
@@ -70,17 +82,21 @@ class Live:
         if isinstance(self.worker, OwnWorker):
             self.worker.say = self._warn
         self._keeper = Keeper(self._say, self._complain, self._dose_values)
-        self.link = Link(self.worker, keys, self._hear, self._complain, self._keeper.idle)
+        self.link = Link(self.worker, keys, self._hear, self._complain, self._idle)
         self.follower = Follower(self._follow, lambda: self.choice if self.wanted else None, self._warn, self._judge)
         self.target: Target | None = None
-        self._judged: dict[str, tuple[dict[str, Any], int]] = {}
-        self._reached: dict[str, str] = {}
+        # By run and exposure, the newest last: numbers of an image, and how many frames it has.
+        self._judged: dict[tuple[str, float], tuple[dict[str, Any], int]] = {}
+        self._reached: dict[str, Enough] = {}
         self.failed = ""
+        self.heard = 0
         self._frames: dict[tuple[str, float], tuple[int, bool]] = {}
         self.choice = Choose("")
         self.wanted = wanted
         self.shown: Shown | None = None
         self._lock = threading.Lock()
+        # Whether there is to be a worker is decided by one at a time.
+        self._wish = threading.Lock()
         self._next: Shown | None = None
         self._source: Source | None = None
         self._plan: Plan | None = None
@@ -119,14 +135,16 @@ class Live:
         assert plan is not None
         taken: dict[float, int] = {}
         for own in plan.steps[:step]:
-            if own.stream is Stream.EVALUATION:
+            if own.stream is Stream.EVALUATION and own.number not in source.left_out:
                 taken[own.exposure_s] = taken.get(own.exposure_s, 0) + own.repeats
         held = {exposure: frames.get((source.begin.run, exposure), (0, False)) for exposure in taken}
         return all(held[e][0] >= count and (held[e][1] or not final) for e, count in taken.items())
 
-    def end(self) -> None:
-        """Let worker and threads go; nobody waits for them."""
+    def end(self, patience_s: float = 0.0) -> None:
+        """Let worker and threads go; what has come by now is stored, which is waited for so long."""
         self.link.end()
+        if patience_s > 0 and self.link.alive:
+            self.link.join(patience_s)
 
     @property
     def status(self) -> LinkStatus:
@@ -135,9 +153,9 @@ class Live:
     # ---- From the window's thread ------------------------------------------------------------------------------------
 
     def follow(self, wanted: bool) -> None:
-        """Reconstruct runs that begin from now on, or none: then there is no worker either."""
+        """Reconstruct runs that begin from now on, or none: a worker that has nothing to do ends then."""
         self.wanted = wanted
-        self.link.want(wanted or self._source is not None)
+        self.link.want(wanted or self._busy)
 
     def choose(self, decoder: str, pose: str) -> None:
         """Reconstruct with other settings from now on, what is shown as well."""
@@ -148,9 +166,14 @@ class Live:
         with self._lock:
             # What another decoder said of its image ends no scan.
             self._judged, self._frames = {}, {}
+            source = self._source
+        self._keeper.forget_images()
         if self.shown is not None:
             self.shown.forget_images()
+            if source is not None and source.begin.run == self.shown.run:
+                self.shown.look = self._look(source)
         self.link.choose(choice)
+        self.link.want(self.wanted or source is not None)
 
     def again(self, replay: Replay) -> None:
         """Reconstruct a run that is shown again, as far as it has been shown."""
@@ -192,12 +215,45 @@ class Live:
 
     def _watch(self, source: Source) -> None:
         plan = Plan.from_json(source.begin.plan)
+        look = self._look(source)
+        with self._wish:
+            with self._lock:
+                self._source, self._plan, self.failed = source, plan, ""
+                self._next = Shown(source.begin.run, plan.evaluation_exposures_s, look=look)
+            self.link.watch(source, self.choice)
+            self.link.want(True)
+        if self.target is not None and not source.begin.reuses and not source.begin.lent and not source.ended:
+            self._warn(
+                "scan: enough light cannot be told: a single-trajectory scan has its calibration only after its bright "
+                "frames; give it an earlier run's, or take the whole series"
+            )
+
+    def _look(self, source: Source) -> tuple[str, str]:
+        """Decoder and pose with which images of a run are wanted."""
+        decoder = self.choice.decoder or json.loads(source.begin.profile)["reconstruction"]["decoder"]
+        return decoder, self.choice.pose
+
+    @property
+    def _busy(self) -> bool:
+        """Whether a run is followed of which something is still to come."""
         with self._lock:
-            self._source, self._plan, self.failed = source, plan, ""
-            self._next = Shown(source.begin.run, plan.evaluation_exposures_s)
-        self.link.watch(source, self.choice)
+            source = self._source
+        return source is not None and not (source.ended and (bool(self.failed) or self.settled))
+
+    def _idle(self) -> None:
+        self._keeper.idle()
+        with self._wish:
+            if not self.wanted and not self._busy:
+                # Nobody wants it and it has nothing to do.
+                self.link.want(False)
 
     def _hear(self, message: ToWindow) -> None:
+        self.heard += 1
+        if isinstance(message, Estimate):
+            with self._lock:
+                source = self._source
+            if source is None or source.begin.run != message.run or self._look(source) != looked(message):
+                return
         self._keeper.heard(message)
         if isinstance(message, Said) and message.bad:
             with self._lock:
@@ -207,30 +263,49 @@ class Live:
         if isinstance(message, Estimate):
             numbers = json.loads(message.numbers)
             with self._lock:
-                self._judged = {message.run: (numbers if isinstance(numbers, dict) else {}, message.frames)}
+                key = (message.run, message.exposure_s)
+                self._judged.pop(key, None)
+                self._judged[key] = (numbers if isinstance(numbers, dict) else {}, message.frames)
                 self._frames[message.run, message.exposure_s] = (message.frames, message.final)
 
-    def _judge(self, run: str) -> str:
-        """Why a run has had enough light, or ""."""
+    def _judge(self, run: str) -> Enough | None:
+        """Which light a run does not need any more.
+
+        The newest image ends a low-dose scan. Else each exposure stands for itself, and for the longer ones.
+        """
         target = self.target
         with self._lock:
-            judged = self._judged.get(run)
-        reason = "" if target is None or judged is None else target.reached(*judged)
-        if reason:
-            self._reached = {run: reason}
-            self._say(f"scan: enough light: {reason}")
-        return reason
+            judged = [(e, *of) for (own, e), of in self._judged.items() if own == run]
+            plan = self._plan
+        if target is None or plan is None or not judged:
+            return None
+        found = None
+        if plan.low_dose:
+            _, numbers, frames = judged[-1]
+            if reason := target.reached(numbers, frames):
+                found = Enough(0.0, reason)
+        else:
+            for exposure, numbers, frames in sorted(judged, key=lambda one: one[0]):
+                if reason := target.reached(numbers, frames):
+                    found = Enough(exposure, f"{exposure:g} s is enough, {reason}")
+                    break
+        if found is not None and self._reached.get(run) != found:
+            self._reached = {run: found}
+            self._say(f"scan: enough light: {found.reason}")
+        return found
 
     def _dose(self, run: str) -> Dose | None:
         with self._lock:
             source, plan = self._source, self._plan
-        if source is None or plan is None or source.begin.run != run or not plan.low_dose:
+        if source is None or plan is None or source.begin.run != run:
+            return None
+        if not plan.low_dose and not source.begin.lent and not source.left_out:
             return None
         rate = json.loads(source.begin.profile)["light"]["photons_per_second"]
-        return Dose.of(plan, source.committed, rate)
+        return Dose.of(plan, source, rate)
 
     def _dose_values(self, run: str) -> dict[str, Any] | None:
-        """What a low-dose run keeps of its dose."""
+        """What a run whose light was judged keeps of its dose."""
         dose = self._dose(run)
         if dose is None:
             return None
@@ -239,7 +314,8 @@ class Live:
             "photons_planned": dose.planned,
             "share_saved": dose.saved,
             "target_sigma": None if self.target is None else self.target.sigma,
-            "reached": self._reached.get(run, ""),
+            "reached": self._reached[run].reason if run in self._reached else "",
+            "left_out": {f"{exposure:g}": frames for exposure, frames in sorted(dose.left_out.items())},
         }
 
     def _say(self, words: str) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, PlainValidator, ValidationError
 from pydantic.dataclasses import dataclass
 
-VERSION = 1
+VERSION = 2
 """Raised whenever a record changes; window and worker have to be of one version."""
 MOST_BYTES = 1 << 30
 """Of one message: nobody fills a stranger's memory."""
@@ -75,6 +75,7 @@ class Begin:
         stage_to_object, centre_m: of the stage.
         reuses: whether a calibration of another run holds; a `Carried` brings it.
         known: whether this run's own calibration is known; a `Calibrated` brings it.
+        lent: whether another run's calibration serves until this one has its own; a `Carried` brings it.
     """
 
     run: str
@@ -94,6 +95,7 @@ class Begin:
     centre_m: Pair
     reuses: bool = False
     known: bool = False
+    lent: bool = False
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -179,12 +181,14 @@ class Ping:
         run: that is watched; "" for none.
         committed: (step, repeat) up to which, this one not included, frames are in the file.
         ended: how the run ended; "" while it goes on.
+        left_out: steps before `committed` that hold no frame: there was enough light.
     """
 
     number: Count
     run: str = ""
     committed: Key = (0, 0)
     ended: str = ""
+    left_out: tuple[Count, ...] = ()
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -272,6 +276,8 @@ class Estimate:
         exposure_s: whose frames.
         frames, planned: how many are in it, of how many.
         final: whether it is that of `ptychoscope reconstruct`: of all frames that there are.
+        decoder, pose_prior: with what it was made.
+        lent: whether it was made under another run's calibration, until this one has its own.
         seconds: that it took.
         numbers: JSON: verdict, reason, photons and all the rest.
         image, deviation, spread, mode: (s, s); see `recon.posterior.Posterior`.
@@ -286,6 +292,9 @@ class Estimate:
     frames: Count
     planned: Count
     final: bool
+    decoder: str
+    pose_prior: str
+    lent: bool
     seconds: Number
     numbers: str
     image: Image

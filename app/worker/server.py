@@ -47,6 +47,7 @@ MOST_WINDOWS = 4
 TOLD = 20
 """Refusals that are written out; the others are counted."""
 RESULTS = "inproc://results"
+ZAP_DOMAIN = "ptychoscope"
 WAITING = 64
 """Messages that may wait on the way to a window; each has its own limit besides."""
 
@@ -108,7 +109,10 @@ class Server:
         if keys is not None:
             self._guard = ThreadAuthenticator(self._context)
             self._guard.start()
-            self._guard.configure_curve_callback(credentials_provider=_Only(keys.client))
+            self._guard.configure_curve_callback(ZAP_DOMAIN, _Only(keys.client))
+            # Enforced: were nobody there to ask, nobody would be let in.
+            self._socket.setsockopt_string(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
+            self._socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
             self._socket.curve_server = True
             self._socket.curve_publickey, self._socket.curve_secretkey = keys.public, keys.secret
         self._computing = threading.Thread(target=self._compute, name="reconstruction", daemon=True)

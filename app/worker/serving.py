@@ -72,8 +72,8 @@ def reconstruction(server: str | None, keys: Path | None, wanted: bool = True) -
         UsageError: no address, one beyond this machine without keys, keys without one, or no keys where they should be.
     """
     from app.worker.keys import address_of, client_keys
-    from app.worker.link import Elsewhere
     from app.worker.live import Live
+    from app.worker.place import Elsewhere
 
     if keys is not None and server is None:
         raise UsageError("--keys are for --server HOST:PORT; give that as well")

@@ -96,6 +96,8 @@ class Session:
         """Nothing is known of the run and nothing has been done."""
         self._choice: Choose | None = None
         self._source: LightSource | None = None
+        # Serves until the run has a light of its own.
+        self._lent: LightSource | None = None
         self._given: Calibrated | Carried | None = None
         self._loaded: Look | None = None
         self._calibrated = self._complained = False
@@ -131,7 +133,12 @@ class Session:
             elif isinstance(message, Darks):
                 book.add_darks(message)
             elif isinstance(message, Carried):
-                self._given, self._source = message, CarriedLight(message)
+                light = CarriedLight(message, book.begin.lent)
+                self._given = message
+                if book.begin.lent:
+                    self._lent = light
+                else:
+                    self._source = light
             elif isinstance(message, Calibrated):
                 self._given, self._source = message, OwnLight(book, message)
             elif isinstance(message, Choose) and message != self._choice:
@@ -146,8 +153,9 @@ class Session:
                 needs = ("begin",) if ping.run else ()
                 return Pong(ping.number, "", needs, (), (), received, refused, 0, self._doing)
             book.committed, book.ended = max(book.committed, ping.committed), ping.ended
+            book.left_out = frozenset(ping.left_out)
             needs = ()
-            if book.begin.reuses and self._given is None:
+            if (book.begin.reuses or book.begin.lent) and self._given is None:
                 needs = ("carried",)
             elif book.begin.known and self._given is None:
                 needs = ("calibrated",)
@@ -209,14 +217,17 @@ class Session:
             self._loaded = look
             return _Task("decoder", "loading the decoder", lambda: self._load(book, look))
         if self._source is None:
-            return self._to_calibrate(book)
-        if book.begin.reuses and not self._prepared:
+            task = self._to_calibrate(book)
+            if task is not None or self._lent is None:
+                return task
+        source = self._source or self._lent
+        assert source is not None
+        if (book.begin.reuses or book.begin.lent) and not self._prepared:
             first = next((e for e in book.exposures if book.dark(e)), None)
             if first is not None and book.empties and not book.evaluation(first):
                 self._prepared = True
-                source = self._source
                 return _Task("estimate", "preparing", lambda: self._prepare(book, look, source, first))
-        return self._to_estimate(book, look, self._source) or self._to_image(book, look, self._source)
+        return self._to_estimate(book, look, source) or self._to_image(book, look, source)
 
     def _to_calibrate(self, book: RunBook) -> _Task | None:
         if book.begin.reuses or book.begin.known or self._calibrated:
@@ -231,6 +242,10 @@ class Session:
         return None
 
     def _to_estimate(self, book: RunBook, look: Look, source: LightSource) -> _Task | None:
+        lent = source is self._lent
+        if not book.empties and not book.settled:
+            # Every frame's flux is measured by the empty beam's, which were taken before.
+            return None
         waiting = []
         for exposure in book.exposures:
             keys = book.evaluation(exposure)
@@ -243,7 +258,8 @@ class Session:
                     said = Said(book.begin.run, "estimate", words, bad=True)
                     return _Task("estimate", "", lambda said=said: self._tell(said))  # type: ignore[misc]
                 continue
-            final = len(keys) >= book.planned(exposure) and (book.whole or not book.ended)
+            # Under a light that is only lent nothing is final.
+            final = not lent and len(keys) >= book.planned(exposure) and (book.whole or not book.ended)
             if book.news(exposure) > self._used.get(exposure, 0) or (final and exposure not in self._final):
                 waiting.append((self._turn.get(exposure, 0), exposure, final))
         if not waiting:
@@ -311,6 +327,9 @@ class Session:
                 return
             # Before anybody is told: a run that begins meanwhile must not get this one's light.
             self._given, self._source = found, OwnLight(book, found)
+            if self._lent is not None:
+                # What was made under the lent light is made anew.
+                self._again()
         self._tell(found)
 
     def _prepare(self, book: RunBook, look: Look, source: LightSource, exposure: float) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from app.acquire.plan import Plan, Stream
+from app.runs import stored_plan
 from app.worker.message import Begin, Calibrated, Carried, Darks, Frame, Key
 from recon.files.dark_sets import read_dark_set
 from recon.files.darks import DarkSummary
-from recon.files.read import open_run
-from recon.files.recorded import EMPTY, RecordedFrames
-from recon.files.results import load_calibration
+from recon.files.read import RunFile, open_run
+from recon.files.recorded import RecordedFrames
+from recon.files.results import StoredCalibration, load_calibration
 from recon.files.reuse import Reusable, calibration_of
 
 SAME_EXPOSURE = 1e-6
@@ -44,6 +45,16 @@ class Source(Protocol):
         """How the run ended; "" while it goes on."""
         ...
 
+    @property
+    def left_out(self) -> tuple[int, ...]:
+        """Steps before `committed` that hold no frame: there was enough light."""
+        ...
+
+    @property
+    def exposed_s(self) -> float:
+        """Time for which the sample has been exposed, superseded frames included."""
+        ...
+
     def carried(self) -> Carried | None: ...
 
     def calibrated(self) -> Calibrated | None: ...
@@ -68,10 +79,12 @@ class RecordedSource:
     def __init__(self, path: Path, run: str | None = None, anew: bool = False):
         self._path = path
         with open_run(path) as file:
-            self.plan = Plan.from_json(file.plan_json)
+            self.plan, _ = stored_plan(file.plan_json, file.profile_json, path.name)
             camera, (matrix, centre) = file.camera, file.stage_map
             self._committed: Key = (file.steps_committed, file.repeats_committed)
             self._outcome = file.outcome
+            self._left_out = tuple(s.number for s in self.plan.left_out(self._committed[0], file.series_committed))
+            self._superseded_s = superseded_s(self.plan, file)
             geometry, illumination_m = file.geometry(), file.illumination_m
             texts = (file.plan_json, file.profile_json)
         known = not self.plan.low_dose and not anew and load_calibration(path) is not None
@@ -97,11 +110,11 @@ class RecordedSource:
         self.order: tuple[Key, ...] = tuple(
             (step.number, repeat)
             for step in self.plan.steps
-            if step.stream is not Stream.DARK
+            if step.stream is not Stream.DARK and step.number not in self._left_out
             for repeat in range(step.repeats)
             if (step.number, repeat) < self._committed
         )
-        self._places = _places(self.plan)
+        self._places = self.plan.places()
         self._darks: dict[float, DarkSummary] | None = None
 
     @property
@@ -115,6 +128,14 @@ class RecordedSource:
     def ended(self) -> str:
         return self._outcome
 
+    @property
+    def left_out(self) -> tuple[int, ...]:
+        return self._left_out
+
+    @property
+    def exposed_s(self) -> float:
+        return self._superseded_s + exposed_s(self.plan, self.committed, self._left_out)
+
     def carried(self) -> Carried | None:
         other = calibration_of(self._path, None)
         return None if other is None else carried(self.begin.run, other)
@@ -123,17 +144,7 @@ class RecordedSource:
         found = load_calibration(self._path)
         if found is None:
             return None
-        return Calibrated(
-            run=self.begin.run,
-            probe=found.probe,
-            object=found.object,
-            pixel_m=found.probe_pixel_m,
-            distance_m=found.distance_m,
-            positions_m=found.positions_m,
-            loss=found.loss,
-            settings=json.dumps(dict(found.settings)),
-            software=json.dumps(dict(found.software)),
-        )
+        return calibrated(self.begin.run, found)
 
     def darks(self, exposure_s: float) -> Darks | None:
         if self._darks is None:
@@ -167,22 +178,38 @@ class RecordedSource:
         return found
 
 
-def _places(plan: Plan) -> dict[Key, tuple[int, int]]:
-    """Entry and index in it of every frame of a plan but the darks."""
-    done: dict[int, int] = {}
-    places = {}
-    for step in plan.steps:
-        if step.stream is Stream.DARK:
-            continue
-        entry = 1
-        if step.stream is Stream.EMPTY:
-            entry = EMPTY
-        elif step.stream is Stream.EVALUATION:
-            entry = 2 + plan.evaluation_exposures_s.index(step.exposure_s)
-        for repeat in range(step.repeats):
-            places[step.number, repeat] = (entry, done.get(entry, 0))
-            done[entry] = done.get(entry, 0) + 1
-    return places
+SAMPLE = (Stream.CALIBRATION, Stream.EVALUATION)
+"""Streams during which the sample is in the beam."""
+
+
+def exposed_s(plan: Plan, committed: Key, left_out: Collection[int] = ()) -> float:
+    """Exposure of the sample in the frames before `committed`, each once."""
+    total = 0.0
+    for step in plan.steps[: committed[0] + 1]:
+        if step.stream in SAMPLE and step.number not in left_out:
+            total += step.exposure_s * (step.repeats if step.number < committed[0] else committed[1])
+    return total
+
+
+def superseded_s(plan: Plan, run: RunFile) -> float:
+    """Exposure of the sample in the frames of a run that later visits took the place of."""
+    exposures = {place: plan.steps[key[0]].exposure_s for key, place in plan.places().items()}
+    return sum(exposures[place] for revision in run.revisions for place in revision.superseded)
+
+
+def calibrated(run: str, found: StoredCalibration) -> Calibrated:
+    """A calibration as it is sent."""
+    return Calibrated(
+        run=run,
+        probe=found.probe,
+        object=found.object,
+        pixel_m=found.probe_pixel_m,
+        distance_m=found.distance_m,
+        positions_m=found.positions_m,
+        loss=found.loss,
+        settings=json.dumps(dict(found.settings)),
+        software=json.dumps(dict(found.software)),
+    )
 
 
 def carried(run: str, path: Path) -> Carried:

@@ -43,9 +43,10 @@ class Shown:
         epochs: of the calibration so far; calibrated: its result.
         images: by exposure.
         newest: exposure that changed last.
-        dose: spent and planned, of a low-dose run.
+        dose: spent and planned, of a run whose light is judged.
         words: the last thing that was said, and whether it is bad.
         count: of messages taken in, so that a viewer knows when something is new.
+        look: decoder and pose; images made with others are left alone.
     """
 
     run: str
@@ -57,6 +58,7 @@ class Shown:
     dose: Dose | None = None
     words: tuple[str, bool] = ("", False)
     count: int = 0
+    look: tuple[str, str] | None = None
 
     @property
     def calibrating(self) -> bool:
@@ -77,6 +79,8 @@ class Shown:
         elif isinstance(message, Calibrated):
             self.calibrated = message
         elif isinstance(message, Estimate):
+            if self.look is not None and looked(message) != self.look:
+                return False
             place = self.images.setdefault(message.exposure_s, Imaging())
             place.estimate, place.numbers = message, json.loads(message.numbers)
             self.newest = message.exposure_s
@@ -93,6 +97,11 @@ class Shown:
         """They are made with other settings from now on."""
         self.images, self.newest, self.words = {}, None, ("", False)
         self.count += 1
+
+
+def looked(estimate: Estimate) -> tuple[str, str]:
+    """Decoder and pose with which an image was made."""
+    return estimate.decoder, estimate.pose_prior
 
 
 def phase_picture(wave: NDArray[np.complex64]) -> NDArray[np.uint8]:

@@ -78,6 +78,15 @@ class DirectDrawer:
         return torch.cat(images), torch.cat(jacobians)
 
 
+def rehearse(package: DecoderPackage) -> None:
+    """Draw an image with its Jacobian and let it go: at their first use torch loads its rules of forward mode.
+
+    That takes more than a second, which no frame should wait for.
+    """
+    drawer = DirectDrawer.of(package)
+    drawer.drawn(torch.zeros(1, drawer.size))
+
+
 def _along(package: DecoderPackage, latents: Tensor, axes: Tensor) -> Tensor:
     """(d, n, s, s) derivatives of the decoder's images of latents (n, l) along directions (d, l)."""
 

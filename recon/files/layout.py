@@ -101,6 +101,7 @@ class RunDescription:
         characterisation: text of the file with what was measured of the bench; "" when there is none.
         visit_frames: most frames of one visit to a point, for the room of points that are taken again; None: one of
             each exposure.
+        spare_visits: so many visits may have to be taken again besides those that are interrupted.
         sample_name, notes: what people call the sample, and what they wrote down.
     """
 
@@ -132,6 +133,7 @@ class RunDescription:
     characterisation: str = ""
     calibration_source: str = ""
     visit_frames: int | None = None
+    spare_visits: int = 0
     sample_name: str = ""
     notes: str = ""
 

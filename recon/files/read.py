@@ -214,6 +214,11 @@ class RunFile:
         return int(self._committed[1])
 
     @property
+    def series_committed(self) -> dict[float, int]:
+        """Exposure of the evaluation series to its frames."""
+        return {self.exposure_s(entry): self.committed(entry) for entry in range(2, self.entries + 1)}
+
+    @property
     def frames_committed(self) -> int:
         """Frames in all entries and the empty stream, darks not counted."""
         return int(self._committed[_FIRST:].sum())

@@ -63,7 +63,7 @@ def room(run: RunDescription) -> int:
     """Frames that the pool of a run holds."""
     bracket = len(run.calibration_exposures_s) or 1
     visit = bracket + len(run.evaluation_exposures_s) if run.visit_frames is None else run.visit_frames
-    return ROOM * max(visit - 1, 0)
+    return (ROOM + run.spare_visits) * max(visit - 1, 0)
 
 
 class Pool:

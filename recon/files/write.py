@@ -5,11 +5,9 @@ A file killed between any two writes reopens for reading and for resuming, and h
 
 from __future__ import annotations
 
-import errno
 import os
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -18,7 +16,7 @@ import h5py
 import numpy as np
 
 from recon.dataset import DatasetError
-from recon.files.opening import open_for_writing
+from recon.files.disk import as_os_error, fsync, reason_of, reopen
 
 from . import schema, skeleton
 from .darks import DarkAccumulator, DarkSummary
@@ -86,6 +84,7 @@ class RunWriter:
         self._accumulator: DarkAccumulator | None = None
         self.last_darks: tuple[float, DarkSummary] | None = None
         self._retake: Retake | None = None
+        self._filled: deque[FrameKey] = deque()
         self._log_lines = int(np.count_nonzero(first[schema.LOG][...] != b""))
 
     @classmethod
@@ -113,7 +112,9 @@ class RunWriter:
         try:
             file = h5py.File(temporary, "w")
         except (OSError, ValueError) as error:
-            raise DatasetError(f"{temporary}: cannot be created ({_reason(error)}); choose a writable folder") from None
+            raise DatasetError(
+                f"{temporary}: cannot be created ({reason_of(error)}); choose a writable folder"
+            ) from None
         try:
             with file:
                 skeleton.build(file, run, compression, clock.now())
@@ -123,7 +124,7 @@ class RunWriter:
             temporary.unlink(missing_ok=True)
             raise
         fault("before skeleton rename")
-        _fsync(temporary)
+        fsync(temporary)
         # A hard link refuses an existing name, where a rename would replace a file that appeared meanwhile.
         try:
             os.link(temporary, path)
@@ -134,9 +135,9 @@ class RunWriter:
             temporary.rename(path)
         else:
             temporary.unlink()
-        _fsync(path.parent)
+        fsync(path.parent)
         fault("after skeleton rename")
-        return cls(_reopen(path), path, clock, fault)
+        return cls(reopen(path), path, clock, fault)
 
     @classmethod
     def resume(cls, path: Path, clock: WriterClock, *, fault: Fault = no_fault) -> RunWriter:
@@ -146,13 +147,13 @@ class RunWriter:
             DatasetError: not a run of this program, damaged, or open in another process.
         """
         try:
-            file = _reopen(path)
+            file = reopen(path)
         except FileNotFoundError:
             raise DatasetError(f"{path}: does not exist; give the file of an interrupted run") from None
         except BlockingIOError:
             raise DatasetError(f"{path}: another process has it open; stop that first") from None
         except OSError as error:
-            raise DatasetError(f"{path}: cannot be opened as HDF5 ({_reason(error)})") from None
+            raise DatasetError(f"{path}: cannot be opened as HDF5 ({reason_of(error)})") from None
         try:
             if file.attrs.get(schema.ATTR_CREATOR) != schema.CREATOR or schema.entry_name(1) not in file:
                 raise DatasetError(f"{path}: is not a run of {schema.CREATOR}; only its own runs can be resumed")
@@ -161,7 +162,7 @@ class RunWriter:
             return writer
         except KeyError as error:
             file.close()
-            raise DatasetError(f"{path}: is incomplete ({_reason(error)}) and cannot be resumed") from None
+            raise DatasetError(f"{path}: is incomplete ({reason_of(error)}) and cannot be resumed") from None
         except DatasetError:
             file.close()
             raise
@@ -185,6 +186,10 @@ class RunWriter:
         """Frames in all entries and the empty stream; darks are not counted."""
         return int(self._committed[_FIRST:].sum())
 
+    def frames_of(self, stream: str, asked_exposure_s: float) -> int:
+        """Frames of a stream and exposure; the exposures of the bright scan count together."""
+        return int(self._committed[self._places[stream, asked_exposure_s][1]])
+
     @property
     def revisions(self) -> int:
         """How often a point has been taken again."""
@@ -202,7 +207,33 @@ class RunWriter:
     def profile_json(self) -> str:
         return bytes(self._first[schema.PROFILE][()]).decode()
 
-    def retake(self, point: int, taken: Sequence[FrameKey], reason: str, places: Sequence[int] | None = None) -> None:
+    def leave_out(self, step: int) -> None:
+        """Go past the next step of the series without a frame; one that was gone past before is left alone.
+
+        What is left out of an exposure has to be its end, so that a count says which frames there are.
+
+        Raises:
+            DatasetError: another step is next.
+        """
+        if step < self.steps_committed:
+            return
+        if (step, 0) != (self.steps_committed, self.repeats_committed):
+            raise DatasetError(
+                f"{self._path}: step {step} cannot be left out, expected frame {self.repeats_committed} of step "
+                f"{self.steps_committed}"
+            )
+        self._committed[_STEPS] = step + 1
+        self._write(self._first[schema.COMMITTED], ..., self._committed)
+        self._flush()
+
+    def retake(
+        self,
+        point: int,
+        taken: Sequence[FrameKey],
+        reason: str,
+        places: Sequence[int] | None = None,
+        filled: Sequence[FrameKey] = (),
+    ) -> None:
         """The next frames to come are those of `taken` once more: they supersede frames of a point.
 
         Args:
@@ -210,6 +241,7 @@ class RunWriter:
             taken: all frames of its visit that are in the file, in the plan's order.
             reason: why they are taken again.
             places: index of each in its entry; without them they are the last frames there are.
+            filled: frames that come after them and were left out before; they go behind the last of their entries.
 
         Raises:
             DatasetError: no room for them; nothing was written.
@@ -231,7 +263,8 @@ class RunWriter:
         superseded.reverse()
         if places is not None:
             superseded = [(key, (entry, own)) for (key, (entry, _)), own in zip(superseded, places, strict=True)]
-        self._retake = Retake(group, point, superseded, reason)
+        self._retake = Retake(group, point, superseded, reason) if superseded else None
+        self._filled = deque(filled)
 
     def append(self, frame: FrameRecord) -> None:
         """Write one frame and commit it. Frames come in the plan's order.
@@ -272,7 +305,7 @@ class RunWriter:
 
     def sync(self) -> None:
         """Make the operating system put the file on the disk."""
-        _fsync(self._path)
+        fsync(self._path)
         self._synced = self._clock.monotonic()
 
     def close(self) -> None:
@@ -304,7 +337,10 @@ class RunWriter:
             raise DatasetError(
                 f"{self._path}: no entry for {frame.stream} frames of {frame.asked_exposure_s:g} s; the plan differs"
             ) from None
-        self._require(frame, self.steps_committed, self.repeats_committed)
+        if self._filled:
+            self._require(frame, self._filled[0].step, self._filled[0].repeat)
+        else:
+            self._require(frame, self.steps_committed, self.repeats_committed)
         index = int(self._committed[place])
         frames = group if frame.stream == "empty" else group[schema.DETECTOR]
         if index >= len(frames[schema.DATA]):
@@ -372,7 +408,10 @@ class RunWriter:
             )
 
     def _commit(self, frame: FrameRecord) -> None:
-        if frame.last:
+        if self._filled:
+            # Of a step that was gone past long ago.
+            self._filled.popleft()
+        elif frame.last:
             self._committed[_STEPS] = frame.step + 1
             self._committed[_REPEATS] = 0
         else:
@@ -386,43 +425,12 @@ class RunWriter:
         # Kept open until the file is closed: HDF5 holds small writes back, and an error in the late write of a dataset
         # that is being discarded would be lost. Open, it is `_flush` that writes and fails.
         dataset = self._open.setdefault(dataset.name, dataset)
-        with _as_os_error(self._path):
+        with as_os_error(self._path):
             dataset[place] = value
         self._fault(f"after {dataset.name}")
 
     def _flush(self) -> None:
         self._fault("before flush")
-        with _as_os_error(self._path):
+        with as_os_error(self._path):
             self._file.flush()
         self._fault("after flush")
-
-
-def _reopen(path: Path) -> h5py.File:
-    # Without a chunk cache a frame goes straight to the file, and a full disk shows in the write itself.
-    return open_for_writing(path, rdcc_nbytes=0)
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-@contextmanager
-def _as_os_error(path: Path) -> Iterator[None]:
-    """HDF5 reports a full disk as RuntimeError or as OSError without its number: make it an OSError with number."""
-    try:
-        yield
-    except (RuntimeError, OSError) as error:
-        found = re.search(r"errno = (\d+)", str(error))
-        number = int(found.group(1)) if found else getattr(error, "errno", None) or errno.EIO
-        raise OSError(number, os.strerror(number), str(path)) from error
-
-
-def _fsync(path: Path) -> None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:  # a folder on a system that cannot open folders
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

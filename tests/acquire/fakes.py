@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from app.acquire.observer import Observer
 from app.acquire.plan import Plan
 from app.acquire.planning import make_plan
-from app.acquire.runner import Observer, Runner
+from app.acquire.runner import Runner
 from app.acquire.scan import describe
 from app.devices import Devices
 from app.profile import Profile, load_profile

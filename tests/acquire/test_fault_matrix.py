@@ -17,8 +17,9 @@ from enum import StrEnum
 
 import pytest
 
+from app.acquire.observer import RunState
 from app.acquire.recorder import QUEUE_FRAMES
-from app.acquire.runner import Runner, RunState
+from app.acquire.runner import Runner
 from app.errors import known_message
 from drivers.base import (
     AcquisitionError,

@@ -6,9 +6,9 @@ import threading
 import pytest
 
 from app.acquire import runner as module
+from app.acquire.observer import RunState
 from app.acquire.plan import Stream
 from app.acquire.recorder import QUEUE_FRAMES
-from app.acquire.runner import RunState
 from app.stopping import recorder_given_up
 from drivers.base import Cancelled
 from recon.dataset import DatasetError

@@ -4,9 +4,9 @@ import h5py
 import numpy as np
 import pytest
 
+from app.acquire.observer import RunState
 from app.acquire.plan import Stream
 from app.acquire.preflight import PreflightError
-from app.acquire.runner import RunState
 from app.acquire.scan import Scan
 from app.bench.darks import NotDarkError
 from app.profile import load_profile

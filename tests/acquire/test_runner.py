@@ -3,9 +3,9 @@ import threading
 import numpy as np
 import pytest
 
+from app.acquire.observer import RunState
 from app.acquire.plan import Stream
 from app.acquire.preflight import PreflightError
-from app.acquire.runner import RunState
 from drivers.base import Cancelled, ConnectionLost, LightState
 from recon.dataset import DatasetError
 from recon.files.read import open_run

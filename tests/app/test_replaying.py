@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from app.acquire.command import retake_points, run_scan
+from app.acquire.observer import RunState
 from app.acquire.plan import Plan
-from app.acquire.runner import RunState
 from app.acquire.scan import Label, Scan
 from app.profile import Profile, load_profile
 from app.replaying import Recorded, replay_run

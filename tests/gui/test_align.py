@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.bench import align as measurement
 from app.bench.align import AlignError
-from app.live import orders
+from app.live import alignment
 from tests.gui.rigs import Desk
 
 
@@ -36,7 +36,7 @@ def test_a_failure_is_told_and_the_stage_is_stopped(at_desk, monkeypatch):
     def fails(session, start, now):
         raise AlignError("no edge of the sample is in the beam; bring one there")
 
-    monkeypatch.setattr(orders, "align", fails)
+    monkeypatch.setattr(alignment, "align", fails)
     at_desk.connect()
     planned(at_desk)
     at_desk.click(at_desk.window.align.confirm.yes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.acquire.runner import RunState
+from app.acquire.observer import RunState
 from app.live.state import Health
 from drivers.base import AcquisitionError, ConnectionLost, DeviceTimeout
 from simulators.faults import Fault, FaultyCamera

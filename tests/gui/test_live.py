@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PyQt5.QtCore import Qt
 
-from app.acquire.runner import RunState
+from app.acquire.observer import Observer, RunState, SilentObserver
 from app.acquire.scan import Scan
 from app.gui.live import LivePanel
 from app.gui.program import configure_plots
 from app.live import orders
 from app.live.orders import ScanRequest
 from app.profile import load_profile
-from app.worker.link import LinkState, OwnWorker
+from app.worker.link import LinkState
 from app.worker.live import Live
+from app.worker.place import OwnWorker
 from recon.files.read import open_run
 from recon.files.results import load_calibration, load_result
 from tests.gui.rigs import Desk, desk
@@ -54,6 +56,21 @@ class LiveDesk:
     def finish(self) -> None:
         self.desk.until(lambda: not self.desk.bench.run.running and self.desk.bench.idle)
         self.desk.until(lambda: self.finals == {SHORT: 3, LONG: 3})
+
+
+class Patient(SilentObserver):
+    """A run's listener and judge that says nothing, and lets the scan wait for the images of what it has taken."""
+
+    def __init__(self, live: Live):
+        self._live = live
+
+    def run_begins(self, scan: Scan) -> Observer:
+        return self
+
+    def enough(self, step: int) -> None:
+        never = threading.Event()
+        while not self._live.seen(step) and not self._live.failed:
+            never.wait(0.01)
 
 
 @pytest.fixture
@@ -188,6 +205,48 @@ def test_a_low_dose_scan_ends_when_it_has_had_enough_light(live_desk, tmp_path):
     assert values["photons_spent"] == pytest.approx(3.3333333e6 * taken[0] * (SHORT + LONG))
     assert values["share_saved"] == pytest.approx(1 - taken[0] / 120)
     live_desk.desk.until(lambda: "not spent" in panel.dose.text())
+
+
+def test_a_single_trajectory_leaves_exposures_out_under_a_calibration_that_is_lent_to_it(live_desk, tmp_path):
+    bright, path = tmp_path / "bright.h5", tmp_path / "single.h5"
+    live_desk.scan(bright)
+    live_desk.finish()
+    live_desk.desk.until(lambda: "image of 0.03 s" in live_desk.desk.messages())
+    panel, window = live_desk.panel, live_desk.desk.window
+    panel.sigma.setValue(0.3)
+    panel.until.click()
+    form = window.scan.form
+    form.calibration.take(bright)
+    assert form.calibration.name.text() == "bright.h5"
+    live_desk.desk.ready_to_scan(path)
+    request = form.request()
+    assert (request.lent, request.calibration) == (bright, None)
+    window.owner.listeners.insert(0, Patient(panel.live))
+    live_desk.desk.until(lambda: window.owner.give(orders.scan(request)))
+    live_desk.desk.until(lambda: live_desk.desk.bench.run.path == path)
+    live_desk.desk.until(lambda: not live_desk.desk.bench.run.running and live_desk.desk.bench.idle)
+    assert live_desk.desk.bench.run.state is RunState.COMPLETED
+    live_desk.desk.until(lambda: bool(re.search(r"stored in single\.h5: .*dose", live_desk.desk.messages())))
+    with open_run(path) as run:
+        taken = [run.committed(entry) for entry in (1, 2, 3)]
+        assert any("without" in line for line in run.log)
+    assert taken == [9, 2, 2]
+    live_desk.desk.until(lambda: "without 1 x" in panel.dose.text())
+    # What was left out can be taken; then nothing is left of the run.
+    assert orders.unfinished(path) is None
+    live_desk.desk.until(lambda: window.owner.give(orders.scan(replace(request, resume=True))))
+    live_desk.desk.until(lambda: "taken again, completed" in live_desk.desk.messages())
+    live_desk.desk.until(lambda: live_desk.desk.bench.idle)
+    assert orders.unfinished(path) == "it is complete"
+
+
+def test_without_a_calibration_it_says_before_the_scan_that_nobody_can_judge(live_desk, tmp_path):
+    live_desk.panel.until.click()
+    live_desk.scan(tmp_path / "run.h5")
+    live_desk.desk.until(lambda: "enough light cannot be told" in live_desk.desk.messages())
+    live_desk.finish()
+    with open_run(tmp_path / "run.h5") as run:
+        assert [run.committed(entry) for entry in (1, 2, 3)] == [9, 3, 3]
 
 
 def test_switched_off_there_is_no_worker(live_desk, tmp_path):

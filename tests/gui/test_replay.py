@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.acquire.runner import RunState
+from app.acquire.observer import RunState
 from app.acquire.scan import Label, Scan
 from app.live.state import Health, Kind
 from app.profile import load_profile

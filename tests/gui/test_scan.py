@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.acquire.runner import RunState
+from app.acquire.observer import RunState
 from app.acquire.scan import Scan
 from app.live.state import Doing
 from app.profile import PROFILES, load_profile

@@ -7,7 +7,7 @@ import threading
 from PyQt5.QtCore import Qt
 from PyQt5.QtWidgets import QMessageBox
 
-from app.acquire.runner import RunState
+from app.acquire.observer import RunState
 from app.live import orders
 from app.live.asking import Question
 from app.live.state import Doing

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from app.acquire.frame import Frame
-from app.acquire.runner import Progress, RunState
+from app.acquire.observer import Progress, RunState
 from app.live import orders
 from app.live.journal import Journal, Severity
 from app.live.order import Order

@@ -1,7 +1,7 @@
 import threading
 import time
 
-from app.acquire.runner import SilentObserver
+from app.acquire.observer import SilentObserver
 from app.live.slot import Slot, SlotObserver
 from drivers.base import SystemClock, VirtualClock
 from tests.acquire.fakes import FakeBench

@@ -109,3 +109,17 @@ def test_following_is_deterministic(estimator: LatentEstimator, data: Ptychogram
         means.append(found.mean)
     assert np.array_equal(*means)
     assert torch.is_tensor(tracker._scores)
+
+
+def test_what_it_expects_of_its_frames_needs_no_preparation_of_its_own(
+    estimator: LatentEstimator, data: Ptychogram
+) -> None:
+    tracker = _tracker(estimator, data)
+    found = tracker.add(data.select(np.array([3, 1])))
+    # The same place again: its light counts twice.
+    tracker.add(data.select(np.array([1])))
+    before = list(estimator._prepared)
+    expected = tracker.expected(found.mean)
+    assert list(estimator._prepared) == before
+    own = [estimator.expected(data.select(np.array([k])), found.mean) for k in (3, 1, 1)]
+    assert np.allclose(expected, sum(own), rtol=1e-4, atol=1e-6)

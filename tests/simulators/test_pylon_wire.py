@@ -11,9 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
+from app.acquire.observer import RunState
 from app.acquire.planning import make_plan
 from app.acquire.preflight import require
-from app.acquire.runner import Runner, RunState
+from app.acquire.runner import Runner
 from app.acquire.scan import check, describe
 from app.devices import Devices
 from app.profile import load_profile

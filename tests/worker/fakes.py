@@ -58,10 +58,11 @@ class FakeEngine:
 
     def estimate(self, book, look, light, exposure_s, data, planned, final) -> Estimate:
         self.estimated.append((exposure_s, len(data), final))
+        lent = light is not None and light.lent
         image = np.full((SIDE, SIDE), len(data), np.float32)
         light_e = data.frames.sum(0)[: 4 * SIDE : 4, : 4 * SIDE : 4].copy()
         numbers = {
-            "verdict": "recovered" if final or len(data) > 3 else "not enough light",
+            "verdict": "recovered" if final or len(data) > (1 if lent else 3) else "not enough light",
             "reason": f"{len(data)} frames, {look.decoder}",
             "photons_counted": float(data.frames.sum()),
             "sigma_mean": 0.25,
@@ -75,6 +76,9 @@ class FakeEngine:
             frames=len(data),
             planned=planned,
             final=final,
+            decoder=look.decoder,
+            pose_prior=look.pose,
+            lent=lent,
             seconds=0.0,
             numbers=json.dumps(numbers),
             image=image,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.acquire.runner import RunState
+from app.acquire.observer import RunState
 from app.acquire.scan import Scan
 from app.profile import load_profile
 from app.worker.book import RunBook
@@ -77,3 +77,17 @@ def test_nobody_follows_when_nobody_wants_to(tmp_path):
     follower = Follower(lambda *_: pytest.fail("followed"), lambda: None, pytest.fail)
     scan = Scan.new(load_profile("tiny"), tmp_path / "run.h5", 0)
     assert follower.run_begins(scan) is None
+
+
+def test_a_judgement_that_fails_takes_no_light_away_and_is_told_once(tmp_path):
+    said: list[str] = []
+
+    def judge(run: str) -> None:
+        raise ValueError("no such verdict")
+
+    scan = Scan.new(load_profile("tiny"), tmp_path / "run.h5", 0)
+    with scan.devices:
+        source = RunningSource(scan, judge=judge, say=said.append)
+        assert scan.runner(source, enough=source.enough).run() is RunState.COMPLETED
+    assert said == ["scan: nobody can say when it is enough: no such verdict"]
+    assert source.left_out == ()

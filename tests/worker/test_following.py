@@ -14,8 +14,8 @@ from app.cli import app
 from app.errors import run_guarded
 from app.profile import load_profile
 from app.worker.enough import Target
-from app.worker.link import OwnWorker
 from app.worker.live import Live
+from app.worker.place import OwnWorker
 from recon.files.read import open_run
 from recon.files.results import StoredCalibration, load_result, store_calibration
 from tests.worker.fakes import COMMAND
@@ -59,7 +59,10 @@ def test_it_ends_after_the_point_at_which_the_image_is_good_enough(bright, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--enough", "0.1"], "are for low-dose scans"),
+        (["--enough", "0.1"], "has no calibration to judge images by"),
+        (["--bright"], "has no calibration to judge images by"),
+        (["--calibration", "c.h5", "--bright"], "is for --enough SIGMA"),
+        (["--calibration", "c.h5", "--bright", "--enough", "0.1", "--passes", "2"], "are for low-dose scans"),
         (["--server", "127.0.0.1:5577"], "are for --enough"),
         (["--calibration", "c.h5", "--enough", "0.1", "--keys", "k"], "are for --server"),
     ],
@@ -70,3 +73,9 @@ def test_what_makes_no_sense_is_one_line(capsys, tmp_path, arguments, words):
     assert code == 2
     assert words in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_the_rest_of_a_run_is_taken_whole(capsys, tmp_path):
+    arguments = ["scan", "--resume", str(tmp_path / "r.h5"), "--enough", "0.1"]
+    assert run_guarded(lambda: app(arguments, standalone_mode=False)) == 2
+    assert "leave --enough and --bright out" in capsys.readouterr().err

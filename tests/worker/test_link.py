@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 import zmq
+from zmq import Event
+from zmq.utils.monitor import parse_monitor_message
 
 from app.acquire.scan import Scan
 from app.errors import UsageError
 from app.profile import load_profile
 from app.worker import keys
-from app.worker.link import Elsewhere, Link, LinkState, OwnWorker, Worker
-from app.worker.message import Calibrated, Choose, Estimate, Hello, Ping, Pong, ToWindow, Welcome, decode, encode
+from app.worker.link import Link, LinkState
+from app.worker.message import Calibrated, Choose, Estimate, Hello, Ping, Pong, Said, ToWindow, Welcome, decode, encode
+from app.worker.place import Elsewhere, OwnWorker, Worker
 from app.worker.source import RecordedSource
 from tests.worker.fakes import COMMAND, served
 
@@ -215,6 +218,62 @@ def test_with_keys_only_who_has_them_is_let_in(tmp_path, scanned):
     (folder / "client.key").unlink()
     with pytest.raises(UsageError, match=r"client\.key: is no key"):
         keys.server_keys(folder)
+
+
+def test_with_nobody_to_ask_about_keys_nobody_is_let_in(tmp_path):
+    folder = tmp_path / "keys"
+    keys.make_keys(folder)
+    with served(keys=keys.server_keys(folder)) as server:
+        server._guard.stop()
+        server._guard = None
+        context = zmq.Context()
+        socket, own = context.socket(zmq.DEALER), keys.client_keys(folder)
+        socket.curve_publickey, socket.curve_secretkey, socket.curve_serverkey = own.public, own.secret, own.server
+        monitor = socket.get_monitor_socket()
+        ends = (Event.HANDSHAKE_SUCCEEDED, Event.DISCONNECTED, Event.HANDSHAKE_FAILED_NO_DETAIL)
+        socket.connect(server.address)
+        seen = Event.CONNECTED
+        while seen not in ends:
+            assert monitor.poll(int(1e3 * PATIENCE_S))
+            seen = parse_monitor_message(monitor.recv_multipart())["event"]
+        assert seen != Event.HANDSHAKE_SUCCEEDED
+        socket.disable_monitor()
+        context.destroy(0)
+
+
+def test_what_has_come_when_it_ends_is_heard_and_kept():
+    listener, kept = Listener(), []
+    context = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    port = router.bind_to_random_port("tcp://127.0.0.1")
+    held: list[zmq.Socket] = []
+    there, released = threading.Event(), threading.Event()
+
+    def idle() -> None:
+        kept.append(len(listener.heard))
+        if len(kept) == 1:
+            there.set()
+            released.wait(PATIENCE_S)
+            # They are here, and nobody has taken them in.
+            assert held[0].poll(int(1e3 * PATIENCE_S))
+
+    link = Link(Elsewhere(f"tcp://127.0.0.1:{port}"), None, listener, listener.said.append, idle)
+    connect = link._connect
+    link._connect = lambda own: held.append(connect(own)) or held[-1]
+    link.start()
+    link.want(True)
+    assert there.wait(PATIENCE_S)
+    who, *_ = router.recv_multipart()
+    for number in range(3):
+        router.send_multipart([who, *encode(Said("run", "estimate", f"{number}"))])
+    link.end()
+    released.set()
+    link.join(PATIENCE_S)
+    assert not link.alive
+    assert [message.words for message in listener.heard] == ["0", "1", "2"]
+    assert kept == [0, 3]
+    assert listener.said == []
+    context.destroy(0)
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def changed(**changes) -> list[bytes]:
 @pytest.mark.parametrize(
     ("parts", "words"),
     [
-        (changed(ptychoscope=2), "install the same release"),
+        (changed(ptychoscope=99), "install the same release"),
         (changed(kind="Pickle"), "there is none such"),
         (changed(exposure_s="long"), "exposure_s"),
         (changed(exposure_s=float("nan")), "no JSON"),

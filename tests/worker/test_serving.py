@@ -8,7 +8,8 @@ import pytest
 
 from app.cli import app
 from app.errors import run_guarded
-from app.worker.link import Link, LinkState, OwnWorker
+from app.worker.link import Link, LinkState
+from app.worker.place import OwnWorker
 from tests.worker.test_link import Listener
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from app.acquire.command import run_scan
+from app.acquire.observer import Enough
 from app.acquire.scan import Scan
 from app.calibration import calibrate_file
 from app.live.orders import unfinished
@@ -57,7 +58,7 @@ def converse(source: RecordedSource, session: Session, choose: Choose | None = N
     """Give a session what it asks for until it wants nothing more: shuffled, and every frame twice."""
     generator = random.Random(seed)
     for number in range(1000):
-        pong = session.pong(Ping(number, source.begin.run, source.committed, source.ended), 0, 0)
+        pong = session.pong(Ping(number, source.begin.run, source.committed, source.ended, source.left_out), 0, 0)
         messages = []
         if "begin" in pong.needs:
             session.take(source.begin)
@@ -294,6 +295,26 @@ def test_darks_that_come_after_the_last_frame_are_waited_for(scanned):
     assert {message.exposure_s for message in told if isinstance(message, Estimate) and message.final} == set(EXPOSURES)
 
 
+def test_no_image_is_tried_before_the_empty_beam_is_known(low_dose):
+    told: list = []
+    session = Session(FakeEngine(), told.append)
+    source = RecordedSource(low_dose)
+    session.take(source.begin)
+    session.take(Choose(source.begin.run, conventional=False))
+    session.take(source.carried())
+    for frame in source.frames(source.order):
+        session.take(frame)
+    for exposure in EXPOSURES:
+        session.take(source.darks(exposure))
+    # The empty beam's exposure has darks of its own, and they have not come.
+    session.pong(Ping(1, source.begin.run, source.committed, source.ended), 0, 0)
+    work(session)
+    assert told == []
+    session.take(source.darks(source.plan.steps[source.order[0][0]].exposure_s))
+    work(session)
+    assert {message.exposure_s for message in told if isinstance(message, Estimate)} == set(EXPOSURES)
+
+
 def test_what_belongs_to_another_run_is_left_alone(scanned):
     source = RecordedSource(scanned)
     session = Session(FakeEngine(), lambda _: None)
@@ -391,7 +412,7 @@ def test_what_enough_light_left_out_is_taken_by_resume(low_dose, tmp_path):
     path = tmp_path / "enough.h5"
     scan = Scan.low_dose(quick_to_estimate((3e-6,)), path, low_dose.with_name("bright.h5"), 0, passes=2)
     with scan.devices:
-        outcome = scan.runner(enough=lambda _: "good enough").run()
+        outcome = scan.runner(enough=lambda _: Enough(0.0, "good enough")).run()
     with open_run(path) as run:
         taken = run.frames_committed
     assert outcome.value == "completed"
