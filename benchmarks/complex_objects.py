@@ -217,6 +217,8 @@ def main() -> None:
                     case["pixels"] = measured_pixels(data, truth)[1]
                 if "latent" in todo and estimator is not None:
                     case["latent"] = measured_latent(estimator, number, data, truth)
+                # Another process may have done the other part meanwhile.
+                case = (json.loads(path.read_text()) if path.exists() else {}) | case
                 path.write_text(json.dumps(case))
                 for key in ("flat", *todo):
                     shown = " ".join(f"{name} {value:.2f}" for name, value in case[key].items())
