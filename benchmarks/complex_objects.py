@@ -137,12 +137,12 @@ def figure(number: int, seed: int, estimator: ComplexEstimator) -> None:
         turn = np.angle((weight * obj * truth.conj()).sum())
         phase = np.where(np.abs(obj) > 0.15, np.angle(obj * np.exp(-1j * turn)), np.nan)
         low = axes[0, column].imshow(np.abs(obj)[middle, middle], cmap="gray", vmin=0, vmax=1)
-        high = axes[1, column].imshow(phase[middle, middle], cmap="twilight", vmin=-0.5, vmax=RELIEF_RAD + 0.5)
+        high = axes[1, column].imshow(phase[middle, middle], cmap="viridis", vmin=0, vmax=RELIEF_RAD)
         title = name
         if column:
             found_db = psnr_db(obj, truth, SCENE.lit), phase_psnr_db(obj, truth, SCENE.lit)
             title += f": {found_db[0]:.1f} dB, phase {found_db[1]:.1f} dB"
-        axes[0, column].set_title(title)
+        axes[0, column].set_title(title, fontsize=10)
     for row, (deviation, unit) in enumerate(zip(deviations, ("", " (rad)"), strict=True)):
         shown = deviation if row == 0 else np.where(found.amplitude > 0.15, deviation, np.nan)
         image = axes[row, 3].imshow(shown, cmap="magma", vmin=0)
@@ -152,9 +152,8 @@ def figure(number: int, seed: int, estimator: ComplexEstimator) -> None:
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
-    plot.suptitle(
-        f"An unseen digit at {SHOWN:.0e} photons an exposure, 16 exposures; phases where the amplitude is 0.15"
-    )
+    light = f"{SHOWN:.0e} photons in each of 16 exposures"
+    plot.suptitle(f"An unseen digit, {light}; phases are shown where the amplitude exceeds 0.15")
     plot.savefig(FIGURE, dpi=110)
     plt.close(plot)
 
@@ -230,7 +229,7 @@ def main() -> None:
         sys.stdout.write(" | ".join(row) + "\n")
     if options.record and estimator is not None:
         append_rows(COMMAND, made, machine("torch", "numpy", cores=1))
-        figure(2, options.seed, estimator)
+        figure(1, options.seed, estimator)
 
 
 if __name__ == "__main__":
