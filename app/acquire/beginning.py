@@ -86,7 +86,11 @@ def once_more(plan: Plan, writer: RunWriter, point: int, whole: bool) -> Beginni
     visit = plan.last_visit(point)
     if not visit:
         raise DatasetError(f"{writer.path}: its plan never visits point {point}; choose another")
-    gone = {step.number for step in left_out(plan, writer)}
+    missing = left_out(plan, writer)
+    if whole and missing and missing[0].position_index != point:
+        first = missing[0].position_index
+        raise DatasetError(f"{writer.path}: what was left out is taken in its order; take point {first} before {point}")
+    gone = {step.number for step in missing}
     there = [(s, s.repeats) for s in visit if s.number not in gone]
     places = [plan.place_in_entry(s) + k for s, count in there for k in range(count)]
     added = [(s, s.repeats) for s in visit if s.number in gone and whole]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +39,9 @@ def serve(
         keyring.make_keys(make_keys)
         report({"keys": str(make_keys), "for the window": "client.key_secret and server.key"}, as_json)
         return
+    if for_window is not None:
+        # A terminal's Ctrl-C reaches every process of the command; this one ends with the one that started it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from app.worker.engine import Engine
     from app.worker.server import Server, watch_stdin

@@ -205,6 +205,23 @@ def test_a_point_that_is_taken_again_stays_without_what_was_left_out(run):
     assert taken(path) == [7, 3, 2, 2]
 
 
+def test_what_was_left_out_is_taken_in_its_order(tmp_path):
+    bench, path = FakeBench(PROFILE), tmp_path / "run.h5"
+    runner(bench, lambda: create(bench, path), Judge(at=1)).run()
+    with open_run(path) as file:
+        first, second = points_left(file)
+    again = FakeBench(PROFILE)
+    early = runner(again, lambda: RunWriter.resume(path, again.clock), Judge(), retaken=second, whole=True)
+    with pytest.raises(DatasetError, match=f"take point {first} before {second}"):
+        early.run()
+    assert not any(line.startswith("move") for line in again.log)
+    for point in (first, second):
+        again = FakeBench(PROFILE)
+        writer = lambda again=again: RunWriter.resume(path, again.clock)  # noqa: E731
+        assert runner(again, writer, Judge(), retaken=point, whole=True).run() is RunState.COMPLETED
+    assert taken(path) == [7, 3, 3, 3]
+
+
 def test_only_the_next_step_can_be_left_out(tmp_path):
     bench = FakeBench(PROFILE)
     with create(bench, tmp_path / "run.h5") as writer:

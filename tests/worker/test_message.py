@@ -37,6 +37,7 @@ FIELDS = {
     "tuple[Pair, Pair]": st.tuples(pair, pair),
     "tuple[str, ...]": st.lists(text, max_size=3).map(tuple),
     "tuple[Number, ...]": st.lists(number, max_size=3).map(tuple),
+    "tuple[Count, ...]": st.lists(count, max_size=3).map(tuple),
     "tuple[Key, ...]": st.lists(st.tuples(count, count), max_size=3).map(tuple),
     "dict[str, str]": st.dictionaries(text, text, max_size=3),
     "Raw": array(np.uint16, 2),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 
@@ -56,6 +57,8 @@ def test_the_real_worker_answers_and_ends_with_its_window():
     listener.until(lambda: link.status.state is LinkState.CONNECTED)
     assert link.status.where.startswith("127.0.0.1:")
     process = worker.process
+    # Ctrl-C at a terminal is for whoever started it.
+    process.send_signal(signal.SIGINT)
     link.end()
     link.join(30)
     assert process.poll() == 0
