@@ -105,7 +105,7 @@ def make_prior(
     target = companion_path(package_file)
     try:
         chosen = pick_device(device)
-        package = load_package(str(package_file)).to(chosen)
+        package = load_package(str(package_file), None).to(chosen)
         settings = CompanionSettings.of_size(package.architecture.image_size, pairs, epochs)
         with Course() as course:
             course.say(
@@ -177,11 +177,12 @@ def prior_of(
 
     try:
         path = find_package(decoder)
-        size = load_package(decoder).architecture.image_size
+        package = load_package(decoder, None)
         target = companion_path(path)
         if target.exists():
             raise TrainCommandError(f"{target}: exists already; remove it to make it anew")
-        train_set, test_set = training_images(images, labels, only, size, validation, dark_ink, seed, binary)
+        size, phase = package.architecture.image_size, package.channels == 2
+        train_set, test_set = training_images(images, labels, only, size, validation, dark_ink, seed, binary, phase)
     except (DecoderError, ImageSourceError, ValueError, OSError) as error:
         raise TrainCommandError(" ".join(str(error).split())) from None
     result = make_prior(path, train_set, test_set, device=device, pairs=pairs, epochs=epochs)

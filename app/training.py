@@ -18,7 +18,7 @@ from app.priors import PriorResult, command_for, make_prior, prior_file, prior_o
 from app.training_images import TrainCommandError, training_images
 
 SUFFIX = ".safetensors"
-DECODER_ONLY = ("epochs", "batch", "latent", "linear_layers", "linear_start", "image_size", "name", "out")
+DECODER_ONLY = ("epochs", "batch", "latent", "linear_layers", "linear_start", "image_size", "phase", "name", "out")
 """Options that have no meaning where the decoder is there already."""
 
 
@@ -69,7 +69,7 @@ class TrainingResult:
         }
 
 
-def _target(images: Path | None, only: int | None, name: str | None, out: Path | None) -> Path:
+def _target(images: Path | None, only: int | None, phase: bool, name: str | None, out: Path | None) -> Path:
     """Where the package goes: --out as a file, or --name (or the source's name) in --out as a folder or here."""
     folder = Path()
     if out is not None and not out.is_dir():
@@ -85,7 +85,7 @@ def _target(images: Path | None, only: int | None, name: str | None, out: Path |
         if name is None:
             # "letters-idx3-ubyte.gz" and the folder "letters" both train the decoder "letters".
             stem = "mnist" if images is None else images.resolve().name.split(".")[0].removesuffix("-idx3-ubyte")
-            name = stem if only is None else f"{stem}-{only}"
+            name = (stem if only is None else f"{stem}-{only}") + "-complex" * phase
         target = folder / f"{name.removesuffix(SUFFIX)}{SUFFIX}"
     if target.exists():
         raise TrainCommandError(f"{target}: exists already; give another --out or remove it")
@@ -110,6 +110,7 @@ def train_decoder(
     validation: str | None = None,
     dark_ink: bool = False,
     binary: bool = False,
+    phase: bool = False,
     name: str | None = None,
     out: Path | None = None,
     sketch_pairs: int | None = None,
@@ -129,13 +130,14 @@ def train_decoder(
     from recon.decoders.images import ImageSourceError
 
     started = time.monotonic()
-    target = _target(images, only, name, out)
+    target = _target(images, only, phase, name, out)
     checkpoint = target.with_name(target.name + ".checkpoint")
     console = Console(stderr=True)
     try:
         if image_size < 16 or image_size % 16:
             raise ValueError(f"image_size must be a positive multiple of 16, got {image_size}")
-        train_set, test_set = training_images(images, labels, only, image_size, validation, dark_ink, seed, binary)
+        chosen_images = (images, labels, only, image_size, validation, dark_ink, seed, binary, phase)
+        train_set, test_set = training_images(*chosen_images)
         if min(len(train_set.images), len(test_set.images)) < 2:
             raise ValueError(
                 f"{len(train_set.images)} images to train and {len(test_set.images)} to validate are too few; "
@@ -143,7 +145,7 @@ def train_decoder(
             )
         target.parent.mkdir(parents=True, exist_ok=True)
 
-        from recon.decoders.network import Architecture
+        from recon.decoders.network import Architecture, ComplexArchitecture
         from recon.decoders.package import load_package, write_package
         from recon.decoders.training import EpochReport, TrainingError, TrainingSettings
         from recon.decoders.training import train as train_network
@@ -155,7 +157,8 @@ def train_decoder(
     interrupted, rank = False, None
     try:
         chosen = pick_device(device)
-        architecture = Architecture.of_size(image_size, latent, linear_layers)
+        kind = ComplexArchitecture if phase else Architecture
+        architecture = kind.of_size(image_size, latent, linear_layers)
         settings = TrainingSettings(epochs=epochs, batch=batch, seed=seed, linear_start=linear_start)
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as progress:
@@ -195,7 +198,7 @@ def train_decoder(
                 step=step,
             )
         write_package(target, network, train_set.images, record)
-        rank = load_package(str(target)).effective_rank()
+        rank = load_package(str(target), None).effective_rank()
         history = record["history"]
         checkpoint.unlink(missing_ok=True)
     except KeyboardInterrupt:
@@ -259,6 +262,9 @@ def train(
     binary: Annotated[
         bool, typer.Option("--binary", help="Redraw the grey images as binary strokes with soft edges: photomasks.")
     ] = False,
+    phase: Annotated[
+        bool, typer.Option("--phase", help="Draw a phase too, the relief of each image: one latent for both.")
+    ] = False,
     name: Annotated[str | None, typer.Option(help="Name of the decoder, when --out does not give it.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Package to write (.safetensors), or an existing folder; default here.")
@@ -318,6 +324,7 @@ def train(
         validation=validation,
         dark_ink=dark_ink,
         binary=binary,
+        phase=phase,
         name=name,
         out=out,
         sketch_pairs=sketch_pairs,

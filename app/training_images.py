@@ -62,8 +62,12 @@ def training_images(
     dark_ink: bool,
     seed: int,
     binary: bool,
+    phase: bool = False,
 ) -> tuple[LabelledImages, LabelledImages]:
-    """Training and validation images as the options ask for them."""
+    """Training and validation images as the options ask for them; with `phase` as pairs of amplitude and phase."""
+    if phase:
+        alone = training_images(images, labels, only, size, validation, dark_ink, seed, binary)
+        return alone[0].as_pairs(), alone[1].as_pairs()
     if binary:
         grey = training_images(images, labels, only, min(size, BINARY_FROM), validation, dark_ink, seed, False)
         return grey[0].as_strokes(size), grey[1].as_strokes(size)

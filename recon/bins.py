@@ -165,7 +165,7 @@ class Bins:
         fields, intensity = self._light(images)
         cost, slope, _ = self.likelihood.evaluate(intensity, self.measured[:, :, None], self.variance[:, :, None])
         pull = -2 * fields * torch.cat((slope, slope), 1)
-        parts = (self.rows.transpose(1, 2) @ pull).transpose(1, 2).unflatten(2, self.operator.window)
+        parts = (self.rows.transpose(1, 2) @ pull).transpose(1, 2).unflatten(2, self.operator.seen)
         return self._black() - cost.sum((0, 1)), self.operator.whole(parts), fields, intensity
 
     def terms(self, images: Tensor, jacobians: Tensor) -> Terms:

@@ -125,7 +125,7 @@ class Walked:
             torch.where(chosen[:, None], other.theta, self.theta),
             torch.where(chosen, other.target, self.target),
             torch.where(chosen[:, None], other.pull, self.pull),
-            torch.where(chosen[:, None, None], other.images, self.images),
+            torch.where(chosen.view(-1, *(1,) * (self.images.ndim - 1)), other.images, self.images),
             torch.where(chosen, other.true, self.true),
         )
 

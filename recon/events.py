@@ -278,7 +278,7 @@ class Events:
         """As `slope`; and of each group twice the fields (n, 2 m, S) and the pull d ln(1 + ..)/dI (n, m, S)."""
         local = self._local(images)
         applied = self.quadratic.apply(images)
-        value = -(applied * images).sum((1, 2))
+        value = -(applied * images).flatten(1).sum(1)
         parts = local.new_zeros(len(local), len(images), local.shape[1])
         pulls = []
         for group in self._groups:
@@ -291,7 +291,7 @@ class Events:
             pulled = twice.unflatten(1, (2, -1)) * (pull - missed)[:, None]
             parts[group.frames] = (group.rows.transpose(1, 2) @ pulled.flatten(1, 2)).transpose(1, 2)
             pulls.append((group, twice, pull))
-        return value, self.operator.whole(parts.unflatten(2, self.operator.window)) - 2 * applied, pulls
+        return value, self.operator.whole(parts.unflatten(2, self.operator.seen)) - 2 * applied, pulls
 
     def terms(self, images: Tensor, jacobians: Tensor) -> Terms:
         """Along the `jacobians` (S, s^2, d) of images (S, s, s)."""

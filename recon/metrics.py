@@ -124,6 +124,22 @@ def psnr_db(estimate: NDArray, truth: NDArray, mask: NDArray[np.bool_]) -> float
     return float(-10 * np.log10(max(float((difference**2).mean()), 1e-12)))
 
 
+def phase_error_rad(estimate: NDArray, truth: NDArray, mask: NDArray[np.bool_]) -> float:
+    """Root mean square of the phase's error over the mask, weighted by the light |truth|^2 that a pixel lets through.
+
+    The estimate's global phase, which no camera sees, is first turned to the one that fits best.
+    """
+    weight = np.abs(truth[mask]).astype(np.float64) ** 2
+    apart = np.exp(1j * (np.angle(estimate[mask]) - np.angle(truth[mask])))
+    apart *= np.exp(-1j * np.angle((weight * apart).sum()))
+    return float(np.sqrt((weight * np.angle(apart) ** 2).sum() / weight.sum()))
+
+
+def phase_psnr_db(estimate: NDArray, truth: NDArray, mask: NDArray[np.bool_]) -> float:
+    """PSNR of the phase, its peak one turn: 20 log10(2 pi / `phase_error_rad`)."""
+    return float(20 * np.log10(2 * np.pi / max(phase_error_rad(estimate, truth, mask), 1e-6)))
+
+
 def dice(estimate: NDArray, truth: NDArray, mask: NDArray[np.bool_]) -> float:
     """Overlap 2|A and B|/(|A| + |B|) of the two images above amplitude 0.5, inside the mask."""
     a, b = np.abs(estimate)[mask] > 0.5, np.abs(truth)[mask] > 0.5

@@ -1,5 +1,7 @@
 """What frames say about a decoder's image: log-likelihood, gradient and information, for many images at once.
 
+Images are amplitudes (S, s, s); under a `recon.complexoperator` they are (S, 2, s, s), real and imaginary part.
+
 Two kinds answer one protocol: `recon.events`, for sensors that tell single electrons apart, in the dark, and
 `recon.bins`, for light, or for read noise above an electron or so. Log-likelihoods are in nats relative to a black
 object, log p(X | image) - log p(X | 0): their own evidence against an empty field of view.
@@ -175,12 +177,12 @@ def information(operator: CameraOperator, parts: Iterable[tuple[int, Tensor, Ten
     """
     size, dims = operator.drawing.samples, jacobians.shape[2]
     high, wide = operator.window
-    padded = torch.nn.functional.pad(jacobians.unflatten(1, (size, size)), (0, 0, 0, wide, 0, high))
+    padded = torch.nn.functional.pad(jacobians.unflatten(1, (-1, size, size)), (0, 0, 0, wide, 0, high))
     total = jacobians.new_zeros(len(jacobians), dims, dims)
     for frame, rows, weighted in parts:
         r, c = operator.corners[frame]
         half = len(rows) // 2
-        local = padded[:, r : r + high, c : c + wide].flatten(1, 2)
+        local = padded[:, :, r : r + high, c : c + wide].flatten(1, 3)
         single = (rows[:half] @ local) * weighted[:half].T[:, :, None]
         single += (rows[half:] @ local) * weighted[half:].T[:, :, None]
         total += single.transpose(1, 2) @ single

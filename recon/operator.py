@@ -191,6 +191,16 @@ class CameraOperator:
         """(L_y, L_x) pixels of the decoder's image that one frame sees at most."""
         return self.rows.shape[2], self.columns.shape[2]
 
+    @property
+    def channels(self) -> int:
+        """Numbers for each pixel of an image: one, its amplitude."""
+        return 1
+
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """Shape of what one frame sees of an image, (L_y, L_x), behind its channels where there are two."""
+        return self.window if self.channels == 1 else (self.channels, *self.window)
+
     def local(self, images: Tensor) -> Tensor:
         """(N, S, L_y, L_x) the parts of images (S, s, s) that each frame sees, zeros beyond the image's border."""
         high, wide = self.window

@@ -177,6 +177,7 @@ class LatentEstimator:
         bank: draws from the prior.
         settings: how hard to search.
         device: of all tensors.
+        kind: of operator that the scene's images take.
     """
 
     package: DecoderPackage
@@ -188,6 +189,7 @@ class LatentEstimator:
     bank: Bank
     settings: LatentSettings
     device: str
+    kind: type[CameraOperator] = CameraOperator
     _prepared: dict[bytes, Prepared] = field(default_factory=dict)
 
     @classmethod
@@ -203,7 +205,15 @@ class LatentEstimator:
         bank: int = BANK,
         device: str = "cpu",
     ) -> LatentEstimator:
-        """Draws the bank; a second or so."""
+        """Draws the bank; a second or so.
+
+        Raises:
+            ValueError: the decoder draws a phase too: `recon.complexlatent` is for those.
+        """
+        if package.channels != 1:
+            raise ValueError(
+                f"decoder {package.name!r} draws an amplitude and a phase; this estimator has amplitudes only"
+            )
         package, companion = package.to(device), companion.to(device)
         scene = Scene(companion.sketch, companion.prior, nuisances, field_m)
         exact = replace(scene, drawer=DirectDrawer.of(package))
@@ -232,7 +242,7 @@ class LatentEstimator:
         if known is not None:
             return known
         geometry = replace(self.light.geometry, shape=mask.shape)
-        operator = CameraOperator.build(
+        operator = self.kind.build(
             replace(self.light, geometry=geometry),
             self.light.positions_of(indices),
             exposures_s,
@@ -336,7 +346,7 @@ class LatentEstimator:
         """The decoder, with its Jacobians at some modes."""
         dims = self.scene.prior.size
         precision = torch.cholesky_inverse(modes.factors)[:, :dims, :dims]
-        return Chord.at(self.companion.sketch, self.exact.drawer, modes.theta[:, :dims], precision)
+        return Chord.at(self.scene.drawer, self.exact.drawer, modes.theta[:, :dims], precision)
 
     def pictured(self, observation: Observation, found: Found) -> Posterior:
         """Pictures and numbers of what was found in an observation."""

@@ -23,7 +23,7 @@ class Quadratics:
     Attributes:
         operator: says which part that is.
         each: (N, L, L) Q of each frame, symmetric.
-        whole: (s^2, s^2) their sum where they belong; None where the frames one by one cost less.
+        whole: (c s^2, c s^2) their sum where they belong; None where the frames one by one cost less.
     """
 
     operator: CameraOperator
@@ -33,7 +33,7 @@ class Quadratics:
     @classmethod
     def of(cls, operator: CameraOperator, each: Tensor) -> Quadratics:
         """From the forms (N, L, L) of an operator's frames."""
-        pixels = operator.drawing.samples**2
+        pixels = operator.channels * operator.drawing.samples**2
         if pixels**2 > each.numel():
             return cls(operator, each, None)
         whole = each.new_zeros(pixels, pixels)
@@ -70,12 +70,12 @@ class Quadratics:
         if self.whole is not None:
             return (images.flatten(1) @ self.whole).view_as(images)
         local = self.operator.local(images).flatten(2).transpose(1, 2)
-        parts = (self.each @ local).transpose(1, 2).unflatten(2, self.operator.window)
+        parts = (self.each @ local).transpose(1, 2).unflatten(2, self.operator.seen)
         return self.operator.whole(parts)
 
     def total(self, images: Tensor) -> Tensor:
         """(S,) x^T Q x of images (S, s, s), summed over the frames."""
-        return (self.apply(images) * images).sum((1, 2))
+        return (self.apply(images) * images).flatten(1).sum(1)
 
     def by_frame(self, images: Tensor) -> Tensor:
         """(N, S) x^T Q x of images (S, s, s)."""
@@ -87,5 +87,6 @@ def _put(whole: Tensor, operator: CameraOperator, frame: int, form: Tensor) -> N
     """Add a frame's form (L, L) to that of the whole image; what its window has beyond the image's border is left."""
     size, (high, wide), (r, c) = operator.drawing.samples, operator.window, operator.corners[frame]
     h, w = min(high, size - r), min(wide, size - c)
-    local = form.view(high, wide, high, wide)[:h, :w, :h, :w]
-    whole.view(size, size, size, size)[r : r + h, c : c + w, r : r + h, c : c + w] += local
+    count = operator.channels
+    local = form.view(count, high, wide, count, high, wide)[:, :h, :w, :, :h, :w]
+    whole.view(count, size, size, count, size, size)[:, r : r + h, c : c + w, :, r : r + h, c : c + w] += local

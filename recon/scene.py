@@ -2,7 +2,8 @@
 
 Parameters theta = (zeta, flux, pose), all in units of their prior's standard deviations, so that one search and one
 sampler serve all of them. Flux is the logarithm of the light over the calibrated one; the pose is a shift, a rotation
-and the logarithm of a magnification of the decoder's image, applied on the decoder's own grid.
+and the logarithm of a magnification of the decoder's image, applied on the decoder's own grid. Images are amplitudes
+(n, s, s), or real and imaginary parts (n, 2, s, s) where the drawer draws those.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recon.decoders.mixture import Mixture
+from recon.decoders.network import in_channels
 from recon.decoders.sketch import Drawer
 
 NUDGE = 1e-2
@@ -96,11 +98,14 @@ class Scene:
 
     def transmitted(self, images: Tensor, theta: Tensor) -> Tensor:
         """(n, s, s) the decoder's images (n, s, s) in their pose, without the flux: the object itself."""
-        return moved(images[:, None], self.pose(theta), self.field_m)[:, 0] if self.nuisances.poses else images
+        if not self.nuisances.poses:
+            return images
+        return moved(in_channels(images), self.pose(theta), self.field_m).view_as(images)
 
     def lit(self, images: Tensor, theta: Tensor) -> Tensor:
         """(n, s, s) the same times the square root of the flux: what meets the light."""
-        return self.transmitted(images, theta) * self.flux(theta).sqrt()[:, None, None]
+        root = self.flux(theta).sqrt()
+        return self.transmitted(images, theta) * root.view(-1, *(1,) * (images.ndim - 1))
 
     def images(self, theta: Tensor) -> Tensor:
         """(n, s, s) as `lit`, drawn by the drawer."""
@@ -114,17 +119,19 @@ class Scene:
         if self.nuisances.poses:
             pose = self.pose(theta)
             channels = torch.cat((images.flatten(1)[:, :, None], jacobian), 2).transpose(1, 2)
-            turned = moved(channels.reshape(count, -1, size, size), pose, self.field_m).flatten(2).transpose(1, 2)
+            turned = moved(channels.reshape(count, -1, size, size), pose, self.field_m)
+            turned = turned.view_as(channels).transpose(1, 2)
             for step in torch.diag(self._scales(theta)) * NUDGE:
-                ahead, behind = (moved(images[:, None], pose + sign * step, self.field_m) for sign in (1, -1))
+                shown = in_channels(images)
+                ahead, behind = (moved(shown, pose + sign * step, self.field_m) for sign in (1, -1))
                 columns.append((ahead - behind).flatten(1)[:, :, None] / (2 * NUDGE))
-            images, jacobian = turned[:, :, 0].view(count, size, size), turned[:, :, 1:]
+            images, jacobian = turned[:, :, 0].view_as(images), turned[:, :, 1:]
         if self.nuisances.flux > 0:
             columns.insert(0, 0.5 * self.nuisances.flux * images.flatten(1)[:, :, None])
         if columns:
             jacobian = torch.cat((jacobian, *columns), 2)
         root = self.flux(theta).sqrt()[:, None, None]
-        return images * root, jacobian * root
+        return (images.flatten(1) * root[:, :, 0]).view_as(images), jacobian * root
 
     def log_prior(self, theta: Tensor) -> Tensor:
         """(n,) log density of theta."""

@@ -15,6 +15,7 @@ class DecoderArchitecture(Protocol):
         name: under which it is registered.
         image_size: side s of the images.
         latent_size: length d of the latents.
+        channels: c of the images: 1 is an amplitude, 2 an amplitude and a phase.
     """
 
     @property
@@ -26,12 +27,15 @@ class DecoderArchitecture(Protocol):
     @property
     def latent_size(self) -> int: ...
 
+    @property
+    def channels(self) -> int: ...
+
     def as_dict(self) -> dict[str, Any]:
         """The name and what else a package stores of it, JSON-ready."""
         ...
 
     def modules(self) -> tuple[nn.Module | None, nn.Module]:
-        """Encoder, images (n, 1, s, s) to latents (n, d), if there is one; decoder, latents to images in 0..1."""
+        """Encoder, images (n, c, s, s) to latents (n, d), if there is one; decoder, latents to images in 0..1."""
         ...
 
 

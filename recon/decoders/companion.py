@@ -49,6 +49,8 @@ class Companion:
         sketch: quick stand-in, or the decoder itself in a plain companion.
         misfit: of the decoder.
         made: record: source, number of images, settings, and what unseen images say where there were some.
+        phase_misfit: of the phase that a decoder of two channels draws, in units of the range of its phase, by the
+            amplitude that it draws there; None where it draws no phase.
     """
 
     decoder_sha256: str
@@ -56,6 +58,7 @@ class Companion:
     sketch: StandIn
     misfit: Misfit
     made: dict[str, Any]
+    phase_misfit: Misfit | None = None
 
     @property
     def plain(self) -> bool:
@@ -64,7 +67,13 @@ class Companion:
 
     def to(self, device: torch.device | str) -> Companion:
         """A copy on `device`."""
-        return replace(self, prior=self.prior.to(device), sketch=self.sketch.to(device), misfit=self.misfit.to(device))
+        return replace(
+            self,
+            prior=self.prior.to(device),
+            sketch=self.sketch.to(device),
+            misfit=self.misfit.to(device),
+            phase_misfit=None if self.phase_misfit is None else self.phase_misfit.to(device),
+        )
 
     def described(self) -> dict[str, Any]:
         """JSON-ready: what a result made with it says about it."""
@@ -94,11 +103,14 @@ class Unseen:
         accuracy: share of them whose class is the prior's most probable one; None where there is nothing to tell apart.
         misfit_z: root mean square of image minus drawn image, over the misfit's standard deviation, of the first
             tenth of them: ideally one.
+        phase_rms: root mean square of phase minus drawn phase, weighted by the square of the amplitude, over the range
+            of the phase; None without phases.
     """
 
     nats: float
     accuracy: float | None
     misfit_z: float
+    phase_rms: float | None = None
 
 
 def make_companion(
@@ -114,7 +126,7 @@ def make_companion(
     """The companion of a package, on the CPU, made where the package is.
 
     Args:
-        images: (n, s, s), the training images of the decoder, on any device.
+        images: (n, s, s), the training images of the decoder, on any device; (n, 2, s, s) with their phases.
         labels: (n,) their classes.
         source: where they come from, for the record.
         unseen: images and labels that are none of those. On all but the first tenth of them the misfit is measured,
@@ -126,12 +138,13 @@ def make_companion(
     """
     images, labels = torch.as_tensor(images), torch.as_tensor(labels)
     side = package.architecture.image_size
+    shape = (side, side) if package.channels == 1 else (package.channels, side, side)
     if unseen is not None and len(unseen[0]) < 2:
         raise DecoderError(f"prior of {package.name!r}: {len(unseen[0])} unseen images are too few, needed are 2")
-    if len(images) < 2 or tuple(images.shape[1:]) != (side, side) or len(labels) != len(images):
+    if len(images) < 2 or tuple(images.shape[1:]) != shape or len(labels) != len(images):
         raise DecoderError(
             f"prior of {package.name!r}: {len(labels)} labels and images {tuple(images.shape)}, "
-            f"needed are at least 2 images of {side} x {side} pixels with a label each"
+            f"needed are at least 2 images of {' x '.join(map(str, shape))} pixels with a label each"
         )
     settings = settings or CompanionSettings.of_size(side)
     whitening = Whitening.of(package)
@@ -143,7 +156,7 @@ def make_companion(
     direct = DirectDrawer(package, whitening)
     seen = None if unseen is None else (torch.as_tensor(unseen[0]), torch.as_tensor(unseen[1]))
     measured = images if seen is None else seen[0][_checked(len(seen[0])) :]
-    misfit = _measured_misfit(direct, measured[:MISFIT_IMAGES])
+    misfit, phase_misfit = _measured_misfits(direct, measured[:MISFIT_IMAGES])
 
     def trained(done: int, total: int, fidelity_db: float) -> None:
         if math.isnan(fidelity_db):
@@ -161,12 +174,14 @@ def make_companion(
         "sketch_depth": settings.sketch.depth,
         "sketch_pairs": settings.sketch.pairs,
         "sketch_epochs": settings.sketch.epochs,
+        "channels": package.channels,
     }
     stored = replace(prior, factors=prior.factors.half().float())
-    companion = Companion(package.sha256, stored, sketch, misfit, made)
+    companion = Companion(package.sha256, stored, sketch, misfit, made, phase_misfit)
     if seen is not None:
         found = measured_unseen(package, companion, *seen)
         made |= {"unseen_nats": found.nats, "unseen_accuracy": found.accuracy, "unseen_misfit_z": found.misfit_z}
+        made |= {} if found.phase_rms is None else {"unseen_phase_rms": found.phase_rms}
     return companion.to("cpu")
 
 
@@ -177,7 +192,7 @@ def whitened_latents(
     report: Callable[[int], None] = lambda _: None,
     whitening: Whitening | None = None,
 ) -> Tensor:
-    """(n, d) whitened latents of images (n, s, s), where the package is."""
+    """(n, d) whitened latents of images (n, s, s) or (n, 2, s, s), where the package is."""
     whitening = whitening or Whitening.of(package)
     parts = []
     for k, part in enumerate(images.split(ENCODED_AT_ONCE)):
@@ -192,9 +207,13 @@ def _checked(count: int) -> int:
 
 
 @torch.no_grad()
-def _measured_misfit(direct: DirectDrawer, images: Tensor) -> Misfit:
+def _measured_misfits(direct: DirectDrawer, images: Tensor) -> tuple[Misfit, Misfit | None]:
+    """Of the amplitude and, where there is one, of the phase."""
     images = images.to(direct.whitening.mean.device)
-    return Misfit.measured(images, direct.images(whitened_latents(direct.package, images)))
+    drawn = direct.images(whitened_latents(direct.package, images))
+    if images.ndim == 3:
+        return Misfit.measured(images, drawn), None
+    return Misfit.measured(images[:, 0], drawn[:, 0]), Misfit.measured(images[:, 1], drawn[:, 1], drawn[:, 0])
 
 
 @torch.no_grad()
@@ -203,10 +222,15 @@ def measured_unseen(package: DecoderPackage, companion: Companion, images: Tenso
     zeta = whitened_latents(package, images)
     direct = DirectDrawer.of(package)
     checked = images[: _checked(len(images))]
-    square = 0.0
+    square, phase, weight, count = 0.0, 0.0, 0.0, 0
     for part in checked.split(ENCODED_AT_ONCE):
-        drawn = direct.images(whitened_latents(package, part))
-        square += float(((part.to(zeta.device) - drawn).square() / companion.misfit.of(drawn)).sum())
+        drawn, seen = direct.images(whitened_latents(package, part)), part.to(zeta.device)
+        if package.channels == 2:
+            phase += float(((seen - drawn)[:, 1] * seen[:, 0]).square().sum())
+            weight += float(seen[:, 0].square().sum())
+            drawn, seen = drawn[:, 0], seen[:, 0]
+        square += float(((seen - drawn).square() / companion.misfit.of(drawn)).sum())
+        count += seen.numel()
     prior = companion.prior
     accuracy: float | None = None
     # A source without labels has the one label 0.
@@ -217,7 +241,8 @@ def measured_unseen(package: DecoderPackage, companion: Companion, images: Tenso
     return Unseen(
         nats=float(prior.log_density(zeta).mean()),
         accuracy=accuracy,
-        misfit_z=math.sqrt(square / checked.numel()),
+        misfit_z=math.sqrt(square / count),
+        phase_rms=math.sqrt(phase / weight) if weight else None,
     )
 
 
@@ -239,8 +264,9 @@ def plain_companion(package: DecoderPackage) -> Companion:
     direct = DirectDrawer.of(package)
     device = direct.whitening.mean.device
     misfit = Misfit.even(10 ** (-psnr_db / 10)).to(device)
+    phase_misfit = misfit if package.channels == 2 else None
     made = {"source": "none: unit normal prior, drawn by the decoder itself"}
-    return Companion(package.sha256, Mixture.normal(direct.size).to(device), direct, misfit, made)
+    return Companion(package.sha256, Mixture.normal(direct.size).to(device), direct, misfit, made, phase_misfit)
 
 
 def companion_path(package_file: Path) -> Path:
@@ -264,6 +290,8 @@ def write_companion(path: Path, companion: Companion) -> None:
         "prior.labels": companion.prior.labels,
         "misfit.variance": companion.misfit.variance,
     }
+    if companion.phase_misfit is not None:
+        tensors["misfit.phase"] = companion.phase_misfit.variance
     for k, (weight, bias) in enumerate(zip(sketch.weights, sketch.biases, strict=True)):
         tensors[f"sketch.weight.{k}"] = weight.half()
         tensors[f"sketch.bias.{k}"] = bias.half()
@@ -297,7 +325,9 @@ def load_companion(path: Path, package: DecoderPackage) -> Companion:
         for key, tensor in tensors.items():
             if not tensor.isfinite().all():
                 raise ValueError(f"{key} holds numbers that are not finite")
-        companion = Companion(package.sha256, _prior(tensors), _sketch(tensors, made), _misfit(tensors), made)
+        phase = _misfit(tensors, "misfit.phase") if package.channels == 2 else None
+        sketch = _sketch(tensors, made, package.channels)
+        companion = Companion(package.sha256, _prior(tensors), sketch, _misfit(tensors), made, phase)
     except KeyError as error:
         raise DecoderError(f"{path}: incomplete prior: {error} is missing") from None
     except (SafetensorError, OSError, ValueError, TypeError) as error:
@@ -329,15 +359,15 @@ def _prior(tensors: dict[str, Tensor]) -> Mixture:
     return Mixture(weights, means, factors, labels)
 
 
-def _sketch(tensors: dict[str, Tensor], made: dict[str, Any]) -> Sketch:
+def _sketch(tensors: dict[str, Tensor], made: dict[str, Any], channels: int) -> Sketch:
     layers = max(2, sum(key.startswith("sketch.weight.") for key in tensors))
     weights = tuple(tensors[f"sketch.weight.{k}"].float() for k in range(layers))
     biases = tuple(tensors[f"sketch.bias.{k}"].float() for k in range(layers))
-    return Sketch(weights, biases, float(made["sketch_db"]))
+    return Sketch(weights, biases, float(made["sketch_db"]), channels)
 
 
-def _misfit(tensors: dict[str, Tensor]) -> Misfit:
-    variance = tensors["misfit.variance"].float()
+def _misfit(tensors: dict[str, Tensor], key: str = "misfit.variance") -> Misfit:
+    variance = tensors[key].float()
     if variance.shape != (LEVELS, CONTRASTS) or not (variance > 0).all():
         raise ValueError(f"the misfit's table {tuple(variance.shape)} is not {LEVELS} x {CONTRASTS} positive numbers")
     return Misfit(variance)

@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from recon.decoders.pairs import paired
+
 IDX_TYPES = {0x08: np.uint8, 0x09: np.int8, 0x0B: np.int16, 0x0C: np.int32, 0x0D: np.float32, 0x0E: np.float64}
 PICTURE_SUFFIXES = {".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".gif"}
 
@@ -39,7 +41,8 @@ class LabelledImages:
     """Images with their class labels.
 
     Attributes:
-        images: (n, size, size) float32, 0 = background (opaque on the bench), 1 = ink (transmitting).
+        images: (n, size, size) float32, 0 = background (opaque on the bench), 1 = ink (transmitting); with a phase
+            beside it (n, 2, size, size).
         labels: (n,) int64, or all zero where the source has none.
         source: where they came from, for the training record.
     """
@@ -51,6 +54,10 @@ class LabelledImages:
     def as_strokes(self, size: int) -> LabelledImages:
         """The images redrawn as binary strokes, (n, size, size); see `binary_strokes`."""
         return LabelledImages(binary_strokes(self.images, size), self.labels, f"{self.source}, redrawn in binary")
+
+    def as_pairs(self) -> LabelledImages:
+        """Amplitude and phase made from each image, (n, 2, size, size); see `recon.decoders.pairs`."""
+        return LabelledImages(paired(self.images), self.labels, f"{self.source}, with its relief as phase")
 
     def only(self, label: int) -> LabelledImages:
         """The images of one class; raises `ImageSourceError` when there are none."""

@@ -93,6 +93,11 @@ class Layers:
         return encoder, nn.Sequential(*decoder)
 
     @property
+    def channels(self) -> int:
+        """One: these networks draw amplitudes."""
+        return 1
+
+    @property
     def _flat(self) -> bool:
         """Whether the decoder ends in rows of pixels instead of images."""
         for kind, _ in reversed(self.decoder):

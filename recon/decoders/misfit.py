@@ -26,9 +26,12 @@ class Misfit:
     variance: Tensor
 
     @classmethod
-    def measured(cls, images: Tensor, drawn: Tensor) -> Misfit:
-        """From images (n, s, s) and what the decoder draws for them, where they are."""
-        bins = _bins(drawn).flatten()
+    def measured(cls, images: Tensor, drawn: Tensor, by: Tensor | None = None) -> Misfit:
+        """From images (n, s, s) and what the decoder draws for them, where they are.
+
+        `by` is the amplitude drawn with them, where they are phases.
+        """
+        bins = _bins(drawn if by is None else by).flatten()
         square = (images - drawn).square().flatten().double()
         total = torch.zeros(LEVELS * CONTRASTS, dtype=torch.float64, device=drawn.device)
         count = torch.bincount(bins, minlength=LEVELS * CONTRASTS)

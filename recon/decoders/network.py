@@ -7,14 +7,17 @@ to a low rank, and a decoder that ends in a sigmoid, so that images lie in 0..1 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from recon.decoders.architecture import register
+from recon.decoders.pairs import RELIEF_RAD
 
 LINEAR_STARTS: dict[str, Callable[[Tensor], Tensor]] = {
     "orthogonal": nn.init.orthogonal_,
@@ -44,9 +47,11 @@ class Architecture:
     encoder_channels: tuple[int, int, int, int] = (32, 64, 128, 256)
     decoder_channels: tuple[int, ...] = (128, 64, 32)
 
+    NAME: ClassVar[str] = "irmae"
+
     def __post_init__(self) -> None:
-        if self.name != "irmae":
-            raise ValueError(f"unknown decoder architecture {self.name!r}; known: 'irmae'")
+        if self.name != self.NAME:
+            raise ValueError(f"unknown decoder architecture {self.name!r}; known: {self.NAME!r}")
         if self.image_size < 16 or self.image_size % 16:
             raise ValueError(f"image_size must be a positive multiple of 16, got {self.image_size}")
         if self.latent_size < 1 or self.linear_layers < 0:
@@ -62,6 +67,11 @@ class Architecture:
             )
         object.__setattr__(self, "encoder_channels", tuple(self.encoder_channels))
         object.__setattr__(self, "decoder_channels", tuple(self.decoder_channels))
+
+    @property
+    def channels(self) -> int:
+        """Of the images: one, the amplitude."""
+        return 1
 
     @classmethod
     def of_size(cls, image_size: int, latent_size: int = 128, linear_layers: int = 8) -> Architecture:
@@ -89,13 +99,45 @@ class Architecture:
 register("irmae", lambda values: Architecture(**values))
 
 
+@dataclass(frozen=True)
+class ComplexArchitecture(Architecture):
+    """The same with two channels, amplitude and phase, that share every layer but the first and the last.
+
+    Attributes:
+        channels: 2; declared in every package, so that whoever reads one knows what it draws.
+        phase_rad: phase, in rad, of a second channel of 1.
+    """
+
+    name: str = "irmae-complex"
+    channels: int = 2
+    phase_rad: float = RELIEF_RAD
+
+    NAME: ClassVar[str] = "irmae-complex"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.channels != 2 or not 0 < self.phase_rad <= 2 * math.pi:
+            raise ValueError(
+                f"an amplitude and a phase are 2 channels and the phase's range is up to 2 pi, got {self.channels} "
+                f"and {self.phase_rad} rad"
+            )
+
+
+register("irmae-complex", lambda values: ComplexArchitecture(**values))
+
+
+def in_channels(images: Tensor) -> Tensor:
+    """(n, c, s, s) of images (n, s, s) or of images that have their channels already."""
+    return images.unsqueeze(1) if images.ndim == 3 else images
+
+
 class Encoder(nn.Module):
-    """Images (n, 1, s, s) in 0..1 to latents (n, latent_size)."""
+    """Images (n, c, s, s) in 0..1 to latents (n, latent_size)."""
 
     def __init__(self, architecture: Architecture):
         super().__init__()
         layers: list[nn.Module] = []
-        channels = 1
+        channels = architecture.channels
         for out in architecture.encoder_channels:
             layers += [nn.Conv2d(channels, out, kernel_size=4, stride=2, padding=1), nn.ReLU()]
             channels = out
@@ -108,7 +150,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (n, latent_size) to images (n, 1, s, s) in 0..1."""
+    """Latents (n, latent_size) to images (n, c, s, s) in 0..1."""
 
     def __init__(self, architecture: Architecture):
         super().__init__()
@@ -119,7 +161,8 @@ class Decoder(nn.Module):
         layers: list[nn.Module] = []
         for before, after in pairwise(channels):
             layers += [nn.ReLU(), nn.ConvTranspose2d(before, after, kernel_size=4, stride=2, padding=1)]
-        self.upsample = nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(channels[-1], 1, kernel_size=3, padding=1))
+        last = nn.Conv2d(channels[-1], architecture.channels, kernel_size=3, padding=1)
+        self.upsample = nn.Sequential(*layers, nn.ReLU(), last)
 
     def logits(self, latents: Tensor) -> Tensor:
         """Images before the sigmoid, for a numerically safe cross-entropy."""
@@ -153,7 +196,7 @@ class Autoencoder(nn.Module):
         self.decoder = Decoder(architecture)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (n, 1, s, s) to the latents (n, latent_size) that the decoder takes."""
+        """Images (n, c, s, s) to the latents (n, latent_size) that the decoder takes."""
         return self.linear(self.encoder(images))
 
     def logits(self, images: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from recon.decoders import layers as _layers  # noqa: F401  (registers its architecture)
 from recon.decoders.architecture import DecoderArchitecture, architecture_of
-from recon.decoders.network import Autoencoder
+from recon.decoders.network import Autoencoder, ComplexArchitecture, in_channels
 
 FORMAT = "ptychoscope-decoder-1"
 COMPANION_SUFFIX = ".prior.safetensors"
@@ -45,8 +45,8 @@ class DecoderPackage:
     Attributes:
         name: the package's name (the file's stem).
         architecture: shapes of the network.
-        encoder: images (n, 1, s, s) to latents (n, d), the linear chain folded in; None for a decoder without one.
-        decoder: latents (n, d) to images (n, 1, s, s) in 0..1.
+        encoder: images (n, c, s, s) to latents (n, d), the linear chain folded in; None for a decoder without one.
+        decoder: latents (n, d) to images (n, c, s, s) in 0..1.
         latent_mean: (d,) mean latent of the training images (Eq. 2 of the paper).
         latent_eigenvalues: (d,) variances along the principal axes, descending.
         latent_eigenvectors: (d, d) the principal axes, in columns.
@@ -66,6 +66,18 @@ class DecoderPackage:
     training: dict[str, Any]
     sha256: str
 
+    @property
+    def channels(self) -> int:
+        """Of the images: 1, an amplitude, or 2, an amplitude and a phase."""
+        return self.architecture.channels
+
+    @property
+    def phase_rad(self) -> float:
+        """Phase, in rad, of a second channel of 1; raises `DecoderError` where there is none."""
+        if not isinstance(self.architecture, ComplexArchitecture):
+            raise DecoderError(f"decoder {self.name!r}: draws an amplitude without a phase")
+        return self.architecture.phase_rad
+
     def effective_rank(self, threshold: float = 1e-3) -> int:
         """Number of singular values of the latent covariance (variances) above `threshold` of the largest.
 
@@ -75,19 +87,19 @@ class DecoderPackage:
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Latents (n, d) of images (n, s, s) in 0..1; raises `DecoderError` where there is no encoder."""
+        """Latents (n, d) of images (n, s, s), or (n, 2, s, s), in 0..1; raises `DecoderError` without an encoder."""
         if self.encoder is None:
             raise DecoderError(
                 f"decoder {self.name!r}: holds no encoder, so images have no latents; store one with it "
                 "(`recon.decoders.ownmodule.write_layers`)"
             )
-        latents: Tensor = self.encoder(images.unsqueeze(1))
+        latents: Tensor = self.encoder(in_channels(images))
         return latents
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (n, s, s) in 0..1 of latents (n, d); differentiable."""
+        """Images (n, s, s), or (n, 2, s, s), in 0..1 of latents (n, d); differentiable."""
         images: Tensor = self.decoder(latents)
-        return images.squeeze(1)
+        return images.squeeze(1) if self.channels == 1 else images
 
     def to(self, device: torch.device | str) -> DecoderPackage:
         """A copy on `device`."""
@@ -106,9 +118,11 @@ class DecoderPackage:
 def latent_statistics(encoder: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean (d,), eigenvalues (d,) descending and eigenvectors (d, d) in columns, of the latents of images (n, s, s).
 
+    Images of two channels are (n, 2, s, s).
+
     Computed in double precision; the covariance has the unbiased divisor n - 1.
     """
-    latents = torch.cat([encoder(chunk.unsqueeze(1)) for chunk in images.split(STATISTICS_BATCH)]).double()
+    latents = torch.cat([encoder(in_channels(chunk)) for chunk in images.split(STATISTICS_BATCH)]).double()
     mean = latents.mean(0)
     centred = latents - mean
     covariance = centred.T @ centred / max(1, len(latents) - 1)
@@ -120,7 +134,7 @@ def latent_statistics(encoder: nn.Module, images: Tensor) -> tuple[Tensor, Tenso
 def write_package(
     path: Path, network: Autoencoder, images: Tensor | NDArray[np.float32], training: dict[str, Any]
 ) -> None:
-    """Store a trained network, on the CPU, with the latent statistics of `images` (n, s, s), the training set.
+    """Store a trained network, on the CPU, with the latent statistics of `images`, the training set.
 
     The statistics are those of the encoder as stored, in half precision. Written to a temporary name, then renamed.
     """
@@ -144,9 +158,20 @@ def write_package(
     part.replace(path)
 
 
-def installed_packages() -> list[str]:
-    """Names of the decoders that ship with the program."""
-    return sorted(p.stem for p in PRETRAINED.glob("*.safetensors") if not p.name.endswith(COMPANION_SUFFIX))
+def installed_packages(channels: int | None = 1) -> list[str]:
+    """Names of the decoders that ship with the program and draw so many channels; of all of them, if None."""
+    files = [p for p in PRETRAINED.glob("*.safetensors") if not p.name.endswith(COMPANION_SUFFIX)]
+    return sorted(p.stem for p in files if channels in (None, _declared_channels(p)))
+
+
+def _declared_channels(path: Path) -> int:
+    """What a package's file says of its images, without reading the network."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            return architecture_of(json.loads((handle.metadata() or {})["architecture"])).channels
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        # It is there, and loading it says in one line what is wrong with it.
+        return 1
 
 
 def find_package(name: str) -> Path:
@@ -155,7 +180,7 @@ def find_package(name: str) -> Path:
     if path.suffix != ".safetensors":
         path = PRETRAINED / f"{name}.safetensors"
     if not path.is_file():
-        have = ", ".join(installed_packages()) or "none"
+        have = ", ".join(installed_packages(None)) or "none"
         raise DecoderError(f"decoder {name!r} not found at {path.name}; installed: {have}; or give a .safetensors path")
     return path
 
@@ -179,11 +204,11 @@ def _modules(architecture: DecoderArchitecture, tensors: dict[str, Tensor]) -> t
 
 def _checked_image(architecture: DecoderArchitecture, decoder: nn.Module, mean: Tensor) -> None:
     """Raises `ValueError` unless the mean latent is drawn as an image in 0..1 of the size that is promised."""
-    side = architecture.image_size
+    promised = (1, architecture.channels, architecture.image_size, architecture.image_size)
     with torch.no_grad():
         image = decoder(mean[None])
-    if tuple(image.shape) != (1, 1, side, side):
-        raise ValueError(f"the decoder draws {tuple(image.shape)}, the architecture promises (1, 1, {side}, {side})")
+    if tuple(image.shape) != promised:
+        raise ValueError(f"the decoder draws {tuple(image.shape)}, the architecture promises {promised}")
     if not (image.isfinite().all() and image.min() >= 0 and image.max() <= 1):
         raise ValueError(f"the decoder draws {float(image.min()):.3g} to {float(image.max()):.3g}, not 0 to 1")
 
@@ -196,7 +221,7 @@ def _statistics(architecture: DecoderArchitecture, tensors: dict[str, Tensor]) -
         "latent.eigenvectors": (d, d),
         "linear.singular_values": (d,),
     }
-    if architecture.name != "irmae":
+    if not architecture.name.startswith("irmae"):
         tensors = {"linear.singular_values": torch.ones(d)} | tensors
     found = [tensors[key].float() for key in shapes]
     for (key, shape), tensor in zip(shapes.items(), found, strict=True):
@@ -205,11 +230,18 @@ def _statistics(architecture: DecoderArchitecture, tensors: dict[str, Tensor]) -
     return found
 
 
-def load_package(name: str) -> DecoderPackage:
+DRAWS = {1: "an amplitude", 2: "an amplitude and a phase"}
+
+
+def load_package(name: str, channels: int | None = 1) -> DecoderPackage:
     """Load a shipped decoder by name or any package by path, on the CPU, in single precision, without gradients.
 
+    Args:
+        channels: that its images must have for whoever asks; None takes any.
+
     Raises:
-        DecoderError: one line: the file is missing, foreign, truncated, incomplete or holds non-finite numbers.
+        DecoderError: one line: the file is missing, foreign, truncated, incomplete, holds non-finite numbers, or draws
+            other channels.
     """
     path = find_package(name)
     try:
@@ -234,6 +266,12 @@ def load_package(name: str) -> DecoderPackage:
         raise DecoderError(f"{path}: incomplete decoder package: {error} is missing") from None
     except (TypeError, ValueError, RuntimeError) as error:
         raise DecoderError(f"{path}: incomplete or inconsistent decoder package ({_one_line(error)})") from None
+    if channels not in (None, architecture.channels):
+        have = ", ".join(installed_packages(channels)) or "none"
+        raise DecoderError(
+            f"{path}: draws {DRAWS[architecture.channels]} (channels {architecture.channels}), what was asked for "
+            f"takes a decoder that draws {DRAWS[channels or 1]}; installed of those: {have}"
+        )
     mean, eigenvalues, eigenvectors, singular = statistics
     return DecoderPackage(
         name=path.stem,

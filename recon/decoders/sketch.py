@@ -67,11 +67,13 @@ class Sketch:
         weights: of each layer, (w, d), (w, w) ..., (s^2, w).
         biases: of each layer, (w,), ..., (s^2,).
         fidelity_db: PSNR against the decoder's images of unseen latents from the prior.
+        channels: c of the images, (n, c, s, s) where there are more than one; the last layer has c s^2 rows.
     """
 
     weights: tuple[Tensor, ...]
     biases: tuple[Tensor, ...]
     fidelity_db: float
+    channels: int = 1
 
     def __post_init__(self) -> None:
         shapes = [tuple(w.shape) for w in self.weights]
@@ -80,13 +82,19 @@ class Sketch:
         fits = all(after[1] == before[0] for before, after in pairwise(shapes))
         if not fits or [tuple(b.shape) for b in self.biases] != [shape[:1] for shape in shapes]:
             raise ValueError(f"layers of a sketch do not fit each other: {shapes}")
-        if self.samples**2 != shapes[-1][0]:
+        if self.channels * self.samples**2 != shapes[-1][0]:
             raise ValueError(f"a sketch draws squares, not {shapes[-1][0]} pixels")
 
     @property
     def samples(self) -> int:
         """Side s of the images."""
-        return math.isqrt(len(self.biases[-1]))
+        return math.isqrt(len(self.biases[-1]) // self.channels)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image."""
+        square = (self.samples, self.samples)
+        return square if self.channels == 1 else (self.channels, *square)
 
     @property
     def size(self) -> int:
@@ -105,7 +113,7 @@ class Sketch:
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             values = functional.silu(torch.addmm(bias, values, weight.T))
         values = torch.addmm(self.biases[-1], values, self.weights[-1].T).sigmoid()
-        return values.view(len(zeta), self.samples, self.samples)
+        return values.view(len(zeta), *self.shape)
 
     def drawn(self, zeta: Tensor) -> tuple[Tensor, Tensor]:
         """Images (n, s, s) and their Jacobians (n, s^2, d), forward through the layers."""
@@ -120,7 +128,7 @@ class Sketch:
         assert tangent is not None
         values = torch.addmm(self.biases[-1], values, self.weights[-1].T).sigmoid()
         tangent = (values * (1 - values))[:, :, None] * (self.weights[-1] @ tangent)
-        return values.view(len(zeta), self.samples, self.samples), tangent
+        return values.view(len(zeta), *self.shape), tangent
 
 
 @dataclass(frozen=True)
@@ -161,6 +169,8 @@ def train_sketch(
     """
     settings = settings or SketchSettings()
     device = prior.means.device
+    with torch.no_grad():
+        channels = draw(prior.means[:1])[0].shape[:-2].numel()
     latents, drawn = _pairs(draw, prior, settings, lambda done: report(done, settings.pairs, math.nan))
     count = settings.pairs - max(1, settings.pairs // HELD_BACK)
     network = _network(prior.size, drawn.shape[1], settings).to(device)
@@ -175,7 +185,7 @@ def train_sketch(
             loss.backward()
             optimiser.step()
             schedule.step()
-        sketch = _stored(network, latents[count:], drawn[count:])
+        sketch = _stored(network, latents[count:], drawn[count:], channels)
         report(epoch + 1, settings.epochs, sketch.fidelity_db)
     return sketch
 
@@ -212,12 +222,12 @@ def _network(size: int, outputs: int, settings: SketchSettings) -> torch.nn.Sequ
     return torch.nn.Sequential(*layers[:-1])
 
 
-def _stored(network: torch.nn.Sequential, latents: Tensor, drawn: Tensor) -> Sketch:
+def _stored(network: torch.nn.Sequential, latents: Tensor, drawn: Tensor, channels: int) -> Sketch:
     """The network in half precision, as it is stored, and its fidelity then: what is measured is what ships."""
     layers = [layer for layer in network if isinstance(layer, torch.nn.Linear)]
     weights = tuple(layer.weight.detach().half().float() for layer in layers)
     biases = tuple(layer.bias.detach().half().float() for layer in layers)
-    sketch = Sketch(weights, biases, math.nan)
+    sketch = Sketch(weights, biases, math.nan, channels)
     with torch.no_grad():
         parts = zip(latents.split(DRAWN_AT_ONCE), drawn.split(DRAWN_AT_ONCE), strict=True)
         square = sum(float((sketch.images(z).flatten(1) - d.float()).square().sum()) for z, d in parts)

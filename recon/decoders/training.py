@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from recon.decoders.network import Architecture, Autoencoder
+from recon.decoders.network import Architecture, Autoencoder, in_channels
 
 CHECKPOINT_KEYS = {"identity", "network", "optimiser", "schedule", "history"}
 
@@ -57,22 +57,25 @@ class EpochReport:
 
 
 def psnr_per_image(estimate: Tensor, truth: Tensor) -> Tensor:
-    """Eq. 3 of the paper for each image of a stack (n, s, s); dB, peak value 1."""
+    """Eq. 3 of the paper for each image of a stack (n, s, s) or (n, c, s, s), all channels alike; dB, peak value 1."""
     error = (estimate - truth).square().flatten(1).mean(1)
     return -10 * torch.log10(error)
 
 
 @torch.no_grad()
 def validation_psnr_db(network: Autoencoder, images: Tensor, batch: int = 1000) -> float:
-    """Mean PSNR of encoded and decoded images (n, s, s), dB."""
-    values = [psnr_per_image(network(chunk.unsqueeze(1)).squeeze(1), chunk) for chunk in images.split(batch)]
+    """Mean PSNR of encoded and decoded images (n, s, s) or (n, c, s, s), dB."""
+    values = [psnr_per_image(network(chunk), chunk) for chunk in in_channels(images).split(batch)]
     return float(torch.cat(values).mean())
 
 
-def _stack(images: Tensor | NDArray[np.float32], what: str, size: int) -> Tensor:
+def _stack(images: Tensor | NDArray[np.float32], what: str, architecture: Architecture) -> Tensor:
     stack = torch.as_tensor(images, dtype=torch.float32).cpu()
-    if stack.ndim != 3 or len(stack) == 0 or tuple(stack.shape[1:]) != (size, size):
-        raise ValueError(f"{what} images have shape {tuple(stack.shape)}, the architecture takes (n, {size}, {size})")
+    size, channels = architecture.image_size, architecture.channels
+    wanted = (size, size) if channels == 1 else (channels, size, size)
+    if len(stack) == 0 or tuple(stack.shape[1:]) != wanted:
+        takes = ", ".join(("n", *map(str, wanted)))
+        raise ValueError(f"{what} images have shape {tuple(stack.shape)}, the architecture takes ({takes})")
     if not (stack.isfinite().all() and stack.min() >= 0 and stack.max() <= 1):
         raise ValueError(f"{what} images leave 0 .. 1")
     return stack
@@ -107,7 +110,9 @@ def train(
     report: Callable[[EpochReport], None] = lambda _: None,
     step: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> tuple[Autoencoder, dict[str, Any]]:
-    """Train on images (n, s, s) in 0..1 and return the network, on the CPU, and the record of its training.
+    """Train on images in 0..1 and return the network, on the CPU, and the record of its training.
+
+    Images are (n, s, s), or (n, c, s, s) where the architecture has more channels than one.
 
     With `checkpoint` the state after every epoch is kept there and an interrupted training with the same settings,
     architecture and images goes on from it; another training's checkpoint is left out of account and replaced.
@@ -120,8 +125,8 @@ def train(
     """
     if settings.epochs < 1 or settings.batch < 1:
         raise ValueError(f"epochs {settings.epochs} and batch {settings.batch} must be at least 1")
-    images = _stack(images, "training", architecture.image_size)
-    validation = _stack(validation, "validation", architecture.image_size)
+    images = _stack(images, "training", architecture)
+    validation = _stack(validation, "validation", architecture)
     identity = json.dumps(
         {
             "settings": asdict(settings),
@@ -153,7 +158,7 @@ def train(
         order = torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed * 100_003 + epoch))
         total = torch.zeros((), device=device, dtype=torch.float64 if device != "mps" else torch.float32)
         for indices in order.split(settings.batch):
-            batch = images[indices.to(device)].unsqueeze(1)
+            batch = in_channels(images[indices.to(device)])
             loss = functional.binary_cross_entropy_with_logits(network.logits(batch), batch)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()

@@ -73,6 +73,7 @@ class Shape:
     """All that an estimator asks of a package's architecture; a trained one's sides are multiples of 16."""
 
     image_size: int = SIDE
+    channels: int = 1
 
 
 def package() -> DecoderPackage:

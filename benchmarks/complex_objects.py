@@ -1,0 +1,236 @@
+"""Complex objects: amplitude and phase of unseen digits from few photons, by the latent method and by free pixels.
+
+The first test digits of MNIST, which no training saw, each with its relief as phase (`recon.decoders.pairs`), drawn
+onto the object's grid and sent through the padded angular spectrum at 561 nm over 80 mm; 16 positions of the studies'
+spiral, 256 x 256 pixels of 6.9 um (the studies' small scene), read noise 0.3 electrons, light and positions known. Both
+methods get the same frames. Free pixels are complex, under total variation whose strength the data choose
+(`recon.reconstruct`).
+
+PSNR of the amplitude is that of `recon.metrics.psnr_db` over the lit mask. The phase's has one turn as its peak; its
+error is that of `phase_error_rad` over the same mask: modulo a global phase, weighted by the light that the object lets
+through. `flat` is the true amplitude without any phase: what a phase is worth that nobody looked for.
+
+Finished cases stay in the folder `--out`, so that the same command goes on after an end or `--seconds`; `--part pixels`
+needs no decoder. `--record` writes the rows and the figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from app.studies.objects import MNIST, drawn_on, load_objects
+from app.studies.scene import FIELD_M, StudyScene
+from benchmarks.report import append_rows, machine
+from recon.complexlatent import ComplexEstimator, ComplexPosterior
+from recon.dataset import Ptychogram
+from recon.decoders.companion import companion_path, load_companion, plain_companion
+from recon.decoders.package import find_package, load_package
+from recon.decoders.pairs import RELIEF_RAD, paired, transmission
+from recon.latent import LatentSettings
+from recon.metrics import phase_error_rad, phase_psnr_db, psnr_db
+from recon.reconstruct import PixelSettings, reconstruct_pixels
+from recon.simulated import exposed, intensities
+
+READ_NOISE_E = 0.3
+FIGURE = Path(__file__).parents[1] / "docs" / "images" / "complex.png"
+COMMAND = "python -m benchmarks.complex_objects"
+SCENE = StudyScene.small(16)
+SEARCH = LatentSettings(starts=12, proposals=256, chains=32, settling=1, mended=96)
+"""Half of the usual starts and a quarter of the draws: enough for a mean."""
+SHOWN = 1e4
+"""Photons of the figure."""
+
+
+def complex_drawn(image: NDArray, scene: StudyScene = SCENE) -> NDArray[np.complex64]:
+    """(M, M) a complex image (s, s) on the scene's object grid; opaque outside the decoder's square."""
+    parts = (drawn_on(np.ascontiguousarray(part, np.float32), scene) for part in (image.real, image.imag))
+    real, imaginary = parts
+    return (real + 1j * imaginary).astype(np.complex64)
+
+
+def truth_of(number: int) -> NDArray[np.complex64]:
+    """(32, 32) transmission of a test digit."""
+    image = load_objects(MNIST, number + 1)[number].image
+    return transmission(torch.from_numpy(paired(image[None])), RELIEF_RAD)[0].numpy()
+
+
+def frames_of(number: int, photons: float, seed: int) -> tuple[NDArray[np.complex64], Ptychogram]:
+    """The true object (M, M), and frames of it."""
+    obj = complex_drawn(truth_of(number))
+    per_photon = intensities(SCENE.light, SCENE.positions_m, obj)
+    words = np.array([seed, number, int(photons), 6], np.uint32)
+    return obj, SCENE.ptychogram(
+        exposed(per_photon, photons, READ_NOISE_E, words).numpy(), photons, READ_NOISE_E, "digit"
+    )
+
+
+def scores(estimate: NDArray, truth: NDArray, seconds: float) -> dict[str, float]:
+    """Of an object (M, M)."""
+    return {
+        "amplitude_db": psnr_db(estimate, truth, SCENE.lit),
+        "phase_db": phase_psnr_db(estimate, truth, SCENE.lit),
+        "phase_rad": phase_error_rad(estimate, truth, SCENE.lit),
+        "seconds": seconds,
+    }
+
+
+def measured_latent(estimator: ComplexEstimator, number: int, data: Ptychogram, truth: NDArray) -> dict[str, float]:
+    """Scores, and how far the truth lies from the estimate in its own deviations where the object is bright."""
+    begin = time.process_time()
+    found: ComplexPosterior = estimator.estimate(data)
+    result = scores(complex_drawn(found.transmission), truth, time.process_time() - begin)
+    small = truth_of(number)
+    bright = np.abs(small) > 0.5
+    turn = np.angle((small[bright] * found.transmission[bright].conj()).sum())
+    amplitude = (found.amplitude - np.abs(small))[bright] / found.amplitude_deviation[bright]
+    phase = np.angle(found.transmission * small.conj() * np.exp(1j * turn))[bright] / found.phase_deviation[bright]
+    result |= {"amplitude_z": float(np.sqrt(np.square(amplitude).mean()))}
+    result |= {"phase_z": float(np.sqrt(np.square(phase).mean()))}
+    result |= {"converged": float(found.converged), "accepted": found.accepted, "efficiency": found.efficiency}
+    return result
+
+
+def measured_pixels(data: Ptychogram, truth: NDArray) -> tuple[NDArray[np.complex64], dict[str, float]]:
+    """The object, and its scores."""
+    begin = time.process_time()
+    found = reconstruct_pixels(data, SCENE.light, PixelSettings(positivity=False))
+    assert isinstance(found.settings, PixelSettings)
+    assert found.settings.kappa is not None
+    # Both grids have their origin at index n//2; the scene's has a margin.
+    obj, missing = found.object, (SCENE.size - len(found.object)) // 2
+    obj = np.pad(obj, missing) if missing >= 0 else obj[-missing : missing + len(obj), -missing : missing + len(obj)]
+    if obj.shape != truth.shape:
+        raise ValueError(f"free pixels: grid of {found.object.shape}, the scene's is {truth.shape}")
+    return obj, scores(obj, truth, time.process_time() - begin) | {"kappa": found.settings.kappa}
+
+
+def built(decoder: str) -> ComplexEstimator:
+    """The estimator of the scene; a decoder without a prior gets the plain one."""
+    package, path = load_package(decoder, 2), companion_path(find_package(decoder))
+    companion = load_companion(path, package) if path.exists() else plain_companion(package)
+    return ComplexEstimator.build(package, companion, SCENE.light, FIELD_M, settings=SEARCH, bank=2048)
+
+
+def figure(number: int, seed: int, estimator: ComplexEstimator) -> None:
+    """Truth, latent estimate and free pixels at `SHOWN` photons: amplitude and phase, and the latent's deviations."""
+    truth, data = frames_of(number, SHOWN, seed)
+    found = estimator.estimate(data)
+    latent, pixels = complex_drawn(found.transmission), measured_pixels(data, truth)[0]
+    half = round(0.5 * FIELD_M / SCENE.pixel_m)
+    middle = slice(SCENE.size // 2 - half, SCENE.size // 2 + half)
+    deviations = (found.amplitude_deviation, found.phase_deviation)
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    plot, axes = plt.subplots(2, 4, figsize=(12, 6), layout="constrained")
+    weight = np.abs(truth) ** 2
+    for column, (name, obj) in enumerate((("truth", truth), ("latent", latent), ("free pixels", pixels))):
+        turn = np.angle((weight * obj * truth.conj()).sum())
+        phase = np.where(np.abs(obj) > 0.15, np.angle(obj * np.exp(-1j * turn)), np.nan)
+        low = axes[0, column].imshow(np.abs(obj)[middle, middle], cmap="gray", vmin=0, vmax=1)
+        high = axes[1, column].imshow(phase[middle, middle], cmap="viridis", vmin=0, vmax=RELIEF_RAD)
+        title = name
+        if column:
+            found_db = psnr_db(obj, truth, SCENE.lit), phase_psnr_db(obj, truth, SCENE.lit)
+            title += f": {found_db[0]:.1f} dB, phase {found_db[1]:.1f} dB"
+        axes[0, column].set_title(title, fontsize=10)
+    for row, (deviation, unit) in enumerate(zip(deviations, ("", " (rad)"), strict=True)):
+        shown = deviation if row == 0 else np.where(found.amplitude > 0.15, deviation, np.nan)
+        image = axes[row, 3].imshow(shown, cmap="magma", vmin=0)
+        plot.colorbar(image, ax=axes[row, 3], label=f"latent's deviation{unit}")
+    plot.colorbar(low, ax=axes[0, 2], label="amplitude")
+    plot.colorbar(high, ax=axes[1, 2], label="phase (rad)")
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    light = f"{SHOWN:.0e} photons in each of 16 exposures"
+    plot.suptitle(f"An unseen digit, {light}; phases are shown where the amplitude exceeds 0.15")
+    plot.savefig(FIGURE, dpi=110)
+    plt.close(plot)
+
+
+def rows(cases: list[dict], doses: list[float], decoder: str) -> list[tuple[str, str, str]]:
+    """One for each dose."""
+    result = []
+    for photons in doses:
+        at = [case for case in cases if case["photons"] == photons and {"latent", "pixels"} <= set(case)]
+        if not at:
+            continue
+
+        def mean(method: str, key: str, at: list[dict] = at) -> float:
+            return float(np.mean([case[method][key] for case in at]))
+
+        better = [sum(c["latent"][key] > c["pixels"][key] for c in at) for key in ("amplitude_db", "phase_db")]
+        measured = "; ".join(
+            f"{name} {mean(method, 'amplitude_db'):.1f} and {mean(method, 'phase_db'):.1f} dB "
+            f"({mean(method, 'phase_rad'):.2f} rad), {mean(method, 'seconds'):.0f} core-s"
+            for name, method in (("latent", "latent"), ("free pixels", "pixels"))
+        )
+        measured += f"; without phase {mean('flat', 'phase_db'):.1f} dB; latent better for {better[0]} and {better[1]}"
+        measured += (
+            f"; errors over deviations, rms {mean('latent', 'amplitude_z'):.2f} and {mean('latent', 'phase_z'):.2f}"
+        )
+        quantity = (
+            f"PSNR of amplitude and of phase (peak 2 pi), {photons:.0e} photons, {len(at)} unseen digits, `{decoder}`"
+        )
+        result.append((quantity, measured, "latent above free pixels in both" if photons == SHOWN else ""))
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--doses", type=float, nargs="+", default=[1e4, 1e3, 1e5])
+    parser.add_argument("--count", type=int, default=8, help="unseen digits, the first of the test set")
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--decoder", default="mnist-complex")
+    parser.add_argument("--part", choices=["pixels", "latent", "both"], default="both")
+    parser.add_argument("--out", type=Path, required=True, help="folder of finished cases")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no further case after so long")
+    parser.add_argument("--record", action="store_true", help="append rows, draw the figure")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    begin = time.monotonic()
+    options.out.mkdir(parents=True, exist_ok=True)
+    estimator = built(options.decoder) if options.part != "pixels" else None
+    cases = []
+    for photons in options.doses:
+        for number in range(options.first, options.first + options.count):
+            path = options.out / f"{photons:.0e}-{number}-{options.seed}.json"
+            case = json.loads(path.read_text()) if path.exists() else {"photons": photons, "number": number}
+            wanted = {"pixels": "pixels", "latent": "latent"}
+            todo = [key for key in wanted if options.part in (key, "both") and key not in case]
+            if todo and time.monotonic() - begin < options.seconds:
+                truth, data = frames_of(number, photons, options.seed)
+                case["flat"] = scores(np.abs(truth), truth, 0.0)
+                if "pixels" in todo:
+                    case["pixels"] = measured_pixels(data, truth)[1]
+                if "latent" in todo and estimator is not None:
+                    case["latent"] = measured_latent(estimator, number, data, truth)
+                # Another process may have done the other part meanwhile.
+                case = (json.loads(path.read_text()) if path.exists() else {}) | case
+                path.write_text(json.dumps(case))
+                for key in ("flat", *todo):
+                    shown = " ".join(f"{name} {value:.2f}" for name, value in case[key].items())
+                    sys.stdout.write(f"{photons:.0e} digit {number} {key}: {shown}\n")
+                sys.stdout.flush()
+            cases.append(case)
+    made = rows(cases, options.doses, options.decoder)
+    for row in made:
+        sys.stdout.write(" | ".join(row) + "\n")
+    if options.record and estimator is not None:
+        append_rows(COMMAND, made, machine("torch", "numpy", cores=1))
+        figure(1, options.seed, estimator)
+
+
+if __name__ == "__main__":
+    main()
