@@ -64,12 +64,15 @@ def _seen(observation: Observation, scene: Scene, theta: Tensor) -> tuple[Tensor
     return images, observation.value(scene.lit(images, theta)) + scene.log_prior(theta)
 
 
-def sample(observation: Observation, scene: Scene, exact: Scene, modes: Modes, settings: LatentSettings) -> Sample:
+def sample(
+    observation: Observation, scene: Scene, exact: Scene, modes: Modes, settings: LatentSettings, wide: float = 0.0
+) -> Sample:
     """Draws from the posterior around its modes.
 
     Args:
         scene: draws by a sketch of the decoder.
         exact: draws by the decoder itself.
+        wide: share of the proposals that are draws from the prior: where little is known, a few modes are not all.
     """
     device = modes.theta.device
     generator = torch.Generator().manual_seed(settings.seed + 5)
@@ -83,15 +86,28 @@ def sample(observation: Observation, scene: Scene, exact: Scene, modes: Modes, s
         normal = torch.randn(count, size, generator=generator).to(device)
         return which, _times(modes.factors[which], normal)
 
-    which, offset = drawn(settings.mended)
-    zeta = exact.zeta(modes.theta[which] + offset)
+    def far_draws(count: int, stream: int) -> Tensor:
+        return scene.sample(count, settings.seed + stream) if count else modes.theta[:0]
+
+    far = round(wide * settings.mended)
+    which, offset = drawn(settings.mended - far)
+    near = torch.cat((modes.theta[which] + offset, far_draws(far, 6)))
+    zeta = exact.zeta(near)
     scene = replace(scene, drawer=Mended.fitted(scene.drawer, zeta, exact.drawer.images(zeta)))
-    which, offset = drawn(settings.proposals)
+    far = round(wide * settings.proposals)
+    count = settings.proposals - far
+    which, offset = drawn(count)
     # Chi-square with an even number of degrees of freedom is a sum of exponentials.
-    uniform = torch.rand(settings.proposals, FREEDOM // 2, generator=generator).clamp_min(1e-12)
+    uniform = torch.rand(count, FREEDOM // 2, generator=generator).clamp_min(1e-12)
     stretch = (FREEDOM / (-2 * uniform.log().sum(1))).sqrt().to(device)
-    theta = modes.theta[which] + stretch[:, None] * offset
-    logits = log_posterior(observation, scene, theta) - _student_mixture(theta, modes, share)
+    theta = torch.cat((modes.theta[which] + stretch[:, None] * offset, far_draws(far, 7)))
+    terms = _student_terms(theta, modes, share)
+    # The chains of the prior's draws walk as those of the modes that would have proposed them.
+    which = torch.cat((which, terms[:, count:].argmax(0)))
+    density = torch.logsumexp(terms, 0) + math.log(count / settings.proposals)
+    if far:
+        density = torch.logaddexp(density, scene.log_prior(theta) + math.log(far / settings.proposals))
+    logits = log_posterior(observation, scene, theta) - density
     log_evidence = float(torch.logsumexp(logits, 0)) - math.log(settings.proposals)
     efficiency = float(1 / logits.softmax(0).square().sum()) / settings.proposals
     # Truncated weights for the chains' starts: one lucky draw must not be all of them (Ionides 2008).
@@ -276,8 +292,8 @@ def _systematic(weights: Tensor, count: int, generator: torch.Generator) -> Tens
     return torch.searchsorted(edges / edges[-1], points).clamp_max(len(weights) - 1).to(weights.device)
 
 
-def _student_mixture(theta: Tensor, modes: Modes, share: Tensor) -> Tensor:
-    """(n,) log density of the proposals."""
+def _student_terms(theta: Tensor, modes: Modes, share: Tensor) -> Tensor:
+    """(m, n) log densities of the modes' proposals, with their shares."""
     size = theta.shape[1]
     apart = (theta[None] - modes.theta[:, None]).transpose(1, 2)
     whitened = torch.linalg.solve_triangular(modes.factors, apart, upper=False)
@@ -285,4 +301,4 @@ def _student_mixture(theta: Tensor, modes: Modes, share: Tensor) -> Tensor:
     constant = math.lgamma((FREEDOM + size) / 2) - math.lgamma(FREEDOM / 2) - 0.5 * size * math.log(FREEDOM * math.pi)
     scale = modes.factors.diagonal(dim1=1, dim2=2).log().sum(1)
     each = constant - scale[:, None] - 0.5 * (FREEDOM + size) * torch.log1p(square / FREEDOM)
-    return torch.logsumexp(each + share.log()[:, None], 0)
+    return each + share.log()[:, None]

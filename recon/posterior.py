@@ -45,12 +45,20 @@ FAINT = 15.0
 """Nats of evidence behind the best mode at which one is not looked at by the decoder itself."""
 MOST_PREPARED = 8
 """Sets of positions and exposures that are kept ready; tens of megabytes each, the oldest goes first."""
+FEW, TOLD, WIDEST = 100.0, 0.1, 0.75
+"""Draws of the bank that must be left, by their weights, for the prior to propose draws; share of them from which on it
+proposes most, and how many then."""
 DARK = 0.4
 """Electrons in the brightest pixel, expected of the prior, up to which photons are counted one by one."""
 
 
 KNOWN = Nuisances()
 USUAL = LatentSettings()
+
+
+def effective(logits: Tensor) -> float:
+    """Number of draws that weights exp(logits) (n,) leave."""
+    return float(1 / logits.double().softmax(0).square().sum())
 
 
 @dataclass(frozen=True)
@@ -329,7 +337,17 @@ class LatentEstimator:
             if turn and bool(modes.converged[0]):
                 break
             chord = self._chord(modes)
-        return Found(modes, chord, sample(observation, self.scene, self.exact, modes, settings), found.iterations)
+        drawn = sample(observation, self.scene, self.exact, modes, settings, self._wide(observation, scores))
+        return Found(modes, chord, drawn, found.iterations)
+
+    def _wide(self, observation: Observation, scores: Tensor | None) -> float:
+        """Share of the proposals that the prior itself makes: more, the less the frames tell its draws apart."""
+        if scores is None or effective(scores) < FEW:
+            return 0.0
+        # The scores may be those of a part of the data.
+        some = self.bank.images[: len(self.bank.images) // 8].float()
+        told = torch.cat([observation.value(part) for part in some.split(CHUNK)])
+        return min(WIDEST, effective(told) / len(told) * WIDEST / TOLD)
 
     def followed(self, observation: Observation, more: Observation, before: Found) -> Found | None:
         """After `more` frames, which `observation` holds too, from what was found before; None: search anew."""

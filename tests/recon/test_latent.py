@@ -204,11 +204,26 @@ def test_both_modes_are_found_with_their_evidence() -> None:
     assert bool((modes.log_posterior[:-1] >= modes.log_posterior[1:]).all())
 
 
+def test_the_priors_own_draws_find_what_no_mode_stands_for() -> None:
+    scene = _plain(2)
+    modes = search(TWO, scene, Bank.draw(scene, 300), MANY).select(torch.tensor([0]))
+    _, weights, means, _ = TWO.posterior()
+    known = int((means - modes.theta[0]).square().sum(1).argmin())
+
+    def lost(wide: float) -> float:
+        theta = sample(TWO, scene, scene, modes, MANY, wide).theta
+        return float(((theta[:, None] - means).square().sum(2).argmin(1) != known).float().mean())
+
+    assert lost(0.0) < 0.05
+    assert lost(0.75) == pytest.approx(1 - float(weights[known]), abs=0.08)
+
+
+@pytest.mark.parametrize("wide", [0.0, 0.5])
 @pytest.mark.parametrize("hills", [ONE, TWO])
-def test_sample_is_the_posterior_in_closed_form(hills: Hills) -> None:
+def test_sample_is_the_posterior_in_closed_form(hills: Hills, wide: float) -> None:
     scene = _plain(2)
     modes = search(hills, scene, Bank.draw(scene, 300), MANY)
-    drawn = sample(hills, scene, scene, modes, MANY)
+    drawn = sample(hills, scene, scene, modes, MANY, wide)
     evidence, weights, means, deviation = hills.posterior()
     assert drawn.log_evidence == pytest.approx(evidence, abs=0.08)
     left = drawn.theta[:, 0] < 0
