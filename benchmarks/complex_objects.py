@@ -60,7 +60,7 @@ def complex_drawn(image: NDArray, scene: StudyScene = SCENE) -> NDArray[np.compl
 def truth_of(number: int) -> NDArray[np.complex64]:
     """(32, 32) transmission of a test digit."""
     image = load_objects(MNIST, number + 1)[number].image
-    return transmission(torch.from_numpy(paired(image[None])), RELIEF_RAD)[0].numpy()
+    return transmission(paired(image[None]), RELIEF_RAD)[0]
 
 
 def frames_of(number: int, photons: float, seed: int) -> tuple[NDArray[np.complex64], Ptychogram]:

@@ -9,10 +9,7 @@ Where the amplitude is dark the phase is the middle of its range; no light asks 
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
-from torch import Tensor
 
 RELIEF_RAD = 2.0
 """Phase between the steepest flank of a stroke and the opposite one."""
@@ -24,6 +21,8 @@ STEEPEST = 0.35
 
 def relief(images: NDArray[np.float32]) -> NDArray[np.float32]:
     """(n, s, s) in 0..1 of grey images (n, s, s): 0.5 where they are flat, 1 on flanks that rise to the lower right."""
+    from scipy.ndimage import gaussian_filter
+
     side = images.shape[-1]
     smooth = np.empty_like(images, np.float32)
     for image, out in zip(images, smooth, strict=True):
@@ -37,6 +36,6 @@ def paired(images: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.stack((images, relief(images)), 1)
 
 
-def transmission(pairs: Tensor, phase_rad: float) -> Tensor:
+def transmission(pairs: NDArray[np.float32], phase_rad: float) -> NDArray[np.complex64]:
     """(n, s, s) complex transmission of amplitude and phase in 0..1 (n, 2, s, s), the phase in units of `phase_rad`."""
-    return torch.polar(pairs[:, 0].contiguous(), phase_rad * pairs[:, 1])
+    return (pairs[:, 0] * np.exp(1j * phase_rad * pairs[:, 1])).astype(np.complex64)
