@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+from rich.box import SIMPLE
 from rich.table import Table
 
 from app import calibration as calibrating
@@ -221,28 +222,18 @@ def _column(
 
 
 def _table(scores: list[ExposureScore]) -> Table:
-    table = Table(title="PSNR over the lit field")
-    for name in (
-        "exposure",
-        "photons",
-        "electrons a frame",
-        "latent",
-        "hybrid",
-        "the paper's",
-        "conventional",
-        "verdict",
-        "recognisable",
-    ):
-        table.add_column(name, justify="right")
+    table = Table(title="PSNR over the lit field, in dB", box=SIMPLE, pad_edge=False)
+    for name in ("exposure", "photons", "e-/frame", "latent", "hybrid", "paper's", "pixels", "verdict", "right"):
+        table.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True)
     for s in scores:
         table.add_row(
             f"{s.exposure_s * 1e3:.4g} ms",
             f"{s.photons_per_exposure:.3g}",
             f"{s.electrons_per_frame:.3g}",
-            f"{s.psnr_latent_db:.1f} dB",
-            f"{s.psnr_hybrid_db:.1f} dB",
-            f"{s.psnr_paper_db:.1f} dB",
-            f"{s.psnr_conventional_db:.1f} dB",
+            f"{s.psnr_latent_db:.1f}",
+            f"{s.psnr_hybrid_db:.1f}",
+            f"{s.psnr_paper_db:.1f}",
+            f"{s.psnr_conventional_db:.1f}",
             s.verdict,
             "yes" if s.recognisable else "no",
         )
