@@ -222,14 +222,13 @@ def _column(
 
 
 def _table(scores: list[ExposureScore]) -> Table:
-    table = Table(title="PSNR over the lit field, in dB", box=SIMPLE, pad_edge=False)
-    for name in ("exposure", "photons", "e-/frame", "latent", "hybrid", "paper's", "pixels", "verdict", "right"):
+    table = Table(title="PSNR over the lit field, in dB", box=SIMPLE, pad_edge=False, collapse_padding=True)
+    for name in ("exposure", "photons", "latent", "hybrid", "paper's", "pixels", "verdict", "right"):
         table.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True)
     for s in scores:
         table.add_row(
             f"{s.exposure_s * 1e3:.4g} ms",
             f"{s.photons_per_exposure:.3g}",
-            f"{s.electrons_per_frame:.3g}",
             f"{s.psnr_latent_db:.1f}",
             f"{s.psnr_hybrid_db:.1f}",
             f"{s.psnr_paper_db:.1f}",
