@@ -133,9 +133,9 @@ def window_of(make: Callable, guests: Sequence[GuestPanel] = ()) -> Iterator[tup
         folder.cleanup()
 
 
-def short_profile() -> Profile:
-    """`quick` with fewer points: 512 x 512 frames."""
-    raw = load_profile("quick").model_dump()
+def short_profile(name: str) -> Profile:
+    """A shipped profile with fewer points."""
+    raw = load_profile(name).model_dump()
     raw["scan"] |= {"positions": 24, "evaluation_positions": 4, "dark_frames": 6, "empty_frames": 2}
     return Profile.model_validate(raw)
 
@@ -146,7 +146,7 @@ def setup_of(name: str, speed: float = 1.0) -> Callable:
 
 def scan_alone(profile: Profile, path: Path, speed: float) -> float:
     """Seconds of the scan without a window."""
-    setup = setup_of("quick", speed)(nobody)
+    setup = setup_of(profile.name, speed)(nobody)
     with setup.devices:
         scan = Scan.new(profile, path, devices=setup.devices)
         begin = time.monotonic()
@@ -161,7 +161,7 @@ def scan_in_window(profile: Profile, path: Path, speed: float, live_too: bool) -
     app = make_application()
     configure_plots()
     guests = [LivePanel(Live())] if live_too else []
-    with window_of(setup_of("quick", speed), guests) as (window, live):
+    with window_of(setup_of(profile.name, speed), guests) as (window, live):
         if guests:
             live(lambda: guests[0].live.status.state is LinkState.CONNECTED)
         window.show_panel("guest-0" if guests else "scan")
@@ -196,8 +196,8 @@ def scan_in_window(profile: Profile, path: Path, speed: float, live_too: bool) -
         return done[0] - begun[0], list(beat.gaps), shown, results
 
 
-def heartbeat(repeats: int, speed: float, live_too: bool) -> list[tuple[str, str, str]]:
-    profile = short_profile()
+def heartbeat(repeats: int, speed: float, live_too: bool, name: str) -> list[tuple[str, str, str]]:
+    profile = short_profile(name)
     alone, inside, gaps, shown, results = [], [], [], [], 0
     with tempfile.TemporaryDirectory() as folder:
         for k in range(repeats):
@@ -215,7 +215,7 @@ def heartbeat(repeats: int, speed: float, live_too: bool) -> list[tuple[str, str
     longest, fair = every[-1], max(gap.wall - gap.queued for gap in every)
     share = statistics.median(b / a - 1 for a, b in zip(alone, inside, strict=True))
     pairs = ", ".join(f"{a:.2f}/{b:.2f}" for a, b in zip(alone, inside, strict=True))
-    what = f"scan of {make_plan(profile).frames} frames of 512 x 512 at {speed:g} times real time, {repeats} times"
+    what = f"scan of {make_plan(profile).frames} frames of {name} at {speed:g} times real time, {repeats} times"
     if live_too:
         what += f", reconstructed live in another process ({results} results shown)"
     return [
@@ -335,6 +335,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", default=["heartbeat", "stop", "memory"])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--profile", default="quick", help="whose scan, with fewer points, `heartbeat` takes")
     parser.add_argument("--speed", type=float, default=1.0, help="of the simulated bench in `heartbeat`")
     parser.add_argument("--live", action="store_true", help="reconstruct meanwhile in `heartbeat`")
     parser.add_argument("--frames", type=int, default=LIVE_FRAMES)
@@ -342,7 +343,7 @@ def main() -> int:
     arguments = parser.parse_args()
     for part in arguments.parts:
         work = {
-            "heartbeat": lambda: heartbeat(arguments.repeats, arguments.speed, arguments.live),
+            "heartbeat": lambda: heartbeat(arguments.repeats, arguments.speed, arguments.live, arguments.profile),
             "stop": stop,
             "memory": lambda: memory(arguments.frames),
         }
@@ -353,9 +354,10 @@ def main() -> int:
         if arguments.write:
             made_on = machine("PyQt5", "pyqtgraph", "numpy")
             made_on += f"; offscreen; load {load:.1f} before, {os.getloadavg()[0]:.1f} after"
+            profile = f" --profile {arguments.profile}" if part == "heartbeat" and arguments.profile != "quick" else ""
             speed = f" --speed {arguments.speed:g}" if part == "heartbeat" and arguments.speed != 1.0 else ""
             live = " --live" if part == "heartbeat" and arguments.live else ""
-            append_rows(f"python -m benchmarks.window {part}{speed}{live}", rows, made_on)
+            append_rows(f"python -m benchmarks.window {part}{profile}{speed}{live}", rows, made_on)
     return 0
 
 
