@@ -5,9 +5,8 @@ about another draw of the latent posterior and a grain as large as what the deco
 total variation these searches scatter about the estimate as the object does (perturb and optimise: Papandreou & Yuille
 2010; Bardsley et al. 2014), and total variation, bounds and edges that it rounds act on them as on the estimate.
 
-In the dark the searches follow the draws, which the bounds and total variation have rounded. The latent posterior's own
-deviation counts there: as much of it as the searches keep of what their draws were moved by, which is three quarters in
-the dark and nothing in the light.
+In the dark the searches follow the draws, rounded by the bounds and by total variation, and the latent posterior's own
+deviation says it better: it counts by how far the searches follow, against how far they do without light.
 """
 
 from __future__ import annotations
@@ -28,6 +27,8 @@ from recon.reconstruct import PixelSettings, Reconstruction, coarse_light, refin
 
 MEMBERS = 8
 """Rehearsals: their rms scatter is good to a quarter in each pixel, and better over the pixels that are averaged."""
+UNLIT = 0.7
+"""Share of what its expectation is moved by that an image keeps in the dark; bounds and total variation take the rest."""
 AVERAGED = 3
 """Variances are means over so many pixels each way."""
 
@@ -118,4 +119,5 @@ def rehearse(
     followed = min(1.0, max(0.0, along / max(across, 1e-30)))
     scattered = np.sqrt(uniform_filter(squares / done, AVERAGED))
     latent = replace(expectation, mean=posterior.deviation).centre(axis).clip(0)
-    return Rehearsal(np.maximum(scattered, followed * latent).astype(np.float32), followed, done)
+    weight = min(1.0, followed / UNLIT)
+    return Rehearsal(np.maximum(scattered, weight * latent).astype(np.float32), followed, done)

@@ -16,7 +16,7 @@ from recon.illumination import illuminated
 from recon.latent import LatentSettings
 from recon.posterior import LatentEstimator
 from recon.reconstruct import Reconstruction
-from recon.rehearsal import rehearse
+from recon.rehearsal import UNLIT, rehearse
 from tests.recon import latentscene as bench
 from tests.recon.test_hybrid import grown, mask
 from tests.recon.test_posterior import Stand
@@ -65,7 +65,7 @@ def test_in_the_dark_the_decoders_deviation_counts(seen, rehearsed):
     _, _, posterior, both = seen[DARK]
     assert rehearsed[DARK].followed > 0.5
     size = len(both.object)
-    least = rehearsed[DARK].followed * grown(posterior.deviation, size)
+    least = min(1.0, rehearsed[DARK].followed / UNLIT) * grown(posterior.deviation, size)
     inside = least > 0.01
     assert (rehearsed[DARK].deviation >= 0.99 * least)[inside].all()
     assert rehearsed[DARK].deviation.mean() > 2 * rehearsed[LIGHT].deviation.mean()
