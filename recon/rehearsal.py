@@ -28,7 +28,7 @@ from recon.reconstruct import PixelSettings, Reconstruction, coarse_light, refin
 MEMBERS = 8
 """Rehearsals: their rms scatter is good to a quarter in each pixel, and better over the pixels that are averaged."""
 UNLIT = 0.7
-"""Share of what its expectation is moved by that an image keeps in the dark; bounds and total variation take the rest."""
+"""Share of what an expectation is moved by that its image keeps in the dark, after bounds and total variation."""
 AVERAGED = 3
 """Variances are means over so many pixels each way."""
 
