@@ -91,7 +91,7 @@ def measured_latent(estimator: ComplexEstimator, number: int, data: Ptychogram, 
     small = truth_of(number)
     bright = np.abs(small) > 0.5
     turn = np.angle((small[bright] * found.transmission[bright].conj()).sum())
-    amplitude = (found.amplitude - np.abs(small))[bright] / found.amplitude_deviation[bright]
+    amplitude = (found.mean - np.abs(small))[bright] / found.deviation[bright]
     phase = np.angle(found.transmission * small.conj() * np.exp(1j * turn))[bright] / found.phase_deviation[bright]
     result |= {"amplitude_z": float(np.sqrt(np.square(amplitude).mean()))}
     result |= {"phase_z": float(np.sqrt(np.square(phase).mean()))}
@@ -127,7 +127,7 @@ def figure(number: int, seed: int, estimator: ComplexEstimator) -> None:
     latent, pixels = complex_drawn(found.transmission), measured_pixels(data, truth)[0]
     half = round(0.5 * FIELD_M / SCENE.pixel_m)
     middle = slice(SCENE.size // 2 - half, SCENE.size // 2 + half)
-    deviations = (found.amplitude_deviation, found.phase_deviation)
+    deviations = (found.deviation, found.phase_deviation)
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
@@ -144,7 +144,7 @@ def figure(number: int, seed: int, estimator: ComplexEstimator) -> None:
             title += f": {found_db[0]:.1f} dB, phase {found_db[1]:.1f} dB"
         axes[0, column].set_title(title, fontsize=10)
     for row, (deviation, unit) in enumerate(zip(deviations, ("", " (rad)"), strict=True)):
-        shown = deviation if row == 0 else np.where(found.amplitude > 0.15, deviation, np.nan)
+        shown = deviation if row == 0 else np.where(found.mean > 0.15, deviation, np.nan)
         image = axes[row, 3].imshow(shown, cmap="magma", vmin=0)
         plot.colorbar(image, ax=axes[row, 3], label=f"latent's deviation{unit}")
     plot.colorbar(low, ax=axes[0, 2], label="amplitude")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from recon.dataset import Ptychogram
 from recon.decoders.companion import Companion
 from recon.decoders.direct import DirectDrawer
 from recon.decoders.package import DecoderPackage
+from recon.decoders.sketch import Drawer
 from recon.decoders.whitening import Whitening
 from recon.events import MOST_TERMS, RESOLVING_E, Events, Watch
 from recon.foreign import Foreign, foreign_evidence
@@ -69,8 +71,8 @@ class Posterior:
         mean: (s, s) float32 posterior mean of the amplitude on the decoder's grid, in its pose.
         deviation: (s, s) standard deviation per pixel, the decoder's misfit counted.
         spread: (s, s) that of the samples alone.
-        mode: (s, s) image of the highest mode.
-        samples: (n, s, s) float16 draws, equally weighted.
+        mode: (s, s) amplitude of the highest mode.
+        samples: (n, s, s) float16 draws of the amplitude, equally weighted.
         theta: (n, size) their parameters: whitened latents, then flux and pose.
         latent: (l,) mean of the decoder's latents.
         classes: probability of each class, by label.
@@ -119,6 +121,11 @@ class Posterior:
     verdict: Verdict
     followed: int
     counting: str
+
+    @property
+    def transmission(self) -> NDArray[Any]:
+        """(s, s) the mean object as the light meets it: here the amplitude itself."""
+        return self.mean
 
 
 @dataclass(frozen=True)
@@ -185,8 +192,10 @@ class LatentEstimator:
         bank: draws from the prior.
         settings: how hard to search.
         device: of all tensors.
-        kind: of operator that the scene's images take.
+        KIND: of operator that the scene's images take.
     """
+
+    KIND: ClassVar[type[CameraOperator]] = CameraOperator
 
     package: DecoderPackage
     companion: Companion
@@ -197,7 +206,6 @@ class LatentEstimator:
     bank: Bank
     settings: LatentSettings
     device: str
-    kind: type[CameraOperator] = CameraOperator
     _prepared: dict[bytes, Prepared] = field(default_factory=dict)
 
     @classmethod
@@ -212,8 +220,20 @@ class LatentEstimator:
         settings: LatentSettings = USUAL,
         bank: int = BANK,
         device: str = "cpu",
-    ) -> LatentEstimator:
+    ) -> Self:
         """Draws the bank; a second or so.
+
+        Raises: as `drawer`.
+        """
+        package, companion = package.to(device), companion.to(device)
+        scene = Scene(cls.drawer(package, companion.sketch), companion.prior, nuisances, field_m)
+        exact = replace(scene, drawer=cls.drawer(package, DirectDrawer.of(package)))
+        drawn = Bank.draw(scene, bank)
+        return cls(package, companion, light, field_m, scene, exact, drawn, settings, device)
+
+    @classmethod
+    def drawer(cls, package: DecoderPackage, drawer: Drawer) -> Drawer:
+        """What draws the scene, of what draws as the decoder does.
 
         Raises:
             ValueError: the decoder draws a phase too: `recon.complexlatent` is for those.
@@ -222,11 +242,15 @@ class LatentEstimator:
             raise ValueError(
                 f"decoder {package.name!r} draws an amplitude and a phase; this estimator has amplitudes only"
             )
-        package, companion = package.to(device), companion.to(device)
-        scene = Scene(companion.sketch, companion.prior, nuisances, field_m)
-        exact = replace(scene, drawer=DirectDrawer.of(package))
-        drawn = Bank.draw(scene, bank)
-        return cls(package, companion, light, field_m, scene, exact, drawn, settings, device)
+        return drawer
+
+    def amplitudes(self, images: Tensor) -> Tensor:
+        """(n, s, s) of the scene's images, which here are amplitudes."""
+        return images
+
+    def phase_misfit(self, amplitude: Tensor) -> Tensor | None:
+        """(s, s) variance, rad^2, of real phases about what the decoder draws; None where it draws none."""
+        return None
 
     @property
     def samples(self) -> int:
@@ -250,7 +274,7 @@ class LatentEstimator:
         if known is not None:
             return known
         geometry = replace(self.light.geometry, shape=mask.shape)
-        operator = self.kind.build(
+        operator = self.KIND.build(
             replace(self.light, geometry=geometry),
             self.light.positions_of(indices),
             exposures_s,
@@ -371,7 +395,7 @@ class LatentEstimator:
         modes, drawn = found.modes, found.drawn
         theta = drawn.theta
         zeta = self.scene.zeta(theta)
-        images = self.scene.transmitted(drawn.images, theta)
+        images = self.amplitudes(self.scene.transmitted(drawn.images, theta))
         misfit = self.companion.misfit.of(images.mean(0))
         mean, spread = images.mean(0), images.var(0)
         joint = self.scene.prior.joint(zeta).softmax(1).mean(0)
@@ -381,15 +405,17 @@ class LatentEstimator:
         top = modes.theta[best : best + 1]
         flux, pose = self.scene.flux(theta), self.scene.pose(theta)
         lit_images, jacobian = replace(self.exact, drawer=found.chord).drawn(top)
-        mode = lit_images[0] / self.scene.flux(top).sqrt()
+        mode = self.amplitudes(lit_images)[0] / self.scene.flux(top).sqrt()
         _, _, prior_precision = self.exact.prior_terms(top)
-        foreign = foreign_evidence(observation, lit_images[0], jacobian[0], prior_precision[0], misfit)
+        foreign = foreign_evidence(
+            observation, lit_images[0], jacobian[0], prior_precision[0], misfit, self.phase_misfit(mean)
+        )
         scores, counted = observation.frame_scores(lit_images[0]), observation.counted(lit_images[0])
         typicality = self._typicality(theta)
         pattern = _excess(observation.pattern_scores(lit_images[0]))
         verdict = judge(
             images=images,
-            prior_mean=self.bank.images.float().mean(0),
+            prior_mean=self.amplitudes(self.bank.images.float()).mean(0),
             misfit=misfit,
             log_evidence=drawn.log_evidence,
             classes=classes,
