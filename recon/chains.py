@@ -1,8 +1,9 @@
 """Draws from the posterior around its modes: a Laplace mixture, weights, and chains in which the decoder decides.
 
 A stand-in, the sketch mended where the posterior lies, proposes and walks, because it draws fast; the decoder itself
-accepts or refuses what a chain has come to, so that what comes out is its posterior and not the stand-in's. After more
-data the draws before are weighed anew and walk on.
+accepts or refuses what a chain has come to, so that what comes out is its posterior and not the stand-in's. Where
+drawing is cheap beside the likelihood, the decoder is its own stand-in. After more data the draws before are weighed
+anew and walk on.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Sample:
         step: length of the chains' moves, over the standard deviations of their mode.
         log_evidence: of the data under the stand-in, by importance sampling.
         efficiency: effective share of the proposals: near one where the Laplace mixture is the posterior.
-        accepted: share of the decoder's own decisions that accepted; low where the stand-in is poor.
+        accepted: share of the decoder's own decisions that accepted, low where the stand-in is poor; of all moves where
+            it walks itself.
     """
 
     theta: Tensor
@@ -70,7 +72,7 @@ def sample(
     """Draws from the posterior around its modes.
 
     Args:
-        scene: draws by a sketch of the decoder.
+        scene: draws by a sketch of the decoder, or as `exact` does.
         exact: draws by the decoder itself.
         wide: share of the proposals that are draws from the prior: where little is known, a few modes are not all.
     """
@@ -92,8 +94,9 @@ def sample(
     far = round(wide * settings.mended)
     which, offset = drawn(settings.mended - far)
     near = torch.cat((modes.theta[which] + offset, far_draws(far, 6)))
-    zeta = exact.zeta(near)
-    scene = replace(scene, drawer=Mended.fitted(scene.drawer, zeta, exact.drawer.images(zeta)))
+    if scene.drawer is not exact.drawer:
+        zeta = exact.zeta(near)
+        scene = replace(scene, drawer=Mended.fitted(scene.drawer, zeta, exact.drawer.images(zeta)))
     far = round(wide * settings.proposals)
     count = settings.proposals - far
     which, offset = drawn(count)
@@ -159,7 +162,7 @@ def follow(
 
     Args:
         observation: all of the data.
-        scene: draws by a sketch of the decoder.
+        scene: draws by a sketch of the decoder, or as `exact` does.
         exact: draws by the decoder itself.
         modes: in the order of the draws' modes, with their new covariances.
         drawn: the draws before.
@@ -173,7 +176,8 @@ def follow(
     if efficiency < LEAST_LEFT:
         return None
     generator = torch.Generator().manual_seed(settings.seed)
-    scene = replace(scene, drawer=Mended.fitted(scene.drawer, scene.zeta(drawn.theta), drawn.images))
+    if scene.drawer is not exact.drawer:
+        scene = replace(scene, drawer=Mended.fitted(scene.drawer, scene.zeta(drawn.theta), drawn.images))
     again = _systematic(gained.softmax(0), settings.chains, generator)
     theta, mode = drawn.theta[again], drawn.mode[again]
     target, pull = _sloped(observation, scene, theta)
@@ -232,6 +236,12 @@ class _Walk:
         accepted = 0.0
         for _ in range(settings.decisions):
             moved, value, pull, tried = self.move(at.theta, at.target, at.pull, step, settings.leaps)
+            if self.scene.drawer is self.exact.drawer:
+                # What the stand-in left or moved the decoder has decided on already.
+                images = self.exact.drawer.images(self.exact.zeta(moved))
+                at = Walked(moved, value, pull, images, value)
+                accepted += float(tried.float().mean()) / settings.decisions
+                continue
             images, said = _seen(self.observation, self.exact, moved)
             better = self._uniform(len(moved), moved.device).log() < (said - at.true) - (value - at.target)
             at = at.where(better, Walked(moved, value, pull, images, said))

@@ -193,9 +193,11 @@ class LatentEstimator:
         settings: how hard to search.
         device: of all tensors.
         KIND: of operator that the scene's images take.
+        SKETCHED: whether chains walk by the sketch, which draws quickly, or by the decoder itself.
     """
 
     KIND: ClassVar[type[CameraOperator]] = CameraOperator
+    SKETCHED: ClassVar[bool] = True
 
     package: DecoderPackage
     companion: Companion
@@ -361,7 +363,7 @@ class LatentEstimator:
             if turn and bool(modes.converged[0]):
                 break
             chord = self._chord(modes)
-        drawn = sample(observation, self.scene, self.exact, modes, settings, self._wide(observation, scores))
+        drawn = sample(observation, self._walked, self.exact, modes, settings, self._wide(observation, scores))
         return Found(modes, chord, drawn, found.iterations)
 
     def _wide(self, observation: Observation, scores: Tensor | None) -> float:
@@ -379,10 +381,15 @@ class LatentEstimator:
         gained = torch.cat([more.value(part) for part in lit.split(CHUNK)])
         modes = settle(observation, replace(self.exact, drawer=before.chord), before.modes, FOLLOW_STEPS)
         settings = replace(self.settings, seed=self.settings.seed + 100 + before.followed)
-        drawn = follow(observation, self.scene, self.exact, modes, before.drawn, gained, settings)
+        drawn = follow(observation, self._walked, self.exact, modes, before.drawn, gained, settings)
         if drawn is None:
             return None
         return Found(modes, before.chord, drawn, before.iterations, before.followed + 1)
+
+    @property
+    def _walked(self) -> Scene:
+        """By which chains walk."""
+        return self.scene if self.SKETCHED else self.exact
 
     def _chord(self, modes: Modes) -> Chord:
         """The decoder, with its Jacobians at some modes."""
