@@ -2,10 +2,10 @@
 
 The first test digits of MNIST, which no training saw, each with its relief as phase (`recon.decoders.pairs`), drawn
 onto the object's grid (`--truth matched`: 32 x 32 pixels through the decoder's own resize; `mask`: where a cubic spline
-through the digit exceeds 0.5, its relief drawn with it on pixels four times finer than the object's) and sent through the padded angular spectrum at 561 nm over 80 mm; 16 positions of the studies'
-spiral, 256 x 256 pixels of 6.9 um (the studies' small scene), read noise 0.3 electrons, light and positions known. Both
-methods get the same frames. Free pixels are complex, under total variation whose strength the data choose
-(`recon.reconstruct`).
+through the digit exceeds 0.5, its relief drawn with it on pixels four times finer than the object's) and sent through
+the padded angular spectrum at 561 nm over 80 mm; 16 positions of the studies' spiral, 256 x 256 pixels of 6.9 um (the
+studies' small scene), read noise 0.3 electrons, light and positions known. Both methods get the same frames. Free
+pixels are complex, under total variation whose strength the data choose (`recon.reconstruct`).
 
 PSNR of the amplitude is that of `recon.metrics.psnr_db` over the lit mask. The phase's has one turn as its peak; its
 error is that of `phase_error_rad` over the same mask: modulo a global phase, weighted by the light that the object lets

@@ -20,6 +20,7 @@ from recon.complexoperator import ComplexOperator
 from recon.dataset import Ptychogram
 from recon.decoders.package import DecoderPackage
 from recon.decoders.sketch import Drawer
+from recon.noise import ShiftedPoisson
 from recon.observation import Observation
 from recon.operator import CameraOperator
 from recon.posterior import Found, LatentEstimator, Posterior
@@ -96,6 +97,7 @@ class ComplexEstimator(LatentEstimator):
 
     KIND = ComplexOperator
     SKETCHED = False
+    BINNED = ShiftedPoisson
 
     @classmethod
     def drawer(cls, package: DecoderPackage, drawer: Drawer) -> Drawer:

@@ -33,6 +33,8 @@ coarsest, 2.3 at the tenth."""
 FLOOR = 0.25
 """Where the decoder is sure of black or white an object can still be anything: this share of the mean misfit is added
 everywhere."""
+DARK = 1e-4
+"""Amplitude below which an object has no phase."""
 HIGHEST = 18
 """Cosines up to this radial order (half periods across the image) are looked at."""
 
@@ -94,9 +96,7 @@ def foreign_evidence(
     if phase_misfit is None:
         fields = [widened(misfit).sqrt().flatten()[:, None] * basis]
     else:
-        fields = [
-            (way.flatten(1)[:, :, None] * basis).flatten(0, 1) for way in _two_ways(image, misfit, phase_misfit)
-        ]
+        fields = [(way.flatten(1)[:, :, None] * basis).flatten(0, 1) for way in _two_ways(image, misfit, phase_misfit)]
         power = torch.cat((power, power))
     along = torch.cat((jacobian, *fields), 1)
     terms = observation.terms(image[None], along[None])
@@ -124,9 +124,14 @@ def foreign_evidence(
 
 def _two_ways(image: Tensor, misfit: Tensor, phase_misfit: Tensor) -> tuple[Tensor, Tensor]:
     """(2, s, s) each: what a deviation of the amplitude, and one of the phase, does to real and imaginary part."""
-    amplitude = image.square().sum(0).sqrt()
-    real, imaginary = image / amplitude.clamp_min(1e-12)
-    along, across = (widened(v).sqrt() for v in (misfit, amplitude.square() * phase_misfit))
+    amplitude = torch.hypot(image[0], image[1])
+    # Where next to nothing comes through there is no phase: any two directions at right angles will do.
+    lit = amplitude > DARK
+    real = torch.where(lit, image[0] / amplitude.clamp_min(DARK), 1.0)
+    imaginary = torch.where(lit, image[1] / amplitude.clamp_min(DARK), 0.0)
+    # What is foreign in the dark may have any phase: there both are the same.
+    along = widened(misfit).sqrt()
+    across = (amplitude.square() * phase_misfit + FLOOR * misfit.mean()).sqrt()
     return along * torch.stack((real, imaginary)), across * torch.stack((-imaginary, real))
 
 

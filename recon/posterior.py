@@ -25,7 +25,7 @@ from recon.events import MOST_TERMS, RESOLVING_E, Events, Watch
 from recon.foreign import Foreign, foreign_evidence
 from recon.illumination import Illumination
 from recon.latent import CHUNK, Bank, LatentSettings, Modes, refine, search, settle
-from recon.noise import MixedGaussian
+from recon.noise import Likelihood, MixedGaussian
 from recon.observation import LightMap, Observation
 from recon.operator import CameraOperator, Drawing
 from recon.scene import Nuisances, Scene
@@ -193,11 +193,13 @@ class LatentEstimator:
         settings: how hard to search.
         device: of all tensors.
         KIND: of operator that the scene's images take.
+        BINNED: likelihood of bins.
         SKETCHED: whether chains walk by the sketch, which draws quickly, or by the decoder itself.
     """
 
     KIND: ClassVar[type[CameraOperator]] = CameraOperator
     SKETCHED: ClassVar[bool] = True
+    BINNED: ClassVar[type[Likelihood]] = MixedGaussian
 
     package: DecoderPackage
     companion: Companion
@@ -312,7 +314,7 @@ class LatentEstimator:
             brightest = max(float(frame[good].max()) for frame, good in zip(data.frames, counted, strict=True))
             if brightest < MOST_TERMS - 1:
                 return prepared.watch.count(data)
-        return Bins.build(data, prepared.operator, prepared.light, MixedGaussian(), of)
+        return Bins.build(data, prepared.operator, prepared.light, self.BINNED(), of)
 
     def scores(self, observation: Observation, prepared: Prepared) -> Tensor:
         """(n,) log-likelihood of the bank's images, from enough of the data to tell where to search."""
