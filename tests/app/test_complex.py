@@ -55,9 +55,9 @@ def test_the_run_holds_the_true_phase(calibrated):
 
 
 def test_latent_and_conventional_are_scored_in_amplitude_and_phase(run_path, tmp_path):
-    common = (str(run_path), "--exposure", "3e-2", "--out", str(tmp_path / "r"))
+    common = (str(run_path), "--out", str(tmp_path / "r"))
     latent = command("reconstruct", *common, "--decoder", "mnist-complex", "--pose", "known")
-    pixels = command("reconstruct", *common, "--method", "conventional", "--no-positivity", "--epochs", "20")
+    pixels = command("reconstruct", *common, "--method", "conventional", "--no-positivity", "--epochs", "4")
     for values in (latent, pixels):
         assert np.isfinite(values["psnr_db"])
         assert values["phase_psnr_db"] == pytest.approx(20 * np.log10(2 * np.pi / values["phase_error_rad"]))
@@ -68,19 +68,18 @@ def test_latent_and_conventional_are_scored_in_amplitude_and_phase(run_path, tmp
     assert 0 < latent["expected_phase_error_rad"] < 0.3
     assert latent["beam_tilt_rad"] == pixels["beam_tilt_rad"]
     assert np.abs(latent["beam_tilt_rad"]).max() > 1e-4, "the calibration took the relief's slope for the beam's"
-    arrays, settings = load_result(run_path, 3, "reconstruction_latent")
+    arrays, settings = load_result(run_path, 2, "reconstruction_latent")
     assert {"image", "deviation", "phase", "phase_deviation", "phase_spread", "phase_samples"} <= set(arrays)
     assert arrays["phase"].shape == arrays["image"].shape == (32, 32)
     assert settings["phase_error_rad"] == latent["phase_error_rad"]
     assert settings["decoder"] == "mnist-complex"
-    _, settings = load_result(run_path, 3, "reconstruction_conventional")
+    _, settings = load_result(run_path, 2, "reconstruction_conventional")
     assert settings["phase_error_rad"] == pixels["phase_error_rad"]
 
 
 def test_a_free_pose_in_the_dark(run_path, tmp_path):
     values = command("reconstruct", str(run_path), "--decoder", "mnist-complex", "--out", str(tmp_path / "r"))
     assert values["exposure_s"] == pytest.approx(3e-4)
-    assert values["counting"] == "events"
     assert max(values["pose_sigma"]) > 0
     assert values["accepted"] > 0.4
     assert np.isfinite(values["phase_error_rad"])

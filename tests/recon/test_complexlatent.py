@@ -212,6 +212,7 @@ def test_amplitude_and_phase_are_recovered_and_their_deviations_hold():
     found = estimator.estimate(data)
     assert found.converged
     assert found.verdict.word is Word.RECOVERED
+    assert found.foreign.log_odds < 4, "bins count as they should where there are few electrons"
     assert found.accepted > 0.5, "the decoder walks itself"
     assert np.allclose(found.samples.astype(np.float32).mean(0), found.mean, atol=2e-3)
     everywhere = np.ones(field.shape, bool)
@@ -229,15 +230,14 @@ def test_amplitude_and_phase_are_recovered_and_their_deviations_hold():
 
 
 def test_an_empty_field_of_view_is_not_enough_light():
-    source = bench.light(4e3)
+    source = bench.light(1e3)
     found = built(source).estimate(frames(torch.zeros(2, bench.SIDE, bench.SIDE), source, 6))
     assert found.verdict.word is Word.DARK
     assert found.log_evidence < 0
 
 
-@pytest.mark.parametrize("photons", [1e3, 2e4])
-def test_frames_that_contradict_each_other_are_never_recovered(photons):
-    source = bench.light(photons)
+def test_frames_that_contradict_each_other_are_never_recovered():
+    source = bench.light(1e3)
     data = frames(DRAWER.images(LATENT)[0], source, 5)
     found = built(source).estimate(replace(data, frames=np.roll(data.frames, 2, axis=0)))
     assert found.verdict.word is Word.FOREIGN
@@ -245,7 +245,7 @@ def test_frames_that_contradict_each_other_are_never_recovered(photons):
 
 
 def test_a_phase_that_the_decoder_cannot_draw_is_foreign():
-    source = bench.light(2e4)
+    source = bench.light(2e3)
     pair = DRAWER.images(LATENT)[0]
     axis = torch.linspace(-1, 1, bench.SIDE)
     wave = 1.2 * torch.sin(9 * axis)[:, None] * torch.cos(7 * axis)
@@ -254,9 +254,7 @@ def test_a_phase_that_the_decoder_cannot_draw_is_foreign():
     found = estimator.estimate(frames(torch.stack((other.real, other.imag)), source, 7))
     assert found.verdict.word is Word.FOREIGN
     assert found.foreign.log_odds > 20
-    own = estimator.estimate(frames(pair, source, 7))
-    assert own.foreign.log_odds < 4
-    assert own.verdict.word is Word.RECOVERED
+    assert estimator.estimate(frames(pair, source, 7)).foreign.log_odds < 4
 
 
 def test_both_parts_of_a_foreign_field_are_of_unit_length_and_at_right_angles():
