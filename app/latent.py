@@ -145,10 +145,7 @@ def numbers(found: Posterior) -> dict[str, Any]:
     verdict = found.verdict
     phase = {}
     if isinstance(found, ComplexPosterior):
-        phase = {
-            "expected_phase_error_rad": found.phase_error_rad,
-            "phase_sigma_mean": float(found.phase_deviation.mean()),
-        }
+        phase = {"expected_phase_error_rad": found.phase_error_rad}
     return phase | {
         "verdict": verdict.word.value,
         "reason": verdict.reason,
