@@ -48,8 +48,13 @@ class Yardstick:
         """Eq. 3 of the paper over the lit mask."""
         return psnr_db(obj, self.amplitude, self.lit)
 
-    def phase(self, obj: NDArray) -> dict[str, float]:
-        """Scores of a complex object's phase there: modulo a constant, weighted by the light that comes through."""
+    def phase(self, obj: NDArray) -> dict[str, float | None]:
+        """Scores of a complex object's phase there: modulo a constant, weighted by the light that comes through.
+
+        None where nothing comes through.
+        """
+        if not np.abs(self.transmission[self.lit]).any():
+            return {"phase_psnr_db": None, "phase_error_rad": None}
         return {
             "phase_psnr_db": phase_psnr_db(obj, self.transmission, self.lit),
             "phase_error_rad": phase_error_rad(obj, self.transmission, self.lit),

@@ -137,3 +137,5 @@ def test_the_phase_is_scored_modulo_a_constant_where_the_calibration_puts_the_ob
     assert yardstick.psnr_db(moved) > 60
     assert yardstick.phase(moved)["phase_error_rad"] < 1e-3
     assert yardstick.phase(np.abs(moved))["phase_error_rad"] > 0.3
+    black = Yardstick(np.zeros((4, 4)), np.zeros((4, 4), complex), np.ones((4, 4), bool))
+    assert black.phase(np.ones((4, 4))) == {"phase_psnr_db": None, "phase_error_rad": None}
