@@ -23,7 +23,8 @@ from recon.decoders.sketch import Drawer
 from recon.noise import ShiftedPoisson
 from recon.observation import Observation
 from recon.operator import CameraOperator
-from recon.posterior import Found, LatentEstimator, Posterior
+from recon.posterior import LatentEstimator, Posterior
+from recon.prepared import Found
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ class ComplexEstimator(LatentEstimator):
     to draw it, and by a sketch of two channels, 28 dB, a move in four is accepted at 10,000 photons.
     """
 
-    KIND = ComplexOperator
-    SKETCHED = False
-    BINNED = ShiftedPoisson
+    kind = ComplexOperator
+    sketched = False
+    binned = ShiftedPoisson
 
     @classmethod
     def drawer(cls, package: DecoderPackage, drawer: Drawer) -> Drawer:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon.bins import Bins
-from recon.chains import Sample, follow, sample
+from recon.chains import follow, sample
 from recon.chord import Chord
 from recon.dataset import Ptychogram
 from recon.decoders.companion import Companion
@@ -28,6 +28,7 @@ from recon.latent import CHUNK, Bank, LatentSettings, Modes, refine, search, set
 from recon.noise import Likelihood, MixedGaussian
 from recon.observation import LightMap, Observation
 from recon.operator import CameraOperator, Drawing
+from recon.prepared import Found, Prepared
 from recon.scene import Nuisances, Scene
 from recon.verdict import Verdict, judge
 
@@ -128,53 +129,6 @@ class Posterior:
         return self.mean
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What a set of positions, exposures and a sensor need before frames come; see `LatentEstimator.prepare`.
-
-    Attributes:
-        points: index of the position and exposure (s) of each frame.
-        operator: from images to the camera.
-        light: where the prior expects light.
-        watch: what to look at in the dark; None where there is light, or read noise that hides electrons.
-        dark: (N, n) what the bank's images owe to pixels that stay dark; None without a watch.
-    """
-
-    points: tuple[tuple[int, float], ...]
-    operator: CameraOperator
-    light: LightMap
-    watch: Watch | None
-    dark: Tensor | None
-
-    def select(self, frames: list[int]) -> Prepared:
-        """What some of the frames need."""
-        points = tuple(self.points[j] for j in frames)
-        light = self.light.select(frames)
-        if self.watch is None or self.dark is None:
-            return Prepared(points, self.operator.select(frames), light, None, None)
-        watch = self.watch.select(frames)
-        return Prepared(points, watch.operator, light, watch, self.dark[frames])
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a search has come to.
-
-    Attributes:
-        modes: of the decoder itself.
-        chord: draws as it does, with its Jacobians there.
-        drawn: the posterior's draws.
-        iterations: Gauss-Newton steps.
-        followed: frames that have come since the last search of the bank.
-    """
-
-    modes: Modes
-    chord: Chord
-    drawn: Sample
-    iterations: int
-    followed: int = 0
-
-
 @dataclass
 class LatentEstimator:
     """Search and posterior under one calibration, with one decoder.
@@ -192,14 +146,14 @@ class LatentEstimator:
         bank: draws from the prior.
         settings: how hard to search.
         device: of all tensors.
-        KIND: of operator that the scene's images take.
-        BINNED: likelihood of bins.
-        SKETCHED: whether chains walk by the sketch, which draws quickly, or by the decoder itself.
+        kind: of operator that the scene's images take.
+        binned: likelihood of a bin.
+        sketched: whether chains walk by the sketch, which draws quickly, or by the decoder itself.
     """
 
-    KIND: ClassVar[type[CameraOperator]] = CameraOperator
-    SKETCHED: ClassVar[bool] = True
-    BINNED: ClassVar[type[Likelihood]] = MixedGaussian
+    kind: ClassVar[type[CameraOperator]] = CameraOperator
+    binned: ClassVar[type[Likelihood]] = MixedGaussian
+    sketched: ClassVar[bool] = True
 
     package: DecoderPackage
     companion: Companion
@@ -278,7 +232,7 @@ class LatentEstimator:
         if known is not None:
             return known
         geometry = replace(self.light.geometry, shape=mask.shape)
-        operator = self.KIND.build(
+        operator = self.kind.build(
             replace(self.light, geometry=geometry),
             self.light.positions_of(indices),
             exposures_s,
@@ -314,7 +268,7 @@ class LatentEstimator:
             brightest = max(float(frame[good].max()) for frame, good in zip(data.frames, counted, strict=True))
             if brightest < MOST_TERMS - 1:
                 return prepared.watch.count(data)
-        return Bins.build(data, prepared.operator, prepared.light, self.BINNED(), of)
+        return Bins.build(data, prepared.operator, prepared.light, self.binned(), of)
 
     def scores(self, observation: Observation, prepared: Prepared) -> Tensor:
         """(n,) log-likelihood of the bank's images, from enough of the data to tell where to search."""
@@ -391,7 +345,7 @@ class LatentEstimator:
     @property
     def _walked(self) -> Scene:
         """By which chains walk."""
-        return self.scene if self.SKETCHED else self.exact
+        return self.scene if self.sketched else self.exact
 
     def _chord(self, modes: Modes) -> Chord:
         """The decoder, with its Jacobians at some modes."""
