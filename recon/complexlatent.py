@@ -61,7 +61,7 @@ class ComplexDrawer:
 class ComplexPosterior(Posterior):
     """What the frames say about a complex object: of its amplitude what `Posterior` says, and its phase.
 
-    Success is that of the amplitude, and so is the verdict's; a phase that is foreign is evidence for both.
+    Success, in the verdict, is that of the amplitude; what is not of the class may be the phase alone.
 
     Attributes:
         phase: (s, s) rad, the direction of the mean transmission.
