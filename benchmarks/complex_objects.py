@@ -119,7 +119,7 @@ def measured_latent(
     result |= {"phase_z": float(np.sqrt(np.square(phase).mean()))}
     result |= {"recovered": float(found.verdict.word is Word.RECOVERED)}
     result |= {"expected_db": found.verdict.expected_db, "expected_rad": found.phase_error_rad}
-    result |= {"converged": float(found.converged), "accepted": found.accepted, "efficiency": found.efficiency}
+    result |= {"converged": float(found.converged), "accepted": found.moved, "efficiency": found.efficiency}
     return result
 
 

@@ -9,7 +9,7 @@ anew and walk on.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -41,8 +41,9 @@ class Sample:
         step: length of the chains' moves, over the standard deviations of their mode.
         log_evidence: of the data under the stand-in, by importance sampling.
         efficiency: effective share of the proposals: near one where the Laplace mixture is the posterior.
-        accepted: share of the decoder's own decisions that accepted, low where the stand-in is poor; of all moves where
-            it walks itself.
+        accepted: share of the decoder's own decisions that accepted: low where the stand-in is poor, one where the
+            decoder walks itself.
+        moved: share of all moves that were accepted, by the stand-in and then by the decoder.
     """
 
     theta: Tensor
@@ -53,6 +54,7 @@ class Sample:
     log_evidence: float
     efficiency: float
     accepted: float
+    moved: float
 
 
 def log_posterior(observation: Observation, scene: Scene, theta: Tensor) -> Tensor:
@@ -185,7 +187,7 @@ def follow(
     walk = _Walk(observation, scene, exact, modes, mode, generator)
     at, accepted = walk.decide(at, drawn.step, replace(settings, decisions=1))
     evidence = drawn.log_evidence + float(torch.logsumexp(gained, 0)) - math.log(len(gained))
-    return Sample(at.theta, at.images, at.true, mode, drawn.step, evidence, efficiency, accepted)
+    return Sample(at.theta, at.images, at.true, mode, drawn.step, evidence, efficiency, accepted, walk.share)
 
 
 @dataclass
@@ -203,6 +205,7 @@ class _Walk:
     modes: Modes
     mode: Tensor
     generator: torch.Generator
+    moved: list[float] = field(default_factory=list)
 
     def run(self, theta: Tensor, settings: LatentSettings, log_evidence: float, efficiency: float) -> Sample:
         step = LEAP
@@ -229,7 +232,13 @@ class _Walk:
             log_evidence,
             efficiency,
             0.5 * (accepted + again_accepted),
+            self.share,
         )
+
+    @property
+    def share(self) -> float:
+        """Of the moves after settling, those that were accepted by the stand-in and by the decoder."""
+        return sum(self.moved) / len(self.moved)
 
     def decide(self, at: Walked, step: float, settings: LatentSettings) -> tuple[Walked, float]:
         """Where the chains go from there, and the share accepted; the decoder's posterior stays what it was."""
@@ -237,16 +246,18 @@ class _Walk:
         for _ in range(settings.decisions):
             moved, value, pull, tried = self.move(at.theta, at.target, at.pull, step, settings.leaps)
             if self.scene.drawer is self.exact.drawer:
-                # What the stand-in left or moved the decoder has decided on already.
+                # What the stand-in has decided the decoder has.
                 images = self.exact.drawer.images(self.exact.zeta(moved))
                 at = Walked(moved, value, pull, images, value)
-                accepted += float(tried.float().mean()) / settings.decisions
+                accepted += 1 / settings.decisions
+                self.moved.append(float(tried.float().mean()))
                 continue
             images, said = _seen(self.observation, self.exact, moved)
             better = self._uniform(len(moved), moved.device).log() < (said - at.true) - (value - at.target)
             at = at.where(better, Walked(moved, value, pull, images, said))
             # A chain that the stand-in left where it was asks nothing of the decoder.
             accepted += float((better & tried).sum()) / max(1, int(tried.sum())) / settings.decisions
+            self.moved.append(float((better & tried).float().mean()))
         return at, accepted
 
     def _uniform(self, count: int, device: torch.device) -> Tensor:

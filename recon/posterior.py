@@ -89,8 +89,8 @@ class Posterior:
         modes: number of distinct modes.
         converged: whether the highest mode is one, to a fraction of a nat.
         iterations: Gauss-Newton steps.
-        efficiency: see `recon.latent.Sample`.
-        accepted: see `recon.latent.Sample`.
+        efficiency: see `recon.chains.Sample`.
+        accepted, moved: see `recon.chains.Sample`.
         electrons: counted where light is expected; see `Observation.counted`.
         verdict: in a word, with the numbers that decided.
         followed: frames that were added since the bank was last searched; 0 after a whole search.
@@ -118,6 +118,7 @@ class Posterior:
     iterations: int
     efficiency: float
     accepted: float
+    moved: float
     electrons: float
     verdict: Verdict
     followed: int
@@ -415,6 +416,7 @@ class LatentEstimator:
             iterations=found.iterations,
             efficiency=drawn.efficiency,
             accepted=drawn.accepted,
+            moved=drawn.moved,
             electrons=counted,
             verdict=verdict,
             followed=found.followed,
