@@ -340,14 +340,13 @@ class Sample:
         """
         image = np.asarray(image)
         image = image.astype(np.complex64 if image.dtype.kind == "c" else np.float32)
-        if image.ndim != 2 or image.size == 0:
-            raise SampleError(f"sample: image of shape {image.shape} must be two-dimensional")
         # A phase factor of modulus one may exceed it by its rounding.
         values, most = (np.abs(image), 1 + 1e-6) if image.dtype.kind == "c" else (image, 1.0)
-        if not ((values >= 0) & (values <= most)).all():
-            kind = "complex values of an amplitude" if image.dtype.kind == "c" else "values"
+        if image.ndim != 2 or image.size == 0 or not ((values >= 0) & (values <= most)).all():
+            kind = "moduli" if image.dtype.kind == "c" else "values"
+            reach = f"; it has {values.min():.3g} to {values.max():.3g}" if image.size else ""
             raise SampleError(
-                f"sample: {kind} {values.min():.3g} to {values.max():.3g}, 0 to 1 are a transmission; scale the image"
+                f"sample: image of shape {image.shape} must be two-dimensional with {kind} in 0..1{reach}"
             )
         rows, columns = image.shape
         # A border of zeros: between the last pixel and the ground the transmission falls as between any two pixels.

@@ -191,9 +191,9 @@ def test_an_amplitude_is_drawn_as_before_whatever_its_type():
 @pytest.mark.parametrize(
     ("image", "said"),
     [
-        (np.full((3, 3), 1.2j), "complex values of an amplitude 1.2 to 1.2"),
-        (np.full((3, 3), np.nan + 0j), "complex values of an amplitude nan"),
-        (np.full((3, 3), -0.5), "values -0.5 to -0.5"),
+        (np.full((3, 3), 1.2j), "moduli in 0..1; it has 1.2 to 1.2"),
+        (np.full((3, 3), np.nan + 0j), "moduli in 0..1; it has nan"),
+        (np.full((3, 3), -0.5), "values in 0..1; it has -0.5 to -0.5"),
         (np.ones((2, 3, 3), complex), "two-dimensional"),
     ],
 )
