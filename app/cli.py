@@ -317,7 +317,7 @@ def reconstruct(
     decoder: Annotated[
         str | None,
         typer.Option(
-            help="mnist, mnist-3, mnist-4, mnist-64, a package's path; auto ranks them by evidence (auto:A,B)."
+            help="mnist, mnist-3, mnist-4, mnist-64, mnist-complex, a path; auto ranks them by evidence (auto:A,B)."
         ),
     ] = None,
     exposure: Annotated[float | None, typer.Option(help="Exposure, s; default the shortest recorded.")] = None,

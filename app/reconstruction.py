@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,12 @@ from app.latent import (
 )
 from app.progress import Course
 from app.runs import entry_of_exposure
+from app.yardstick import Yardstick
 from recon.calibrate import Illumination, illuminated
 from recon.choosing import Ranked
+from recon.complexlatent import ComplexPosterior
 from recon.counting import PREPARED
-from recon.dataset import Ptychogram, Truth
+from recon.dataset import Ptychogram, Scan, Truth
 from recon.decoders.package import DecoderPackage, load_package
 from recon.device import pick_device
 from recon.files.read import open_run
@@ -40,7 +42,6 @@ from recon.files.reuse import calibration_of, reused_illumination
 from recon.hybrid import HYBRID, reconstruct_hybrid
 from recon.knownlight import grid_size
 from recon.margins import Margins, by_margins
-from recon.metrics import fit_positions, psnr_db
 from recon.noise import LOSSES
 from recon.posterior import LatentEstimator, Posterior
 from recon.reconstruct import (
@@ -51,41 +52,13 @@ from recon.reconstruct import (
     reconstruct_latent,
     reconstruct_pixels,
 )
+from recon.tilt import EmptyBeam, beam_tilt_rad, tilted
 
 METHODS = ("latent", "hybrid", "paper", "conventional")
 PAPER = ReconstructionSettings(epochs=40, batch=1)
 """The paper's estimator, one pattern a step; on simulated runs the loss has settled after 40 of its 100 epochs."""
 PAPER_RATES = (0.3, 1.0)
 """Learning rates tried for the paper's estimator; the lower loss wins. Its range is 0.1 to 1."""
-
-
-@dataclass(frozen=True)
-class Yardstick:
-    """The truth of a simulated run, moved to where the calibration puts it, for scoring.
-
-    Attributes:
-        amplitude: (M, M) on the reconstruction's grid, the calibration's shift and scale applied.
-        lit: (M, M) the lit mask of the positions used.
-    """
-
-    amplitude: NDArray[np.float64]
-    lit: NDArray[np.bool_]
-
-    @classmethod
-    def build(cls, truth: Truth, light: Illumination, indices: NDArray[np.int64], size: int) -> Yardstick:
-        """From a run's truth for frames at the points `indices`, on a grid of `size` camera pixels."""
-        pixel = light.geometry.pixel_size_m
-        fit = fit_positions(light.positions_m, truth.positions_m[light.indices])
-        axis = (np.arange(size) - size // 2) * pixel
-        centre = len(truth.object) // 2
-        rows, columns = ((axis - shift) / fit.scale / truth.object_pixel_m + centre for shift in fit.shift_m)
-        grid = np.meshgrid(rows, columns, indexing="ij")
-        amplitude = ndimage.map_coordinates(np.abs(truth.object).astype(np.float64), grid, order=1)
-        return cls(amplitude, illuminated(light.probe, light.positions_of(indices) / pixel, size))
-
-    def psnr_db(self, obj: NDArray) -> float:
-        """Eq. 3 of the paper over the lit mask."""
-        return psnr_db(obj, self.amplitude, self.lit)
 
 
 def lit_part(data: Ptychogram, window: int) -> Ptychogram:
@@ -163,12 +136,19 @@ def field_of_view(obj: NDArray, field_m: float, pixel_m: float) -> NDArray:
     return obj[middle, middle]
 
 
-def store(path: Path, entry: int, result: Reconstruction, psnr: float | None, name: str = "") -> None:
-    """Put a result into the run, beside the exposure it belongs to."""
+def store(
+    path: Path,
+    entry: int,
+    result: Reconstruction,
+    psnr: float | None,
+    name: str = "",
+    phase: Mapping[str, Any] | None = None,
+) -> None:
+    """Put a result into the run, beside the exposure it belongs to; `phase` is what is known of its phase."""
     arrays: dict[str, NDArray] = {"object": result.object, "loss": result.loss}
     if result.image is not None and result.latent is not None:
         arrays |= {"image": result.image, "latent": result.latent}
-    settings = result.summary() | {"psnr_db": psnr, "software": software()}
+    settings = result.summary() | {"psnr_db": psnr, "software": software()} | dict(phase or {})
     store_result(path, entry, arrays, settings, name=f"reconstruction_{name or result.method}")
 
 
@@ -226,7 +206,11 @@ class Request:
 
 @dataclass(frozen=True)
 class _Task:
-    """One exposure of a run, ready to be reconstructed."""
+    """One exposure of a run, ready to be reconstructed.
+
+    Attributes:
+        beam: a scan with the empty beam that belongs to the light, or without any.
+    """
 
     path: Path
     entry: int
@@ -238,6 +222,7 @@ class _Task:
     truth: Truth | None
     folder: Path
     device: str
+    beam: Scan
 
     @property
     def pixel_m(self) -> float:
@@ -253,8 +238,17 @@ class _Task:
             return None
         return Yardstick.build(self.truth, self.light, self.data.indices, len(obj)).psnr_db(obj)
 
-    def heading(self, method: str, psnr: float | None) -> str:
+    def phase(self, obj: NDArray, tilt_rad: NDArray) -> dict[str, Any]:
+        """What is known of a complex object's phase: the beam's tilt it was found under, and its scores."""
+        known: dict[str, Any] = {"phase_psnr_db": None, "phase_error_rad": None}
+        if self.truth is not None:
+            known = dict(Yardstick.build(self.truth, self.light, self.data.indices, len(obj)).phase(obj))
+        return known | {"beam_tilt_rad": [float(v) for v in tilt_rad]}
+
+    def heading(self, method: str, psnr: float | None, phase: Mapping[str, Any] | None = None) -> str:
         scored = "" if psnr is None else f", {psnr:.1f} dB"
+        if phase and phase["phase_error_rad"] is not None:
+            scored += f", phase {phase['phase_error_rad']:.2f} rad off"
         return f"{self.path.name}: {method}, {self.exposure_s * 1e3:.4g} ms{scored}"
 
     def figure(self, method: str) -> Path:
@@ -291,6 +285,7 @@ def reconstruct_file(
         truth,
         out or path.with_name(f"{path.stem}-reconstruction"),
         pick_device(device),
+        data if other is None or data.empty is not None else bright_frames(other),
     )
     with Course() as course, course.interruptible():
         if margins.corrected:
@@ -306,14 +301,25 @@ def reconstruct_file(
     }
 
 
+def bright_frames(path: Path) -> Scan:
+    """A run's calibration scan with its empty beam."""
+    with open_run(path) as run:
+        return run.streamed(1)
+
+
 @dataclass(frozen=True)
 class _Believed:
-    """A posterior, the decoder that was taken or chosen, and the ranking it was chosen from."""
+    """A posterior, the decoder that was taken or chosen, and the ranking it was chosen from.
+
+    Attributes:
+        tilt_rad: (2,) of the beam, where the object has a phase.
+    """
 
     posterior: Posterior
     decoder: Decoder
     estimator: LatentEstimator
     places: list[Ranked]
+    tilt_rad: NDArray[np.float64]
 
     def values(self) -> dict[str, Any]:
         """For the JSON line."""
@@ -324,12 +330,17 @@ class _Believed:
 def _posterior(task: _Task, request: Request, course: Course) -> _Believed:
     pose, names = request.pose or "free", candidates(task.decoder)
     places: list[Ranked] = []
+    tilt = np.zeros(2)
     if names is None:
-        decoder = Decoder.load(task.decoder)
+        decoder = Decoder.load(task.decoder, None if request.method == "latent" else 1, f"the {request.method} method")
         if decoder.note:
             course.say(decoder.note)
         course.begin("latent", 2)
-        estimate = estimator(decoder, task.light, task.field_m, pose, task.device)
+        light = task.light
+        if decoder.package.channels == 2:
+            tilt = beam_tilt_rad(light, EmptyBeam.of(task.beam))
+            light = tilted(light, tilt)
+        estimate = estimator(decoder, light, task.field_m, pose, task.device)
         estimate.prepare(task.data)
         course.advance(1, "prepared")
         found = estimate.estimate(task.data)
@@ -337,23 +348,27 @@ def _posterior(task: _Task, request: Request, course: Course) -> _Believed:
     else:
         decoder, estimate, places = choose(names, task.data, task.light, task.field_m, pose, task.device, course)
         found = places[0].posterior
-    return _Believed(found, decoder, estimate, places)
+    return _Believed(found, decoder, estimate, places, tilt)
 
 
 def _latent(task: _Task, request: Request, course: Course) -> dict[str, Any]:
     believed = _posterior(task, request, course)
     found = believed.posterior
     psnr = task.psnr_db(on_object_grid(found.mean, task.field_m, task.size, task.pixel_m))
-    store_posterior(task.path, task.entry, found, believed.decoder, psnr, "latent")
+    phase: dict[str, Any] = {}
+    if isinstance(found, ComplexPosterior):
+        obj = on_object_grid(found.transmission, task.field_m, task.size, task.pixel_m)
+        phase = task.phase(obj, believed.tilt_rad)
+    store_posterior(task.path, task.entry, found, believed.decoder, psnr, "latent", phase)
     figure = draw_posterior(
         found,
         task.data,
-        believed.estimator.expected(task.data, found.mean),
+        believed.estimator.expected(task.data, found.transmission),
         lit_samples(task.light, task.data, task.field_m, len(found.mean)),
-        task.heading("latent", psnr),
+        task.heading("latent", psnr, phase),
         task.figure("latent"),
     )
-    return believed.values() | {"psnr_db": psnr, "figure": str(figure)}
+    return believed.values() | {"psnr_db": psnr, **phase, "figure": str(figure)}
 
 
 def hybrid(
@@ -399,8 +414,10 @@ def _hybrid(task: _Task, request: Request, course: Course) -> dict[str, Any]:
 
 def _iterative(task: _Task, request: Request, course: Course) -> dict[str, Any]:
     package = None
+    light, tilt = task.light, np.zeros(2)
+    complex_pixels = request.method == "conventional" and not request.positivity
     if request.method == "paper":
-        package = load_package(task.decoder)
+        package = load_package(task.decoder, asker="the paper's method")
         base = replace(PAPER, seed=request.seed, start=request.start or PAPER.start, loss=request.loss or PAPER.loss)
         base = replace(base, epochs=request.epochs or PAPER.epochs)
         rates = PAPER_RATES if request.learning_rate is None else (request.learning_rate,)
@@ -410,20 +427,28 @@ def _iterative(task: _Task, request: Request, course: Course) -> dict[str, Any]:
         settings = replace(CONVENTIONAL, loss=request.loss, positivity=request.positivity, seed=request.seed)
         if request.epochs is not None:
             settings = replace(settings, steps=request.epochs)
-        result = conventional(task.data, task.light, settings, task.device, course, "conventional")
+        if complex_pixels and task.beam.empty is None:
+            course.say("no empty beam: a tilt of the phase may be the beam's")
+        elif complex_pixels:
+            tilt = beam_tilt_rad(light, EmptyBeam.of(task.beam))
+            light = tilted(light, tilt)
+        result = conventional(task.data, light, settings, task.device, course, "conventional")
     psnr = task.psnr_db(result.object)
-    store(task.path, task.entry, result, psnr, request.method)
+    phase = task.phase(result.object, tilt) if complex_pixels else {}
+    store(task.path, task.entry, result, psnr, request.method, phase)
     figure = reconstruction_figure(
         task.data.frames.sum(0),
         result.expected.sum(0),
         field_of_view(result.object, task.field_m, task.pixel_m),
         result.loss,
-        task.heading(request.method, psnr),
+        task.heading(request.method, psnr, phase),
         task.figure(request.method),
+        phase=complex_pixels,
     )
     return {
         "decoder": None if package is None else package.name,
         "psnr_db": psnr,
+        **phase,
         "loss": float(result.loss[-1]),
         "epochs": len(result.loss),
         "converged": result.converged,
