@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -115,9 +116,17 @@ def settings_of(found: Posterior, decoder: Decoder) -> dict[str, Any]:
     }
 
 
-def store_posterior(path: Path, entry: int, found: Posterior, decoder: Decoder, psnr: float | None, name: str) -> None:
-    """Put a posterior into the run, beside the exposure it belongs to."""
-    settings = settings_of(found, decoder) | {"psnr_db": psnr}
+def store_posterior(
+    path: Path,
+    entry: int,
+    found: Posterior,
+    decoder: Decoder,
+    psnr: float | None,
+    name: str,
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Put a posterior into the run, beside the exposure it belongs to; `more` joins its numbers."""
+    settings = settings_of(found, decoder) | {"psnr_db": psnr} | dict(more or {})
     store_result(path, entry, arrays_of(found), settings, name=f"reconstruction_{name}")
 
 

@@ -73,15 +73,6 @@ class Sets:
         """(N,) of all frames."""
         return np.concatenate([part.exposures_s for part in self.parts])
 
-    @property
-    def stops(self) -> NDArray[np.int64]:
-        """(N,) at which stop each frame was taken: a point's k-th frames of all sets are those of its k-th visit."""
-        found = []
-        for part in self.parts:
-            visits = [int((part.indices[:j] == point).sum()) for j, point in enumerate(part.indices)]
-            found.append(part.indices * (1 + len(self)) + np.array(visits, np.int64))
-        return np.unique(np.concatenate(found), return_inverse=True)[1].astype(np.int64)
-
     def operator(self, estimator: LatentEstimator) -> CameraOperator:
         """That of all frames, at the positions of the estimator's illumination."""
         return _operator(estimator, self.parts)
@@ -120,6 +111,34 @@ class Sets:
             seen = [replace(watch, operator=operator).count(part) for operator in group]
         rows = torch.stack([each.rows for each in seen]).sum(0)
         return replace(seen[0], rows=rows)
+
+
+def stops(parts: Sequence[Ptychogram]) -> NDArray[np.int64]:
+    """(N,) at which stop each frame was taken: a point's k-th frames of all sets are those of its k-th visit."""
+    count, found = sum(len(part) for part in parts), []
+    for part in parts:
+        visits = [int((part.indices[:j] == point).sum()) for j, point in enumerate(part.indices)]
+        found.append(part.indices * (1 + count) + np.array(visits, np.int64))
+    return np.unique(np.concatenate(found), return_inverse=True)[1].astype(np.int64)
+
+
+def together(parts: Sequence[Ptychogram]) -> Ptychogram:
+    """All frames as one set, for pictures: masks and dark variance are those of the first."""
+    if len(parts) == 1:
+        return parts[0]
+    clipped = None
+    if any(part.saturated is not None for part in parts):
+        clipped = np.concatenate(
+            [np.zeros(p.frames.shape, bool) if p.saturated is None else p.saturated for p in parts]
+        )
+    return replace(
+        parts[0],
+        frames=np.concatenate([part.frames for part in parts]),
+        positions_m=np.concatenate([part.positions_m for part in parts]),
+        exposures_s=np.concatenate([part.exposures_s for part in parts]),
+        indices=np.concatenate([part.indices for part in parts]),
+        saturated=clipped,
+    )
 
 
 def _operator(estimator: LatentEstimator, parts: Sequence[Ptychogram]) -> CameraOperator:

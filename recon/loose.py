@@ -43,7 +43,7 @@ class _Frame:
         first, second: of a bin its reading and variance (m,), of an event its ratios (m, T) and missed share (m,).
         events: which of the two.
         likelihood: of bins.
-        forms: (R, R, L, L) symmetric in both pairs: what dark pixels owe to fields r and q; None for bins.
+        forms: (P, L, L) symmetric: what dark pixels owe to pairs of fields r <= q; None for bins.
     """
 
     rows: Tensor
@@ -71,15 +71,11 @@ class _Frame:
         return value, pull - missed, (pull * (pull - 1)).clamp_min(0)
 
     def owed(self, local: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Of what the frame sees (L, S), the forms (R, R, S), and half their gradients (R, R, L, S)."""
+        """Of what the frame sees (L, S), the forms (P, S), and half their gradients (P, L, S)."""
         if self.forms is None:
             return None
-        kinds = len(self.forms)
-        rows, columns = torch.triu_indices(kinds, kinds)
-        upper = (self.forms[rows, columns].flatten(0, 1) @ local).unflatten(0, (len(rows), -1))
-        applied = upper.new_empty(kinds, kinds, *local.shape)
-        applied[rows, columns] = applied[columns, rows] = upper
-        return (applied * local).sum(2), applied
+        applied = (self.forms.flatten(0, 1) @ local).unflatten(0, (len(self.forms), -1))
+        return (applied * local).sum(1), applied
 
 
 @dataclass(frozen=True)
@@ -114,12 +110,14 @@ class Loose:
         others: the same pixels through the operators of `ways`; their rows count.
         ways: directions of the fields.
         stride: of the blocks of dark pixels, as `base` has it; see `Watch.build`.
+        steps: Gauss-Newton steps of the nuisances for each image.
     """
 
     base: Bins | Events
     others: tuple[Bins | Events, ...]
     ways: Directions
     stride: int = 1
+    steps: int = STEPS
 
     @property
     def operator(self) -> CameraOperator:
@@ -150,9 +148,27 @@ class Loose:
                 frames.append(_Frame(rows, base.ratios[j, :m], base.missed[j, :m], None, forms[j]))
         return frames
 
+    @property
+    def _pairs(self) -> tuple[list[int], list[int]]:
+        """(P,) r and (P,) q of the pairs r <= q of fields."""
+        kinds = 1 + len(self.others)
+        return [r for r in range(kinds) for _ in range(r, kinds)], [q for r in range(kinds) for q in range(r, kinds)]
+
+    def _shares(self, coefficients: Tensor) -> Tensor:
+        """(..., P, S) how often each pair counts at coefficients (..., R, S): those of two kinds twice."""
+        r, q = self._pairs
+        twice = torch.tensor([1.0 + (a != b) for a, b in zip(r, q, strict=True)], device=coefficients.device)
+        return coefficients[..., r, :] * coefficients[..., q, :] * twice[:, None]
+
+    def _owed_slope(self, c: Tensor, forms: Tensor) -> Tensor:
+        """(R, S) slope of the sum of forms (P, S), by `_shares`, in the coefficients c (R, S)."""
+        r, q = (torch.tensor(v, device=c.device) for v in self._pairs)
+        doubled = forms * (1.0 + (r != q))[:, None]
+        return torch.zeros_like(c).index_add(0, r, c[q] * doubled).index_add(0, q, c[r] * doubled)
+
     @cached_property
     def _forms(self) -> Tensor | None:
-        """(N, R, R, L, L) of the dark pixels."""
+        """(N, P, L, L) of the dark pixels, of pairs as `_pairs` has them."""
         base = self.base
         if isinstance(base, Bins):
             return None
@@ -166,18 +182,14 @@ class Loose:
             for group in ((self.operator,), *self.ways.others):
                 grid = torch.stack([each.on_grid(j, down, across)[lit] for each in group]).sum(0)
                 stacked.append(torch.cat((grid.real, grid.imag)) * root)
-            kinds, length = len(stacked), stacked[0].shape[1]
-            form = stacked[0].new_zeros(kinds, kinds, length, length)
-            for r in range(kinds):
-                for q in range(r, kinds):
-                    product = stacked[r].T @ stacked[q]
-                    form[r, q] = form[q, r] = 0.5 * (product + product.T)
+            products = [stacked[r].T @ stacked[q] for r, q in zip(*self._pairs, strict=True)]
+            form = torch.stack([0.5 * (product + product.T) for product in products])
             found.append(form)
         return torch.stack(found)
 
     def quick(self) -> Loose:
         """Of a part of the pixels; see `Observation.quick`."""
-        part = Loose(self.base.quick(), tuple(each.quick() for each in self.others), self.ways, self.stride)
+        part = replace(self, base=self.base.quick(), others=tuple(each.quick() for each in self.others))
         part.__dict__["_forms"] = self._forms
         return part
 
@@ -189,14 +201,14 @@ class Loose:
         """
         raise ValueError("frames that share what is uncertain cannot be joined later; look at all of them at once")
 
-    def _settled(self, images: Tensor, steps: int = STEPS) -> _Settled:
+    def _settled(self, images: Tensor) -> _Settled:
         local = self.operator.local(images).flatten(2).transpose(1, 2)
         frames, ways = self._frames, self.ways
         fields = [frame.fields(part) for frame, part in zip(frames, local, strict=True)]
         owed = [frame.owed(part) for frame, part in zip(frames, local, strict=True)]
         beyond = local.new_zeros(len(images), len(ways.prior))
         factor = local.new_zeros(len(images), len(ways.prior), len(ways.prior))
-        for _ in range(steps):
+        for _ in range(self.steps):
             coefficients = ways.coefficients(beyond)
             score, information = self._nuisances(fields, owed, coefficients)
             pull = score - (beyond - ways.prior)
@@ -211,7 +223,7 @@ class Loose:
             value = value + frame.looked(mixed[0].square() + mixed[1].square())[0]
             form = owed[j]
             if form is not None:
-                value = value - torch.einsum("rs,qs,rqs->s", c, c, form[0])
+                value = value - (self._shares(c) * form[0]).sum(0)
         return _Settled(value, beyond, factor, coefficients, local, fields, owed)
 
     def _nuisances(
@@ -230,7 +242,7 @@ class Loose:
             weighted = (along * worth.sqrt()).permute(2, 0, 1)
             form = owed[j]
             if form is not None:
-                score = score - 2 * torch.einsum("qs,rqs->rs", c, form[0])
+                score = score - self._owed_slope(c, form[0])
             scores.append(score)
             informations.append(weighted @ weighted.transpose(1, 2))
         each = torch.einsum("nkr,nrs->snk", ways.mix, torch.stack(scores))
@@ -279,7 +291,7 @@ class Loose:
             part = frame.rows.flatten(0, 1).T @ spread
             form = settled.owed[j]
             if form is not None:
-                part = part - 2 * torch.einsum("rs,qs,rqls->ls", c, c, form[1])
+                part = part - 2 * (self._shares(c)[:, None] * form[1]).sum(0)
             parts.append(part.T)
         return self.operator.whole(torch.stack(parts).unflatten(2, self.operator.seen))
 
@@ -330,7 +342,8 @@ class Loose:
         if isinstance(base, Bins):
             return base
         assert self._forms is not None
-        each = torch.einsum("nr,nq,nrqkl->nkl", coefficients, coefficients, self._forms)
+        shares = self._shares(coefficients[:, :, None])[:, :, 0]
+        each = torch.einsum("np,npkl->nkl", shares, self._forms)
         return replace(base, quadratic=Quadratics.of(base.operator, each))
 
     def counted(self, image: Tensor) -> float:

@@ -65,7 +65,7 @@ class Marginal:
 def marginalised(estimator: LatentEstimator, parts: Sequence[Ptychogram], given: Imperfections) -> Marginal:
     """The posterior of sets of frames whose positions, light and distance are uncertain by `given`.
 
-    `given` speaks of all frames, one set after another; its `stops` may be `Sets.stops`.
+    `given` speaks of all frames, one set after another; its `stops` may be `recon.combined.stops`.
 
     Raises:
         ValueError: nothing is uncertain, the deviations are of another number of frames, or the estimator's operator

@@ -101,8 +101,10 @@ def _gradient_of(loose: Loose, image: Tensor, along: Tensor, step: float = 2e-3)
 
 @pytest.mark.parametrize("in_bins", [False, True])
 def test_gradient_follows_the_value(in_bins: bool) -> None:
-    loose = _loose(3000, _all(), in_bins=in_bins)
+    once = _loose(3000, _all(), in_bins=in_bins)
+    loose = replace(once, steps=6)
     image = bench.bar(DRAWS[:1] + 0.1)[0]
+    assert float(once.value(image[None])) == pytest.approx(float(loose.value(image[None])), abs=1.5)
     value, gradient = loose.slope(image[None])
     assert float(value) == pytest.approx(float(loose.value(image[None])), abs=1e-3)
     _, jacobian = bench.BarDrawer().drawn(DRAWS[:1] + 0.1)
@@ -112,9 +114,7 @@ def test_gradient_follows_the_value(in_bins: bool) -> None:
         said = float((gradient[0] * along).sum())
         assert said == pytest.approx(float(terms.gradient[0, k]), rel=1e-3, abs=1e-2)
         # The determinant's own slope is left out.
-        assert said == pytest.approx(
-            _gradient_of(loose, image, along), abs=0.05 * float(terms.information[0, k, k]) ** 0.5 + 1
-        )
+        assert said == pytest.approx(_gradient_of(loose, image, along), abs=4)
 
 
 def test_what_nuisances_could_do_tells_nothing_of_the_image() -> None:
@@ -138,11 +138,9 @@ def test_frames_at_the_nuisances_of_an_image_fit_it() -> None:
     at = loose.at(image)
     assert float(at.value(image[None])) > float(loose.base.value(image[None])) + 3
     assert float(at.pattern_scores(image).square().mean()) < 2.5
-    # Fields moved by the nuisances are those of an operator there.
-    fields = at.operator.fields(image[None])[:, 0].abs().square().sum((1, 2))
-    true = bench.operator(bench.light(3000)).fields(image[None])[:, 0].abs().square().sum((1, 2))
-    started = loose.operator.fields(image[None])[:, 0].abs().square().sum((1, 2))
-    assert float((fields - true).abs().max()) < 0.7 * float((started - true).abs().max())
+    # What dark pixels owe to the mixed fields is what an operator at those nuisances sends there.
+    sent = (at.weights * at.light.of(at.operator, image)).sum((1, 2))
+    assert torch.allclose(at.quadratic.by_frame(image[None])[:, 0], sent, rtol=0.1)
     assert torch.equal(loose.frame_scores(image), at.frame_scores(image))
 
 
