@@ -151,31 +151,38 @@ def uncertain(asked: argparse.Namespace) -> list[tuple[str, str, str]]:
         kept.write_text(json.dumps(done), encoding="utf-8")
         print(f"{key}: {_in_words([done[key]])}", flush=True)
 
-    for index in range(asked.count):
-        for what, size, name in UNCERTAIN:
-            for photons in doses(asked):
-                truth = objects.image("digit", index)
-                data = bench.exposed(
-                    truth, photons, asked.read_noise, Case("digit", index, photons, asked.read_noise).seed
-                )
-                light, frames, known = told(SMALL.light, data, what, size, index)
-                wrongly = replace(bench.estimator, light=light, _prepared={})
-                at = f"{photons:g} photons, digit {index}"
-                estimated(f"known: {at}", truth, lambda d=data: bench.estimator.estimate(d))
-                at = f"{what} wrong by {name}, {at}"
-                estimated(f"told: {at}", truth, lambda e=wrongly, f=frames: e.estimate(f))
-                estimated(
-                    f"integrated: {at}", truth, lambda e=wrongly, f=frames, k=known: marginalised(e, [f], k).posterior
-                )
+    # The large errors of all digits come first.
+    cases = [(case, index) for part in (UNCERTAIN[:3], UNCERTAIN[3:]) for index in range(asked.count) for case in part]
+    for (what, size, name), index in cases:
+        for photons in doses(asked):
+            truth = objects.image("digit", index)
+            seed = Case("digit", index, photons, asked.read_noise).seed
+            data = bench.exposed(truth, photons, asked.read_noise, seed)
+            light, frames, known = told(SMALL.light, data, what, size, index)
+            wrongly = replace(bench.estimator, light=light, _prepared={})
+            at = f"{photons:g} photons, digit {index}"
+            wrong_at = f"{what} wrong by {name}, {at}"
+            estimated(f"known: {at}", truth, lambda d=data: bench.estimator.estimate(d))
+            estimated(f"told: {wrong_at}", truth, lambda e=wrongly, f=frames: e.estimate(f))
+            estimated(
+                f"integrated: {wrong_at}",
+                truth,
+                lambda e=wrongly, f=frames, k=known: marginalised(e, [f], k).posterior,
+            )
+    return _rows(done, doses(asked), asked.count)
+
+
+def _rows(done: dict[str, dict[str, Any]], photons: list[float], count: int) -> list[tuple[str, str, str]]:
+    """Of each error and dose, over the digits."""
     rows = []
-    for photons in doses(asked):
+    for dose in photons:
         for what, _, name in UNCERTAIN:
             words = []
             for kind in ("known", "told", "integrated"):
                 before = "" if kind == "known" else f"{what} wrong by {name}, "
-                results = [done[f"{kind}: {before}{photons:g} photons, digit {i}"] for i in range(asked.count)]
+                results = [done[f"{kind}: {before}{dose:g} photons, digit {i}"] for i in range(count)]
                 words.append(f"{kind} {_in_words(results)}")
-            quantity = f"psnr32, rms z-score, called recovered (CPU time): {what} wrong by {name}, {photons:g} photons"
+            quantity = f"psnr32, rms z-score, called recovered (CPU time): {what} wrong by {name}, {dose:g} photons"
             rows.append((quantity, "; ".join(words), ""))
             print(f"{quantity}: {rows[-1][1]}", flush=True)
     return rows
