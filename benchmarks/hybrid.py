@@ -2,18 +2,14 @@
 
 python -m benchmarks.hybrid [--count 8] [--out FOLDER] [--picture FILE] [--record]
 
-The studies' light on a sixteenth of their pixels (256 x 256 of 6.9 um, 16 positions, read noise 0.3 e-), mask truth,
-calibration and pose known; a case is kept as soon as it is finished, and the same command goes on. The same at full
-size: `ptychoscope study dose --truth mask --methods latent,hybrid,pixel`.
+On the small scene of `benchmarks.small_cases`; the same command goes on where it was stopped. The same at full size:
+`ptychoscope study dose --truth mask --methods latent,hybrid,pixel`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,59 +17,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from app.studies.cases import Frames
 from app.studies.figure import COLOURS, LABELS
-from app.studies.objects import MNIST, Truth, load_objects
-from app.studies.scene import StudyScene
-from app.studies.scores import Scores
-from app.studies.work import Assignment, Estimate, Workshop
 from benchmarks.report import append_rows, machine
+from benchmarks.small_cases import Cases
 
 PHOTONS = (30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 1e5, 1e6)
 METHODS = ("latent", "hybrid", "pixel")
-DECODER, READ_NOISE, POSITIONS = "mnist", 0.3, 16
 PICTURED = (100.0, 1e3, 1e4, 1e6)
-
-
-class Cases:
-    """Estimates and their scores, the latter kept in a file of JSON lines."""
-
-    def __init__(self, count: int, out: Path):
-        self.scene = StudyScene.small(POSITIONS)
-        self.objects = {o.name: o for o in load_objects(MNIST, count)}
-        self.shop = Workshop(Assignment(self.scene, self.objects, {}))
-        self.path = out / "cases.jsonl"
-        out.mkdir(parents=True, exist_ok=True)
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        self.done = {line["key"]: line for line in map(json.loads, lines)}
-
-    def frames(self, name: str, photons: float) -> Frames:
-        digest = self.objects[name].digest
-        return Frames(name, digest, "mask", "known", photons, READ_NOISE, POSITIONS, 0, self.scene.digest)
-
-    def estimate(self, method: str, name: str, photons: float) -> tuple[Estimate, Truth, float]:
-        """An estimate, the truth, and the core-seconds it took."""
-        frames = self.frames(name, photons)
-        truth, data = self.shop.taken(frames)
-        begin = time.process_time()
-        if method == "latent":
-            found = self.shop.estimate_latent(frames, data, DECODER)
-        elif method == "hybrid":
-            found = self.shop.estimate_hybrid(frames, data, DECODER)
-        else:
-            found = self.shop.estimate_pixels(data)
-        return found, truth, time.process_time() - begin
-
-    def score(self, method: str, name: str, photons: float) -> dict[str, Any]:
-        """As kept, or made and kept."""
-        key = f"{method} {name} {photons:g}"
-        if key not in self.done:
-            found, truth, seconds = self.estimate(method, name, photons)
-            scores = Scores.of(found.obj, found.small, truth, self.scene)
-            self.done[key] = {"key": key, "psnr_db": float(scores.psnr_db), "core_seconds": seconds}
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(self.done[key]) + "\n")
-        return self.done[key]
 
 
 def table(cases: Cases) -> dict[str, NDArray[np.float64]]:
