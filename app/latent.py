@@ -133,10 +133,10 @@ def store_posterior(
     decoder: Decoder,
     psnr: float | None,
     name: str,
-    phase: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
-    """Put a posterior into the run, beside the exposure it belongs to; `phase` is what is known of its phase."""
-    settings = settings_of(found, decoder) | {"psnr_db": psnr} | dict(phase or {})
+    """Put a posterior into the run, beside the exposure it belongs to; `more` joins its numbers."""
+    settings = settings_of(found, decoder) | {"psnr_db": psnr} | dict(more or {})
     store_result(path, entry, arrays_of(found), settings, name=f"reconstruction_{name}")
 
 

@@ -7,6 +7,7 @@ the light of a bin is that at its middle times its good pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -51,6 +52,8 @@ class Bins:
     measured: Tensor
     variance: Tensor
     electrons: float
+
+    counting: ClassVar[str] = "bins"
 
     @classmethod
     def build(

@@ -303,7 +303,7 @@ class LatentEstimator:
     def found(self, observation: Observation, starts: Tensor | None = None, scores: Tensor | None = None) -> Found:
         """Search and draws; `scores` (n,) of the bank, where they are known."""
         settings = self.settings
-        if isinstance(observation, Bins):
+        if observation.counting == "bins":
             # Light makes the posterior narrow and nearly normal, and each of its images dear.
             settings = replace(settings, proposals=settings.proposals // 3, chains=settings.chains // 2)
         more = () if starts is None else (starts,)
@@ -420,7 +420,7 @@ class LatentEstimator:
             electrons=counted,
             verdict=verdict,
             followed=found.followed,
-            counting="bins" if isinstance(observation, Bins) else "events",
+            counting=observation.counting,
         )
 
     def _typicality(self, theta: Tensor) -> float:

@@ -43,6 +43,7 @@ LOADS_TORCH = (
     "app.reconstruction",
     "app.latent",
     "app.demo",
+    "app.combining",
     "app.deciding",
     "app.worker.engine",
     "app.studies.dose",
