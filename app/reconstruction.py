@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from app.calibration import software, stored_illumination
-from app.combining import CERTAIN, Doubt, entries_of, joint
+from app.combining import entries_of, joint
 from app.deciding import candidates, choose, ranking
 from app.errors import UsageError
 from app.figures import hybrid_figure, reconstruction_figure
 from app.latent import (
-    POSES,
     Decoder,
     draw_posterior,
     estimator,
@@ -28,12 +27,12 @@ from app.latent import (
     store_posterior,
 )
 from app.progress import Course
+from app.request import Request
 from app.yardstick import Yardstick
 from recon.calibrate import Illumination, illuminated
 from recon.choosing import Ranked
 from recon.combined import together
 from recon.complexlatent import ComplexPosterior
-from recon.counting import PREPARED
 from recon.dataset import Ptychogram, Scan, Truth
 from recon.decoders.package import DecoderPackage, load_package
 from recon.device import pick_device
@@ -44,7 +43,6 @@ from recon.hybrid import HYBRID, reconstruct_hybrid
 from recon.imperfections import Imperfections
 from recon.knownlight import grid_size
 from recon.margins import Margins, by_margins
-from recon.noise import LOSSES
 from recon.posterior import LatentEstimator, Posterior
 from recon.reconstruct import (
     CONVENTIONAL,
@@ -54,9 +52,9 @@ from recon.reconstruct import (
     reconstruct_latent,
     reconstruct_pixels,
 )
+from recon.rehearsal import Rehearsal, rehearse
 from recon.tilt import EmptyBeam, beam_tilt_rad, tilted
 
-METHODS = ("latent", "hybrid", "paper", "conventional")
 PAPER = ReconstructionSettings(epochs=40, batch=1)
 """The paper's estimator, one pattern a step; on simulated runs the loss has settled after 40 of its 100 epochs."""
 PAPER_RATES = (0.3, 1.0)
@@ -144,72 +142,15 @@ def store(
     result: Reconstruction,
     psnr: float | None,
     name: str = "",
-    phase: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
+    beside: Mapping[str, NDArray] | None = None,
 ) -> None:
-    """Put a result into the run, beside the exposure it belongs to; `phase` is what is known of its phase."""
-    arrays: dict[str, NDArray] = {"object": result.object, "loss": result.loss}
+    """Put a result into the run, beside the exposure it belongs to; `more` numbers and arrays `beside` it with it."""
+    arrays: dict[str, NDArray] = {"object": result.object, "loss": result.loss, **(beside or {})}
     if result.image is not None and result.latent is not None:
         arrays |= {"image": result.image, "latent": result.latent}
-    settings = result.summary() | {"psnr_db": psnr, "software": software()} | dict(phase or {})
+    settings = result.summary() | {"psnr_db": psnr, "software": software()} | dict(more or {})
     store_result(path, entry, arrays, settings, name=f"reconstruction_{name or result.method}")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `ptychoscope reconstruct` is asked for; None leaves a choice to the method.
-
-    Attributes:
-        method: latent, hybrid, paper or conventional.
-        decoder: name or path; latent and hybrid: "auto" ranks the installed ones by evidence, "auto:A,B" those named.
-        exposure: which exposure, seconds; latent: several with commas between them, or "all"; None takes the shortest.
-        doubt: latent: what is uncertain beside the object.
-        pose: latent and hybrid: "free" or "known", the sample's place under the decoder's square.
-        positivity: conventional: a real amplitude in 0..1.
-        learning_rate, epochs, start, loss, seed: of the iterative methods.
-    """
-
-    method: str = "latent"
-    decoder: str | None = None
-    exposure: str | None = None
-    doubt: Doubt = CERTAIN
-    pose: str | None = None
-    positivity: bool = True
-    learning_rate: float | None = None
-    epochs: int | None = None
-    start: str | None = None
-    loss: str | None = None
-    seed: int = 0
-
-    def check(self) -> None:
-        """Raises `UsageError` for values that are not known or not the method's."""
-        if self.method not in METHODS:
-            raise UsageError(f"method {self.method!r}: known are {', '.join(METHODS)}")
-        if self.loss is not None and self.loss not in LOSSES:
-            raise UsageError(f"loss {self.loss!r}: known are {', '.join(LOSSES)}")
-        if self.start not in (None, "mean", "random"):
-            raise UsageError(f"start {self.start!r}: known are mean, random")
-        if self.pose not in (None, *POSES):
-            raise UsageError(f"pose {self.pose!r}: known are {', '.join(POSES)}")
-        foreign = {
-            "latent": ("learning_rate", "epochs", "start", "loss"),
-            "hybrid": ("learning_rate", "epochs", "start", "loss"),
-            "paper": ("pose",),
-            "conventional": ("learning_rate", "start", "pose", "decoder"),
-        }[self.method]
-        for name in foreign:
-            if getattr(self, name) is not None:
-                option = "--" + name.replace("_", "-")
-                raise UsageError(f"{option}: the {self.method} method has no such choice; leave it out")
-        if self.method == "paper" and self.decoder is not None and candidates(self.decoder) is not None:
-            raise UsageError(
-                f"--decoder {self.decoder}: evidence is the latent method's; name a decoder for the paper's"
-            )
-        if self.method != "latent" and self.doubt.asked:
-            raise UsageError(f"--marginalise: the {self.method} method takes what it is told as exact; leave it out")
-        if self.decoder is not None and self.doubt.asked and candidates(self.decoder) is not None:
-            raise UsageError(f"--marginalise: --decoder {self.decoder} ranks under exact positions; name a decoder")
-        if self.method == "conventional" and self.loss is not None and self.loss not in PREPARED:
-            raise UsageError(f"loss {self.loss!r}: conventional takes {', '.join(PREPARED)}")
 
 
 @dataclass(frozen=True)
@@ -424,12 +365,15 @@ def _hybrid(task: _Task, request: Request, course: Course) -> dict[str, Any]:
     result = hybrid(task.data, task.light, found, task.field_m, task.device, course, "hybrid")
     latent = on_object_grid(found.mean, task.field_m, task.size, task.pixel_m)
     psnr = task.psnr_db(result.object)
-    store(task.path, task.entry, result, psnr, request.method)
+    bars = None if request.rehearsals is None else _rehearsed(task, request.rehearsals, found, result, course)
+    beside = {} if bars is None else {"deviation": bars.deviation}
+    store(task.path, task.entry, result, psnr, request.method, {} if bars is None else bars.summary(), beside)
     figure = hybrid_figure(
         task.data.frames.sum(0),
         result.expected.sum(0),
         field_of_view(latent, task.field_m, task.pixel_m),
         field_of_view(result.object.real, task.field_m, task.pixel_m),
+        None if bars is None else field_of_view(bars.deviation, task.field_m, task.pixel_m),
         task.heading(request.method, psnr),
         task.figure(request.method),
     )
@@ -439,8 +383,27 @@ def _hybrid(task: _Task, request: Request, course: Course) -> dict[str, Any]:
         "converged": found.converged and bool(result.converged),
         "residual": result.residual,
         "strength": HYBRID.kappa,
+        **({} if bars is None else bars.summary()),
         "figure": str(figure),
     }
+
+
+def _rehearsed(task: _Task, members: int, found: Posterior, result: Reconstruction, course: Course) -> Rehearsal | None:
+    """Error bars of a hybrid image; None where they were interrupted before there was anything."""
+    course.begin("rehearsals", members)
+    if course.stopped():
+        return None
+    return rehearse(
+        task.data,
+        task.light,
+        found,
+        task.field_m,
+        result,
+        members,
+        device=task.device,
+        report=lambda done, _: course.advance(done),
+        stop=course.stopped,
+    )
 
 
 def _iterative(task: _Task, request: Request, course: Course) -> dict[str, Any]:
