@@ -41,6 +41,7 @@ INIT_LINES = 40
 LOADS_TORCH = (
     "app.calibration",
     "app.reconstruction",
+    "app.request",
     "app.latent",
     "app.demo",
     "app.combining",
