@@ -317,7 +317,7 @@ def reconstruct(
     decoder: Annotated[
         str | None,
         typer.Option(
-            help="mnist, mnist-3, mnist-4, mnist-64, a package's path; auto ranks them by evidence (auto:A,B)."
+            help="mnist, mnist-3, mnist-4, mnist-64, mnist-complex, a path; auto ranks them by evidence (auto:A,B)."
         ),
     ] = None,
     exposure: Annotated[
@@ -351,6 +351,9 @@ def reconstruct(
         float | None, typer.Option(min=0, help="latent, relative: the same of the light at each stop.")
     ] = None,
     distance_sigma: Annotated[float | None, typer.Option(min=0, help="latent, m: the same of the distance.")] = None,
+    rehearsals: Annotated[
+        int | None, typer.Option(min=1, help="hybrid: standard deviations from so many rehearsals; 8 do.")
+    ] = None,
     positivity: Annotated[
         bool,
         typer.Option(
@@ -368,7 +371,8 @@ def reconstruct(
     """
     _gentle_threads()
     from app.combining import Doubt
-    from app.reconstruction import Request, reconstruct_file
+    from app.reconstruction import reconstruct_file
+    from app.request import Request
 
     request = Request(
         method=method,
@@ -376,6 +380,7 @@ def reconstruct(
         exposure=exposure,
         doubt=Doubt(marginalise, position_sigma, flux_sigma, distance_sigma),
         pose=pose,
+        rehearsals=rehearsals,
         positivity=positivity,
         learning_rate=learning_rate,
         epochs=epochs,

@@ -37,7 +37,7 @@ def choose(
     names: Sequence[str], data: Ptychogram, light: Illumination, field_m: float, pose: str, device: str, course: Course
 ) -> tuple[Decoder, LatentEstimator, list[Ranked]]:
     """The decoder with the most evidence, its estimator, and the places of all of them."""
-    decoders = [Decoder.load(name) for name in names]
+    decoders = [Decoder.load(name, asker="--decoder auto") for name in names]
     for decoder in decoders:
         if decoder.note:
             course.say(decoder.note)

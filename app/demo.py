@@ -22,7 +22,6 @@ from app.profile import load_profile
 from app.progress import Course
 from app.reconstruction import (
     PAPER,
-    Yardstick,
     conventional,
     field_of_view,
     hybrid,
@@ -30,6 +29,7 @@ from app.reconstruction import (
     papers_best,
     store,
 )
+from app.yardstick import Yardstick
 from recon.calibrate import CalibrationSettings, Illumination
 from recon.decoders.package import DecoderPackage
 from recon.device import pick_device
@@ -80,7 +80,7 @@ def run_demo(
     if not profile.scan.evaluation_positions:
         raise UsageError(f"demo: profile {profile_name!r} has no evaluation series")
     device = pick_device(device)
-    known = Decoder.load(decoder or profile.reconstruction.decoder)
+    known = Decoder.load(decoder or profile.reconstruction.decoder, asker="demo")
     package = known.package
     out.mkdir(parents=True, exist_ok=True)
     path, fresh = out / "run.h5", out / "run-new.h5"

@@ -112,7 +112,7 @@ def open_devices(
         profile: which devices and how they are set.
         seed: of simulated noise and stage errors.
         sample: what lies on a simulated stage: "digit:4" or "digit:4:SEED", "mnist:17" (of the test set),
-            "idx:FILE:17", or a picture file; None takes the profile's.
+            "idx:FILE:17", a picture or an .npy file, "relief:" before one for a phase; None takes the profile's.
         clock: default: virtual time when everything is simulated, else real time.
         ask: reaches a person, where the light is a manual one.
 

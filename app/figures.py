@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 GREY = {"cmap": "gray", "vmin": 0.0, "vmax": 1.0}
+BRIGHT = 0.15
+"""Amplitude from which on a phase is shown."""
 
 
 @dataclass(frozen=True)
@@ -194,13 +196,23 @@ def orientation_figure(objects: Sequence[tuple[str, float, NDArray]], heading: s
 
 
 def reconstruction_figure(
-    measured: NDArray, expected: NDArray, obj: NDArray, loss: NDArray, heading: str, path: Path
+    measured: NDArray, expected: NDArray, obj: NDArray, loss: NDArray, heading: str, path: Path, phase: bool = False
 ) -> Path:
-    """One result: object, summed patterns measured and expected, and the loss; returns the path."""
-    figure = Figure(figsize=(12, 3.4), layout="constrained")
-    axes = figure.subplots(1, 4)
+    """One result: object, summed patterns measured and expected, and the loss; returns the path.
+
+    `phase` shows that of a complex object too, turned so that its mean, weighted by the light, is zero.
+    """
+    figure = Figure(figsize=(15 if phase else 12, 3.4), layout="constrained")
+    axes = figure.subplots(1, 5 if phase else 4)
     axes[0].imshow(np.abs(obj), **GREY)
     _bare(axes[0], "object, amplitude")
+    if phase:
+        turned = obj * np.exp(-1j * np.angle((obj * np.abs(obj)).sum()))
+        axes[1].set_facecolor("0.5")
+        drawn = axes[1].imshow(np.where(np.abs(obj) > BRIGHT, np.angle(turned), np.nan), cmap="viridis")
+        _bare(axes[1], "object, phase (rad)")
+        figure.colorbar(drawn, ax=axes[1], shrink=0.8)
+        axes = np.delete(axes, 1)
     top = max(float(np.percentile(expected, 99.9)), 1e-12)
     for k, image, title in ((1, measured, "measured, sum of frames"), (2, expected, "expected, sum of frames")):
         axes[k].imshow(np.sqrt(np.clip(image, 0, top)), cmap="inferno", vmax=np.sqrt(top))
@@ -212,11 +224,18 @@ def reconstruction_figure(
 
 
 def hybrid_figure(
-    measured: NDArray, expected: NDArray, latent: NDArray, obj: NDArray, heading: str, path: Path
+    measured: NDArray,
+    expected: NDArray,
+    latent: NDArray,
+    obj: NDArray,
+    deviation: NDArray | None,
+    heading: str,
+    path: Path,
 ) -> Path:
-    """Decoder's image, hybrid and their difference, with the summed patterns; returns the path."""
-    figure = Figure(figsize=(13, 3.1), layout="constrained")
-    axes = figure.subplots(1, 5)
+    """Decoder's image, hybrid, their difference and the deviation if known, with the patterns; returns the path."""
+    count = 5 if deviation is None else 6
+    figure = Figure(figsize=(2.6 * count, 3.1), layout="constrained")
+    axes = figure.subplots(1, count)
     axes[0].imshow(latent, **GREY)
     _bare(axes[0], "what the decoder says")
     axes[1].imshow(obj, **GREY)
@@ -224,8 +243,12 @@ def hybrid_figure(
     drawn = axes[2].imshow(obj - latent, cmap="RdBu_r", vmin=-1, vmax=1)
     _bare(axes[2], "what the light adds")
     figure.colorbar(drawn, ax=axes[2], shrink=0.8)
+    if deviation is not None:
+        drawn = axes[3].imshow(deviation, cmap="magma", vmin=0)
+        _bare(axes[3], "standard deviation")
+        figure.colorbar(drawn, ax=axes[3], shrink=0.8)
     top = max(float(np.percentile(expected, 99.9)), 1e-12)
-    for place, image, title in ((axes[3], measured, "measured"), (axes[4], expected, "expected")):
+    for place, image, title in ((axes[-2], measured, "measured"), (axes[-1], expected, "expected")):
         shown = block_means(image, 96)
         place.imshow(np.sqrt(np.clip(shown, 0, top)), cmap="inferno", vmin=0, vmax=np.sqrt(top))
         _bare(place, f"{title}, sum of frames")
@@ -244,6 +267,7 @@ class PosteriorPicture:
         measured, expected: (H, W) electrons, all frames together.
         lit: (s, s) where there was light, or None.
         verdict: in words.
+        phase: (s, s) rad, and its standard deviation, of a complex object.
     """
 
     mean: NDArray
@@ -254,10 +278,14 @@ class PosteriorPicture:
     expected: NDArray
     lit: NDArray | None
     verdict: str
+    phase: tuple[NDArray, NDArray] | None = None
 
 
 def posterior_figure(picture: PosteriorPicture, heading: str, path: Path) -> Path:
-    """Mean, deviation, draws, classes, and the light measured and expected; returns the path."""
+    """Mean, deviation, draws, classes, and the light measured and expected; returns the path.
+
+    A complex object's phase and its deviation take the place of two of the draws.
+    """
     figure = Figure(figsize=(12.5, 6.2), layout="constrained")
     grid = figure.add_gridspec(2, 5, width_ratios=(1, 1, 1, 1, 1.1))
 
@@ -283,8 +311,18 @@ def posterior_figure(picture: PosteriorPicture, heading: str, path: Path) -> Pat
     labels = [str(label) for label in picture.classes]
     bars.bar(labels, list(picture.classes.values()), color="0.35")
     bars.set(title="class", ylim=(0, 1), ylabel="probability")
-    for k, sample in enumerate(picture.samples[:4]):
-        shown(grid[1, k], sample, f"draw {k + 1}", **GREY)
+    first = 0
+    if picture.phase is not None:
+        first = 2
+        dark = picture.mean < BRIGHT
+        titles = ("phase (rad)", "its standard deviation (rad)")
+        for k, (values, title) in enumerate(zip(picture.phase, titles, strict=True)):
+            style = {"cmap": "viridis"} if k == 0 else {"cmap": "magma", "vmin": 0}
+            axes, drawn = shown(grid[1, k], np.where(dark, np.nan, values), title, **style)
+            axes.set_facecolor("0.5")
+            figure.colorbar(drawn, ax=axes, shrink=0.8)
+    for k, sample in enumerate(picture.samples[: 4 - first]):
+        shown(grid[1, first + k], sample, f"draw {k + 1}", **GREY)
     words = figure.add_subplot(grid[1, 4])
     words.axis("off")
     words.text(0, 0.95, "\n".join(textwrap.wrap(picture.verdict, 34)), va="top", fontsize=9)

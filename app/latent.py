@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from app.calibration import software
 from app.errors import UsageError
 from app.figures import PosteriorPicture, posterior_figure
+from recon.complexlatent import ComplexEstimator, ComplexPosterior
 from recon.dataset import Ptychogram
 from recon.decoders.companion import Companion, companion_path, load_companion, plain_companion
 from recon.decoders.direct import rehearse
@@ -42,15 +43,15 @@ class Decoder:
     companion: Companion
 
     @classmethod
-    def load(cls, name: str) -> Decoder:
-        """A shipped decoder by name or any package by path.
+    def load(cls, name: str, channels: int | None = 1, asker: str = "what was asked for") -> Decoder:
+        """A shipped decoder by name or any package by path; `channels` and `asker` as of `load_package`.
 
         Without a prior beside it a unit normal one is taken and the decoder draws for itself, slowly; `note` tells.
 
         Raises:
-            DecoderError: the package or its prior is missing a part, foreign, or broken.
+            DecoderError: the package or its prior is missing a part, foreign, or broken, or draws other channels.
         """
-        package = load_package(name)
+        package = load_package(name, channels, asker)
         prior = companion_path(find_package(name))
         return cls(package, load_companion(prior, package) if prior.exists() else plain_companion(package))
 
@@ -70,7 +71,7 @@ class Decoder:
 def estimator(
     decoder: Decoder, light: Illumination, field_m: float, pose: str = "free", device: str = "cpu"
 ) -> LatentEstimator:
-    """The estimator of a calibrated bench.
+    """The estimator of a calibrated bench, of the kind that the decoder's images take.
 
     Raises:
         UsageError: `pose` is neither "free" nor "known".
@@ -78,20 +79,29 @@ def estimator(
     if pose not in POSES:
         raise UsageError(f"pose {pose!r}: known are {', '.join(POSES)}")
     nuisances = FREE if pose == "free" else Nuisances()
-    return LatentEstimator.build(decoder.package, decoder.companion, light, field_m, nuisances=nuisances, device=device)
+    kind = LatentEstimator if decoder.package.channels == 1 else ComplexEstimator
+    return kind.build(decoder.package, decoder.companion, light, field_m, nuisances=nuisances, device=device)
 
 
-def on_object_grid(image: NDArray, field_m: float, size: int, pixel_m: float) -> NDArray[np.float32]:
-    """(size, size) amplitude on the object's grid, index size//2 at the origin, of a decoder's image (s, s)."""
+def on_object_grid(image: NDArray, field_m: float, size: int, pixel_m: float) -> NDArray:
+    """(size, size) amplitude or transmission on the object's grid, index size//2 at the origin, of one (s, s)."""
     axis = (np.arange(size, dtype=np.float64) - size // 2) * pixel_m
     weights = Drawing(len(image), field_m).weights(axis, 0)
-    drawn: NDArray[np.float32] = (weights @ image @ weights.T).astype(np.float32)
-    return drawn
+    drawn: NDArray = weights @ image @ weights.T
+    return drawn.astype(np.complex64 if np.iscomplexobj(image) else np.float32)
 
 
 def arrays_of(found: Posterior) -> dict[str, NDArray]:
     """What a run keeps of a posterior, besides its numbers."""
-    return {
+    phase: dict[str, NDArray] = {}
+    if isinstance(found, ComplexPosterior):
+        phase = {
+            "phase": found.phase,
+            "phase_deviation": found.phase_deviation,
+            "phase_spread": found.phase_spread,
+            "phase_samples": found.phases[:SAMPLES_STORED],
+        }
+    return phase | {
         "image": found.mean,
         "deviation": found.deviation,
         "spread": found.spread,
@@ -133,7 +143,10 @@ def store_posterior(
 def numbers(found: Posterior) -> dict[str, Any]:
     """A posterior's numbers for files, reports and the command's JSON line; all finite."""
     verdict = found.verdict
-    return {
+    phase = {}
+    if isinstance(found, ComplexPosterior):
+        phase = {"expected_phase_error_rad": found.phase_error_rad}
+    return phase | {
         "verdict": verdict.word.value,
         "reason": verdict.reason,
         "probability_of_success": verdict.success,
@@ -168,5 +181,6 @@ def draw_posterior(
         expected=expected,
         lit=lit,
         verdict=f"{found.verdict.word.value}: {found.verdict.reason}",
+        phase=(found.phase, found.phase_deviation) if isinstance(found, ComplexPosterior) else None,
     )
     return posterior_figure(picture, heading, path)

@@ -10,7 +10,10 @@ import typer
 ProfileOption = Annotated[str, typer.Option(help="Name of a shipped profile, or a .toml file.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything simulated.")]
 ObjectOption = Annotated[
-    str | None, typer.Option("--object", help="Simulated: digit:4[:SEED], mnist:17, idx:FILE:17 or a picture file.")
+    str | None,
+    typer.Option(
+        "--object", help="Simulated: digit:4[:SEED], mnist:17, idx:FILE:17, a picture or .npy; relief:digit:4: phase."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on one line, the last on stdout.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Moves are confirmed: do not ask.")]

@@ -208,7 +208,8 @@ class SampleProfile(_Section):
     """The simulated sample: a binary mask with a transmitting drawing in an opaque field."""
 
     object: str = "digit:4"
-    """What is drawn: "digit:4", "mnist:17", "idx:FILE:17" or a picture file."""
+    """What is drawn: "digit:4", "mnist:17", "idx:FILE:17", a picture file, or an .npy file, of an amplitude or complex;
+    "relief:" before any of an amplitude gives it a phase (docs/complex.md)."""
     height_m: Positive = 1.0e-3
     """Height of a drawn digit, m."""
     opaque_m: Positive = 8.0e-3

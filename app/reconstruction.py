@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from app.calibration import software, stored_illumination
-from app.combining import CERTAIN, Doubt, entries_of, joint
+from app.combining import entries_of, joint
 from app.deciding import candidates, choose, ranking
 from app.errors import UsageError
 from app.figures import hybrid_figure, reconstruction_figure
 from app.latent import (
-    POSES,
     Decoder,
     draw_posterior,
     estimator,
@@ -28,11 +27,13 @@ from app.latent import (
     store_posterior,
 )
 from app.progress import Course
+from app.request import Request
+from app.yardstick import Yardstick
 from recon.calibrate import Illumination, illuminated
 from recon.choosing import Ranked
 from recon.combined import together
-from recon.counting import PREPARED
-from recon.dataset import Ptychogram, Truth
+from recon.complexlatent import ComplexPosterior
+from recon.dataset import Ptychogram, Scan, Truth
 from recon.decoders.package import DecoderPackage, load_package
 from recon.device import pick_device
 from recon.files.read import open_run
@@ -42,8 +43,6 @@ from recon.hybrid import HYBRID, reconstruct_hybrid
 from recon.imperfections import Imperfections
 from recon.knownlight import grid_size
 from recon.margins import Margins, by_margins
-from recon.metrics import fit_positions, psnr_db
-from recon.noise import LOSSES
 from recon.posterior import LatentEstimator, Posterior
 from recon.reconstruct import (
     CONVENTIONAL,
@@ -53,41 +52,13 @@ from recon.reconstruct import (
     reconstruct_latent,
     reconstruct_pixels,
 )
+from recon.rehearsal import Rehearsal, rehearse
+from recon.tilt import EmptyBeam, beam_tilt_rad, tilted
 
-METHODS = ("latent", "hybrid", "paper", "conventional")
 PAPER = ReconstructionSettings(epochs=40, batch=1)
 """The paper's estimator, one pattern a step; on simulated runs the loss has settled after 40 of its 100 epochs."""
 PAPER_RATES = (0.3, 1.0)
 """Learning rates tried for the paper's estimator; the lower loss wins. Its range is 0.1 to 1."""
-
-
-@dataclass(frozen=True)
-class Yardstick:
-    """The truth of a simulated run, moved to where the calibration puts it, for scoring.
-
-    Attributes:
-        amplitude: (M, M) on the reconstruction's grid, the calibration's shift and scale applied.
-        lit: (M, M) the lit mask of the positions used.
-    """
-
-    amplitude: NDArray[np.float64]
-    lit: NDArray[np.bool_]
-
-    @classmethod
-    def build(cls, truth: Truth, light: Illumination, indices: NDArray[np.int64], size: int) -> Yardstick:
-        """From a run's truth for frames at the points `indices`, on a grid of `size` camera pixels."""
-        pixel = light.geometry.pixel_size_m
-        fit = fit_positions(light.positions_m, truth.positions_m[light.indices])
-        axis = (np.arange(size) - size // 2) * pixel
-        centre = len(truth.object) // 2
-        rows, columns = ((axis - shift) / fit.scale / truth.object_pixel_m + centre for shift in fit.shift_m)
-        grid = np.meshgrid(rows, columns, indexing="ij")
-        amplitude = ndimage.map_coordinates(np.abs(truth.object).astype(np.float64), grid, order=1)
-        return cls(amplitude, illuminated(light.probe, light.positions_of(indices) / pixel, size))
-
-    def psnr_db(self, obj: NDArray) -> float:
-        """Eq. 3 of the paper over the lit mask."""
-        return psnr_db(obj, self.amplitude, self.lit)
 
 
 def lit_part(data: Ptychogram, window: int) -> Ptychogram:
@@ -165,71 +136,21 @@ def field_of_view(obj: NDArray, field_m: float, pixel_m: float) -> NDArray:
     return obj[middle, middle]
 
 
-def store(path: Path, entry: int, result: Reconstruction, psnr: float | None, name: str = "") -> None:
-    """Put a result into the run, beside the exposure it belongs to."""
-    arrays: dict[str, NDArray] = {"object": result.object, "loss": result.loss}
+def store(
+    path: Path,
+    entry: int,
+    result: Reconstruction,
+    psnr: float | None,
+    name: str = "",
+    more: Mapping[str, Any] | None = None,
+    beside: Mapping[str, NDArray] | None = None,
+) -> None:
+    """Put a result into the run, beside the exposure it belongs to; `more` numbers and arrays `beside` it with it."""
+    arrays: dict[str, NDArray] = {"object": result.object, "loss": result.loss, **(beside or {})}
     if result.image is not None and result.latent is not None:
         arrays |= {"image": result.image, "latent": result.latent}
-    settings = result.summary() | {"psnr_db": psnr, "software": software()}
+    settings = result.summary() | {"psnr_db": psnr, "software": software()} | dict(more or {})
     store_result(path, entry, arrays, settings, name=f"reconstruction_{name or result.method}")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `ptychoscope reconstruct` is asked for; None leaves a choice to the method.
-
-    Attributes:
-        method: latent, hybrid, paper or conventional.
-        decoder: name or path; latent and hybrid: "auto" ranks the installed ones by evidence, "auto:A,B" those named.
-        exposure: which exposure, seconds; latent: several with commas between them, or "all"; None takes the shortest.
-        doubt: latent: what is uncertain beside the object.
-        pose: latent and hybrid: "free" or "known", the sample's place under the decoder's square.
-        positivity: conventional: a real amplitude in 0..1.
-        learning_rate, epochs, start, loss, seed: of the iterative methods.
-    """
-
-    method: str = "latent"
-    decoder: str | None = None
-    exposure: str | None = None
-    doubt: Doubt = CERTAIN
-    pose: str | None = None
-    positivity: bool = True
-    learning_rate: float | None = None
-    epochs: int | None = None
-    start: str | None = None
-    loss: str | None = None
-    seed: int = 0
-
-    def check(self) -> None:
-        """Raises `UsageError` for values that are not known or not the method's."""
-        if self.method not in METHODS:
-            raise UsageError(f"method {self.method!r}: known are {', '.join(METHODS)}")
-        if self.loss is not None and self.loss not in LOSSES:
-            raise UsageError(f"loss {self.loss!r}: known are {', '.join(LOSSES)}")
-        if self.start not in (None, "mean", "random"):
-            raise UsageError(f"start {self.start!r}: known are mean, random")
-        if self.pose not in (None, *POSES):
-            raise UsageError(f"pose {self.pose!r}: known are {', '.join(POSES)}")
-        foreign = {
-            "latent": ("learning_rate", "epochs", "start", "loss"),
-            "hybrid": ("learning_rate", "epochs", "start", "loss"),
-            "paper": ("pose",),
-            "conventional": ("learning_rate", "start", "pose", "decoder"),
-        }[self.method]
-        for name in foreign:
-            if getattr(self, name) is not None:
-                option = "--" + name.replace("_", "-")
-                raise UsageError(f"{option}: the {self.method} method has no such choice; leave it out")
-        if self.method == "paper" and self.decoder is not None and candidates(self.decoder) is not None:
-            raise UsageError(
-                f"--decoder {self.decoder}: evidence is the latent method's; name a decoder for the paper's"
-            )
-        if self.method != "latent" and self.doubt.asked:
-            raise UsageError(f"--marginalise: the {self.method} method takes what it is told as exact; leave it out")
-        if self.decoder is not None and self.doubt.asked and candidates(self.decoder) is not None:
-            raise UsageError(f"--marginalise: --decoder {self.decoder} ranks under exact positions; name a decoder")
-        if self.method == "conventional" and self.loss is not None and self.loss not in PREPARED:
-            raise UsageError(f"loss {self.loss!r}: conventional takes {', '.join(PREPARED)}")
 
 
 @dataclass(frozen=True)
@@ -239,6 +160,7 @@ class _Task:
     Attributes:
         data: all frames; parts: the same, one set an exposure; entry, exposure_s: of the shortest.
         imperfections: what is uncertain, or None.
+        beam: a scan with the empty beam that belongs to the light, or without any.
     """
 
     path: Path
@@ -253,6 +175,7 @@ class _Task:
     device: str
     parts: tuple[Ptychogram, ...]
     imperfections: Imperfections | None
+    beam: Scan
 
     @property
     def pixel_m(self) -> float:
@@ -268,8 +191,17 @@ class _Task:
             return None
         return Yardstick.build(self.truth, self.light, self.data.indices, len(obj)).psnr_db(obj)
 
-    def heading(self, method: str, psnr: float | None) -> str:
+    def phase(self, obj: NDArray, tilt_rad: NDArray) -> dict[str, Any]:
+        """What is known of a complex object's phase: the beam's tilt it was found under, and its scores."""
+        known: dict[str, Any] = {"phase_psnr_db": None, "phase_error_rad": None}
+        if self.truth is not None:
+            known = dict(Yardstick.build(self.truth, self.light, self.data.indices, len(obj)).phase(obj))
+        return known | {"beam_tilt_rad": [float(v) for v in tilt_rad]}
+
+    def heading(self, method: str, psnr: float | None, phase: Mapping[str, Any] | None = None) -> str:
         scored = "" if psnr is None else f", {psnr:.1f} dB"
+        if phase and phase["phase_error_rad"] is not None:
+            scored += f", phase {phase['phase_error_rad']:.2f} rad off"
         return f"{self.path.name}: {method}, {self.exposure_s * 1e3:.4g} ms{scored}"
 
     def figure(self, method: str) -> Path:
@@ -312,6 +244,7 @@ def reconstruct_file(
         pick_device(device),
         parts,
         request.doubt.of(path, other, light, parts, profile["stage"]["repeatability_m"]),
+        frames[0] if other is None or frames[0].empty is not None else bright_frames(other),
     )
     with Course() as course, course.interruptible():
         for _, margins in clean:
@@ -329,14 +262,25 @@ def reconstruct_file(
     }
 
 
+def bright_frames(path: Path) -> Scan:
+    """A run's calibration scan with its empty beam."""
+    with open_run(path) as run:
+        return run.streamed(1)
+
+
 @dataclass(frozen=True)
 class _Believed:
-    """A posterior, the decoder that was taken or chosen, and the ranking it was chosen from."""
+    """A posterior, the decoder that was taken or chosen, and the ranking it was chosen from.
+
+    Attributes:
+        tilt_rad: (2,) of the beam, where the object has a phase.
+    """
 
     posterior: Posterior
     decoder: Decoder
     estimator: LatentEstimator
     places: list[Ranked]
+    tilt_rad: NDArray[np.float64]
     beside: dict[str, Any]
 
     def values(self) -> dict[str, Any]:
@@ -348,13 +292,23 @@ class _Believed:
 def _posterior(task: _Task, request: Request, course: Course) -> _Believed:
     pose, names = request.pose or "free", candidates(task.decoder)
     places: list[Ranked] = []
+    tilt = np.zeros(2)
     beside: dict[str, Any] = {}
     if names is None:
-        decoder = Decoder.load(task.decoder)
+        decoder = Decoder.load(task.decoder, None if request.method == "latent" else 1, f"the {request.method} method")
         if decoder.note:
             course.say(decoder.note)
         course.begin("latent", 2)
-        estimate = estimator(decoder, task.light, task.field_m, pose, task.device)
+        light = task.light
+        if decoder.package.channels == 2:
+            if task.imperfections is not None:
+                raise UsageError(
+                    f"--marginalise: decoder {task.decoder} draws a phase, positions are integrated out of amplitudes "
+                    "only; leave it out or name another decoder"
+                )
+            tilt = beam_tilt_rad(light, EmptyBeam.of(task.beam))
+            light = tilted(light, tilt)
+        estimate = estimator(decoder, light, task.field_m, pose, task.device)
         if len(task.parts) == 1:
             estimate.prepare(task.data)
         course.advance(1, "prepared")
@@ -363,26 +317,30 @@ def _posterior(task: _Task, request: Request, course: Course) -> _Believed:
     else:
         decoder, estimate, places = choose(names, task.data, task.light, task.field_m, pose, task.device, course)
         found = places[0].posterior
-    return _Believed(found, decoder, estimate, places, beside)
+    return _Believed(found, decoder, estimate, places, tilt, beside)
 
 
 def _latent(task: _Task, request: Request, course: Course) -> dict[str, Any]:
     believed = _posterior(task, request, course)
     found = believed.posterior
     psnr = task.psnr_db(on_object_grid(found.mean, task.field_m, task.size, task.pixel_m))
+    phase: dict[str, Any] = {}
+    if isinstance(found, ComplexPosterior):
+        obj = on_object_grid(found.transmission, task.field_m, task.size, task.pixel_m)
+        phase = task.phase(obj, believed.tilt_rad)
     exposures = [float(part.exposures_s[0]) for part in task.parts]
     name = "latent" if len(exposures) == 1 else "latent_combined"
-    more = believed.beside | {"exposures_s": exposures}
+    more = believed.beside | phase | {"exposures_s": exposures}
     store_posterior(task.path, task.entry, found, believed.decoder, psnr, name, more)
     figure = draw_posterior(
         found,
         task.data,
-        believed.estimator.expected(task.data, found.mean),
+        believed.estimator.expected(task.data, found.transmission),
         lit_samples(task.light, task.data, task.field_m, len(found.mean)),
-        task.heading("latent", psnr),
+        task.heading("latent", psnr, phase),
         task.figure(name.replace("_", "-")),
     )
-    return believed.values() | {"psnr_db": psnr, "figure": str(figure)}
+    return believed.values() | {"psnr_db": psnr, **phase, "figure": str(figure)}
 
 
 def hybrid(
@@ -407,12 +365,15 @@ def _hybrid(task: _Task, request: Request, course: Course) -> dict[str, Any]:
     result = hybrid(task.data, task.light, found, task.field_m, task.device, course, "hybrid")
     latent = on_object_grid(found.mean, task.field_m, task.size, task.pixel_m)
     psnr = task.psnr_db(result.object)
-    store(task.path, task.entry, result, psnr, request.method)
+    bars = None if request.rehearsals is None else _rehearsed(task, request.rehearsals, found, result, course)
+    beside = {} if bars is None else {"deviation": bars.deviation}
+    store(task.path, task.entry, result, psnr, request.method, {} if bars is None else bars.summary(), beside)
     figure = hybrid_figure(
         task.data.frames.sum(0),
         result.expected.sum(0),
         field_of_view(latent, task.field_m, task.pixel_m),
         field_of_view(result.object.real, task.field_m, task.pixel_m),
+        None if bars is None else field_of_view(bars.deviation, task.field_m, task.pixel_m),
         task.heading(request.method, psnr),
         task.figure(request.method),
     )
@@ -422,14 +383,35 @@ def _hybrid(task: _Task, request: Request, course: Course) -> dict[str, Any]:
         "converged": found.converged and bool(result.converged),
         "residual": result.residual,
         "strength": HYBRID.kappa,
+        **({} if bars is None else bars.summary()),
         "figure": str(figure),
     }
 
 
+def _rehearsed(task: _Task, members: int, found: Posterior, result: Reconstruction, course: Course) -> Rehearsal | None:
+    """Error bars of a hybrid image; None where they were interrupted before there was anything."""
+    course.begin("rehearsals", members)
+    if course.stopped():
+        return None
+    return rehearse(
+        task.data,
+        task.light,
+        found,
+        task.field_m,
+        result,
+        members,
+        device=task.device,
+        report=lambda done, _: course.advance(done),
+        stop=course.stopped,
+    )
+
+
 def _iterative(task: _Task, request: Request, course: Course) -> dict[str, Any]:
     package = None
+    light, tilt = task.light, np.zeros(2)
+    complex_pixels = request.method == "conventional" and not request.positivity
     if request.method == "paper":
-        package = load_package(task.decoder)
+        package = load_package(task.decoder, asker="the paper's method")
         base = replace(PAPER, seed=request.seed, start=request.start or PAPER.start, loss=request.loss or PAPER.loss)
         base = replace(base, epochs=request.epochs or PAPER.epochs)
         rates = PAPER_RATES if request.learning_rate is None else (request.learning_rate,)
@@ -439,20 +421,28 @@ def _iterative(task: _Task, request: Request, course: Course) -> dict[str, Any]:
         settings = replace(CONVENTIONAL, loss=request.loss, positivity=request.positivity, seed=request.seed)
         if request.epochs is not None:
             settings = replace(settings, steps=request.epochs)
-        result = conventional(task.data, task.light, settings, task.device, course, "conventional")
+        if complex_pixels and task.beam.empty is None:
+            course.say("no empty beam: a tilt of the phase may be the beam's")
+        elif complex_pixels:
+            tilt = beam_tilt_rad(light, EmptyBeam.of(task.beam))
+            light = tilted(light, tilt)
+        result = conventional(task.data, light, settings, task.device, course, "conventional")
     psnr = task.psnr_db(result.object)
-    store(task.path, task.entry, result, psnr, request.method)
+    phase = task.phase(result.object, tilt) if complex_pixels else {}
+    store(task.path, task.entry, result, psnr, request.method, phase)
     figure = reconstruction_figure(
         task.data.frames.sum(0),
         result.expected.sum(0),
         field_of_view(result.object, task.field_m, task.pixel_m),
         result.loss,
-        task.heading(request.method, psnr),
+        task.heading(request.method, psnr, phase),
         task.figure(request.method),
+        phase=complex_pixels,
     )
     return {
         "decoder": None if package is None else package.name,
         "psnr_db": psnr,
+        **phase,
         "loss": float(result.loss[-1]),
         "epochs": len(result.loss),
         "converged": result.converged,

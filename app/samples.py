@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from app.profile import Profile
 from recon.decoders.images import ImageSourceError, load_mnist
+from recon.decoders.pairs import RELIEF_RAD, relief
 from simulators import objects
 
 MNIST_INK = 20 / 28
 """Height of the digit in an MNIST image, of the image's side."""
+RELIEF_INK = 20 / 32
+"""The same in a decoder's image, whose side is the measure of a relief (`recon.decoders.pairs`)."""
+RELIEF = "relief"
 
 
 def make_sample(spec: str, profile: Profile) -> objects.Sample:
     """The simulated sample of a specification (see `open_devices`). Raises `ImageSourceError`, `SampleError`."""
     height, opaque = profile.sample.height_m, profile.sample.opaque_m
     kind, _, rest = spec.partition(":")
+    if kind == RELIEF:
+        return _with_relief(spec, make_sample(rest, profile), height / RELIEF_INK)
     if kind == "digit":
         digit, _, seed = rest.partition(":")
         return objects.Sample.from_drawing(
@@ -33,9 +42,21 @@ def make_sample(spec: str, profile: Profile) -> objects.Sample:
         return objects.Sample.from_image(image, height, opaque)
     if not Path(spec).is_file():
         raise ImageSourceError(
-            f"object {spec!r}: is neither digit:4[:SEED], mnist:17, idx:FILE:17 nor a picture file that exists"
+            f"object {spec!r}: is neither digit:4[:SEED], mnist:17, idx:FILE:17 nor a picture or .npy file that "
+            "exists; relief: before one gives it a phase"
         )
+    if Path(spec).suffix == ".npy":
+        return objects.Sample.from_image(objects.read_array(spec), height, opaque)
     return objects.Sample.from_image(objects.read_picture(spec), height, opaque)
+
+
+def _with_relief(spec: str, sample: objects.Sample, side_m: float) -> objects.Sample:
+    """The same amplitude with its relief as phase, as decoders of both are trained on; `side_m` measures the relief."""
+    if np.iscomplexobj(sample.image):
+        raise objects.SampleError(f"object {spec!r}: has a phase of its own; leave {RELIEF}: out")
+    amplitude = sample.image.astype(np.float32)
+    phase = RELIEF_RAD * relief(amplitude[None], side_m / sample.pitch_m)[0]
+    return replace(sample, image=(amplitude * np.exp(1j * phase)).astype(np.complex64))
 
 
 def _number(text: str, spec: str) -> int:

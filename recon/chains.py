@@ -1,14 +1,15 @@
 """Draws from the posterior around its modes: a Laplace mixture, weights, and chains in which the decoder decides.
 
 A stand-in, the sketch mended where the posterior lies, proposes and walks, because it draws fast; the decoder itself
-accepts or refuses what a chain has come to, so that what comes out is its posterior and not the stand-in's. After more
-data the draws before are weighed anew and walk on.
+accepts or refuses what a chain has come to, so that what comes out is its posterior and not the stand-in's. Where
+drawing is cheap beside the likelihood, the decoder is its own stand-in. After more data the draws before are weighed
+anew and walk on.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -40,7 +41,9 @@ class Sample:
         step: length of the chains' moves, over the standard deviations of their mode.
         log_evidence: of the data under the stand-in, by importance sampling.
         efficiency: effective share of the proposals: near one where the Laplace mixture is the posterior.
-        accepted: share of the decoder's own decisions that accepted; low where the stand-in is poor.
+        accepted: share of the decoder's own decisions that accepted: low where the stand-in is poor, one where the
+            decoder walks itself.
+        moved: share of all moves that were accepted, by the stand-in and then by the decoder.
     """
 
     theta: Tensor
@@ -51,6 +54,7 @@ class Sample:
     log_evidence: float
     efficiency: float
     accepted: float
+    moved: float
 
 
 def log_posterior(observation: Observation, scene: Scene, theta: Tensor) -> Tensor:
@@ -70,7 +74,7 @@ def sample(
     """Draws from the posterior around its modes.
 
     Args:
-        scene: draws by a sketch of the decoder.
+        scene: draws by a sketch of the decoder, or as `exact` does.
         exact: draws by the decoder itself.
         wide: share of the proposals that are draws from the prior: where little is known, a few modes are not all.
     """
@@ -92,8 +96,9 @@ def sample(
     far = round(wide * settings.mended)
     which, offset = drawn(settings.mended - far)
     near = torch.cat((modes.theta[which] + offset, far_draws(far, 6)))
-    zeta = exact.zeta(near)
-    scene = replace(scene, drawer=Mended.fitted(scene.drawer, zeta, exact.drawer.images(zeta)))
+    if scene.drawer is not exact.drawer:
+        zeta = exact.zeta(near)
+        scene = replace(scene, drawer=Mended.fitted(scene.drawer, zeta, exact.drawer.images(zeta)))
     far = round(wide * settings.proposals)
     count = settings.proposals - far
     which, offset = drawn(count)
@@ -159,7 +164,7 @@ def follow(
 
     Args:
         observation: all of the data.
-        scene: draws by a sketch of the decoder.
+        scene: draws by a sketch of the decoder, or as `exact` does.
         exact: draws by the decoder itself.
         modes: in the order of the draws' modes, with their new covariances.
         drawn: the draws before.
@@ -173,7 +178,8 @@ def follow(
     if efficiency < LEAST_LEFT:
         return None
     generator = torch.Generator().manual_seed(settings.seed)
-    scene = replace(scene, drawer=Mended.fitted(scene.drawer, scene.zeta(drawn.theta), drawn.images))
+    if scene.drawer is not exact.drawer:
+        scene = replace(scene, drawer=Mended.fitted(scene.drawer, scene.zeta(drawn.theta), drawn.images))
     again = _systematic(gained.softmax(0), settings.chains, generator)
     theta, mode = drawn.theta[again], drawn.mode[again]
     target, pull = _sloped(observation, scene, theta)
@@ -181,7 +187,7 @@ def follow(
     walk = _Walk(observation, scene, exact, modes, mode, generator)
     at, accepted = walk.decide(at, drawn.step, replace(settings, decisions=1))
     evidence = drawn.log_evidence + float(torch.logsumexp(gained, 0)) - math.log(len(gained))
-    return Sample(at.theta, at.images, at.true, mode, drawn.step, evidence, efficiency, accepted)
+    return Sample(at.theta, at.images, at.true, mode, drawn.step, evidence, efficiency, accepted, walk.share)
 
 
 @dataclass
@@ -199,6 +205,7 @@ class _Walk:
     modes: Modes
     mode: Tensor
     generator: torch.Generator
+    moved: list[float] = field(default_factory=list)
 
     def run(self, theta: Tensor, settings: LatentSettings, log_evidence: float, efficiency: float) -> Sample:
         step = LEAP
@@ -225,18 +232,32 @@ class _Walk:
             log_evidence,
             efficiency,
             0.5 * (accepted + again_accepted),
+            self.share,
         )
+
+    @property
+    def share(self) -> float:
+        """Of the moves after settling, those that were accepted by the stand-in and by the decoder."""
+        return sum(self.moved) / len(self.moved)
 
     def decide(self, at: Walked, step: float, settings: LatentSettings) -> tuple[Walked, float]:
         """Where the chains go from there, and the share accepted; the decoder's posterior stays what it was."""
         accepted = 0.0
         for _ in range(settings.decisions):
             moved, value, pull, tried = self.move(at.theta, at.target, at.pull, step, settings.leaps)
+            if self.scene.drawer is self.exact.drawer:
+                # What the stand-in has decided the decoder has.
+                images = self.exact.drawer.images(self.exact.zeta(moved))
+                at = Walked(moved, value, pull, images, value)
+                accepted += 1 / settings.decisions
+                self.moved.append(float(tried.float().mean()))
+                continue
             images, said = _seen(self.observation, self.exact, moved)
             better = self._uniform(len(moved), moved.device).log() < (said - at.true) - (value - at.target)
             at = at.where(better, Walked(moved, value, pull, images, said))
             # A chain that the stand-in left where it was asks nothing of the decoder.
             accepted += float((better & tried).sum()) / max(1, int(tried.sum())) / settings.decisions
+            self.moved.append(float((better & tried).float().mean()))
         return at, accepted
 
     def _uniform(self, count: int, device: torch.device) -> Tensor:

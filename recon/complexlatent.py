@@ -9,25 +9,22 @@ estimate is one modulo a constant. Where the amplitude is dark the phase is what
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recon.bins import Bins
 from recon.complexoperator import ComplexOperator
 from recon.dataset import Ptychogram
-from recon.decoders.companion import Companion
-from recon.decoders.direct import DirectDrawer
 from recon.decoders.package import DecoderPackage
 from recon.decoders.sketch import Drawer
-from recon.illumination import Illumination
-from recon.latent import Bank, LatentSettings
+from recon.noise import ShiftedPoisson
 from recon.observation import Observation
-from recon.posterior import BANK, KNOWN, USUAL, Found, LatentEstimator
-from recon.scene import Nuisances, Scene
+from recon.operator import CameraOperator
+from recon.posterior import LatentEstimator, Posterior
+from recon.prepared import Found
 
 
 @dataclass(frozen=True)
@@ -61,165 +58,95 @@ class ComplexDrawer:
 
 
 @dataclass(frozen=True)
-class ComplexPosterior:
-    """What the frames say about a complex object.
+class ComplexPosterior(Posterior):
+    """What the frames say about a complex object: of its amplitude what `Posterior` says, and its phase.
+
+    Success, in the verdict, is that of the amplitude; what is not of the class may be the phase alone.
 
     Attributes:
-        amplitude: (s, s) float32 posterior mean on the decoder's grid, in its pose.
-        amplitude_deviation: (s, s) standard deviation per pixel, the decoder's misfit counted.
-        amplitude_spread: (s, s) that of the samples alone.
         phase: (s, s) rad, the direction of the mean transmission.
         phase_deviation: (s, s) rad, the decoder's misfit counted.
         phase_spread: (s, s) rad, that of the samples alone.
-        mode: (s, s) complex64 transmission of the highest mode.
-        samples: (n, 2, s, s) float16 draws of real and imaginary part, equally weighted.
-        theta: (n, size) their parameters: whitened latents, then flux and pose.
-        classes: probability of each class, by label.
-        log_evidence: nats, against an empty field of view.
-        frame_scores: (N,) electrons seen less expected, in standard deviations.
-        flux: mean and standard deviation of the light over the calibrated one; (1, 0) where it was held.
-        pose: (4,) mean shift y, x (m), rotation (rad), logarithm of the magnification.
-        pose_sigma: (4,) their standard deviations.
-        modes: number of distinct modes.
-        converged: whether the highest mode is one.
-        iterations: Gauss-Newton steps.
-        efficiency: see `recon.chains.Sample`.
-        accepted: see `recon.chains.Sample`.
-        electrons: counted where light is expected.
-        counting: "events" or "bins".
+        phases: (n, s, s) float16 rad, those of the samples.
     """
 
-    amplitude: NDArray[np.float32]
-    amplitude_deviation: NDArray[np.float32]
-    amplitude_spread: NDArray[np.float32]
     phase: NDArray[np.float32]
     phase_deviation: NDArray[np.float32]
     phase_spread: NDArray[np.float32]
-    mode: NDArray[np.complex64]
-    samples: NDArray[np.float16]
-    theta: NDArray[np.float32]
-    classes: dict[int, float]
-    log_evidence: float
-    frame_scores: NDArray[np.float32]
-    flux: tuple[float, float]
-    pose: NDArray[np.float32]
-    pose_sigma: NDArray[np.float32]
-    modes: int
-    converged: bool
-    iterations: int
-    efficiency: float
-    accepted: float
-    electrons: float
-    counting: str
+    phases: NDArray[np.float16]
 
     @property
     def transmission(self) -> NDArray[np.complex64]:
         """(s, s) mean amplitude and phase as one complex image."""
-        result: NDArray[np.complex64] = (self.amplitude * np.exp(1j * self.phase)).astype(np.complex64)
+        result: NDArray[np.complex64] = (self.mean * np.exp(1j * self.phase)).astype(np.complex64)
         return result
 
+    @property
+    def phase_error_rad(self) -> float:
+        """Error that the phase is expected to have, rms, weighted by the light that the object lets through."""
+        weight = np.square(self.mean, dtype=np.float64)
+        return float(np.sqrt((weight * np.square(self.phase_deviation)).sum() / max(weight.sum(), 1e-30)))
 
-@dataclass(frozen=True)
-class ComplexEstimator:
+
+class ComplexEstimator(LatentEstimator):
     """Search and posterior under one calibration, with one decoder of amplitude and phase.
 
-    Attributes:
-        search: bank, what `prepare` keeps, search and chains, on real and imaginary parts.
+    All that `LatentEstimator` does, on images (n, 2, s, s) of real and imaginary parts. Chains walk by the decoder
+    itself: the likelihood of a complex image and its slope cost five times (dark) to twenty times (light) what it costs
+    to draw it, and by a sketch of two channels, 28 dB, a move in four is accepted at 10,000 photons.
     """
 
-    search: LatentEstimator
+    kind = ComplexOperator
+    sketched = False
+    binned = ShiftedPoisson
 
     @classmethod
-    def build(
-        cls,
-        package: DecoderPackage,
-        companion: Companion,
-        light: Illumination,
-        field_m: float,
-        *,
-        nuisances: Nuisances = KNOWN,
-        settings: LatentSettings = USUAL,
-        bank: int = BANK,
-        device: str = "cpu",
-    ) -> ComplexEstimator:
-        """Draws the bank; some seconds.
+    def drawer(cls, package: DecoderPackage, drawer: Drawer) -> Drawer:
+        """Real and imaginary parts.
 
         Raises:
             DecoderError: the decoder draws no phase.
         """
-        package, companion = package.to(device), companion.to(device)
-        scene = Scene(ComplexDrawer(companion.sketch, package.phase_rad), companion.prior, nuisances, field_m)
-        exact = replace(scene, drawer=ComplexDrawer(DirectDrawer.of(package), package.phase_rad))
-        drawn = Bank.draw(scene, bank)
-        return cls(
-            LatentEstimator(package, companion, light, field_m, scene, exact, drawn, settings, device, ComplexOperator)
-        )
+        return ComplexDrawer(drawer, package.phase_rad)
 
-    def observe(self, data: Ptychogram) -> Observation:
-        """The frames as a likelihood of real and imaginary parts (S, 2, s, s)."""
-        return self.search.observe(data)
+    def amplitudes(self, images: Tensor) -> Tensor:
+        """(n, s, s) of real and imaginary parts (n, 2, s, s)."""
+        return images.square().sum(1).sqrt()
+
+    def phase_misfit(self, amplitude: Tensor) -> Tensor:
+        """(s, s) variance, rad^2, of real phases about what the decoder draws, by the amplitude (s, s) there."""
+        assert self.companion.phase_misfit is not None
+        return self.companion.phase_misfit.of(amplitude) * self.package.phase_rad**2
+
+    def predicted(self, operator: CameraOperator, image: NDArray) -> NDArray[np.float32]:
+        """(H, W) electrons, all frames together, that a transmission (s, s) predicts."""
+        return super().predicted(operator, np.stack((image.real, image.imag)))
 
     def estimate(self, data: Ptychogram, starts: NDArray | None = None) -> ComplexPosterior:
         """The posterior of all frames together; `starts` (n, size) join the bank's best."""
-        prepared = self.search.prepare(data)
-        observation = self.search.observe(data, prepared)
-        more = None if starts is None else torch.from_numpy(starts).to(self.search.device)
-        return self.pictured(
-            observation, self.search.found(observation, more, self.search.scores(observation, prepared))
-        )
-
-    def expected(self, data: Ptychogram, transmission: NDArray) -> NDArray[np.float32]:
-        """(H, W) electrons, all frames together, that a transmission (s, s) predicts."""
-        return self.search.expected(data, np.stack((transmission.real, transmission.imag)))
+        found = super().estimate(data, starts)
+        assert isinstance(found, ComplexPosterior)
+        return found
 
     def pictured(self, observation: Observation, found: Found) -> ComplexPosterior:
         """Pictures and numbers of what was found in an observation."""
-        search, scene = self.search, self.search.scene
-        modes, theta = found.modes, found.drawn.theta
-        images = scene.transmitted(found.drawn.images, theta)
-        sizes = images.square().sum(1).sqrt()
+        known = super().pictured(observation, found)
+        images = self.scene.transmitted(found.drawn.images, found.drawn.theta)
         mean = images.mean(0)
-        amplitude, phase = sizes.mean(0), torch.atan2(mean[1], mean[0])
+        phase = torch.atan2(mean[1], mean[0])
         # Turned back by the mean phase: what is left has its phase around zero, where nothing wraps.
         cos, sin = phase.cos(), phase.sin()
         apart = torch.atan2(images[:, 1] * cos - images[:, 0] * sin, images[:, 0] * cos + images[:, 1] * sin)
-        companion = search.companion
-        assert companion.phase_misfit is not None
-        misfit = companion.misfit.of(amplitude)
-        phase_misfit = companion.phase_misfit.of(amplitude) * search.package.phase_rad**2
-        variance, phase_variance = sizes.var(0), apart.square().mean(0)
-        joint = scene.prior.joint(scene.zeta(theta)).softmax(1).mean(0)
-        labels = scene.prior.labels
-        best = int(modes.log_posterior.argmax())
-        top = modes.theta[best : best + 1]
-        lit = replace(search.exact, drawer=found.chord).images(top)[0]
-        mode = lit / scene.flux(top).sqrt()
-        flux, pose = scene.flux(theta), scene.pose(theta)
+        variance = apart.square().mean(0)
+        misfit = self.phase_misfit(self.amplitudes(images).mean(0))
 
         def out(values: Tensor) -> NDArray[np.float32]:
             return values.float().cpu().numpy()
 
         return ComplexPosterior(
-            amplitude=out(amplitude),
-            amplitude_deviation=out((variance + misfit).sqrt()),
-            amplitude_spread=out(variance.sqrt()),
+            **vars(known),
             phase=out(phase),
-            phase_deviation=out((phase_variance + phase_misfit).sqrt()),
-            phase_spread=out(phase_variance.sqrt()),
-            mode=torch.complex(mode[0].contiguous(), mode[1].contiguous()).cpu().numpy(),
-            samples=images.half().cpu().numpy(),
-            theta=out(theta),
-            classes={label: float(joint[labels == label].sum()) for label in scene.prior.classes},
-            log_evidence=found.drawn.log_evidence,
-            frame_scores=out(observation.frame_scores(lit)),
-            flux=(float(flux.mean()), float(flux.std())),
-            pose=out(pose.mean(0)),
-            pose_sigma=out(pose.std(0)),
-            modes=len(modes.theta),
-            converged=bool(modes.converged[best]),
-            iterations=found.iterations,
-            efficiency=found.drawn.efficiency,
-            accepted=found.drawn.accepted,
-            electrons=observation.counted(lit),
-            counting="bins" if isinstance(observation, Bins) else "events",
+            phase_deviation=out((variance + misfit).sqrt()),
+            phase_spread=out(variance.sqrt()),
+            phases=(phase + apart).half().cpu().numpy(),
         )

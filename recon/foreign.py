@@ -4,7 +4,8 @@ What the decoder misses of an object of its class is known (`recon.decoders.misf
 grainy, so that little of it is seen in the dark. A foreign object misses whole strokes. Both are fields beside the
 decoder's image, random, the first with the spectrum of a class's misfit, the second with a smooth one on top. Each is
 integrated out about the mode, the latents with it, so that only light they cannot explain counts; the difference of
-their evidences decides.
+their evidences decides. A complex object has two such fields, along its transmission and across it: what its amplitude
+and what its phase is missed by, of one strength.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ coarsest, 2.3 at the tenth."""
 FLOOR = 0.25
 """Where the decoder is sure of black or white an object can still be anything: this share of the mean misfit is added
 everywhere."""
+DARK = 1e-4
+"""Amplitude below which an object has no phase."""
 HIGHEST = 18
 """Cosines up to this radial order (half periods across the image) are looked at."""
 
@@ -72,20 +75,30 @@ def widened(misfit: Tensor) -> Tensor:
 
 
 def foreign_evidence(
-    observation: Observation, image: Tensor, jacobian: Tensor, prior_precision: Tensor, misfit: Tensor
+    observation: Observation,
+    image: Tensor,
+    jacobian: Tensor,
+    prior_precision: Tensor,
+    misfit: Tensor,
+    phase_misfit: Tensor | None = None,
 ) -> Foreign:
     """At a mode.
 
     Args:
-        image: (s, s) lit image of the mode.
-        jacobian: (s^2, size) of it.
+        image: (s, s) lit image of the mode; (2, s, s), real and imaginary part, of a complex object.
+        jacobian: (s^2, size) of it; (2 s^2, size).
         prior_precision: (size, size) of the parameters.
-        misfit: (s, s) variance of real images about what the decoder draws.
+        misfit: (s, s) variance of real images, their amplitudes, about what the decoder draws.
+        phase_misfit: (s, s) that of a complex object's phase, rad^2.
     """
     size = image.shape[-1]
     basis, power = _field(size, image.device)
-    deviation = widened(misfit).sqrt().flatten()
-    along = torch.cat((jacobian, deviation[:, None] * basis), 1)
+    if phase_misfit is None:
+        fields = [widened(misfit).sqrt().flatten()[:, None] * basis]
+    else:
+        fields = [(way.flatten(1)[:, :, None] * basis).flatten(0, 1) for way in _two_ways(image, misfit, phase_misfit)]
+        power = torch.cat((power, power))
+    along = torch.cat((jacobian, *fields), 1)
     terms = observation.terms(image[None], along[None])
     gradient, information = terms.gradient[0].double(), terms.information[0].double()
     own = jacobian.shape[1]
@@ -107,6 +120,19 @@ def foreign_evidence(
     theirs = [evidence(missed + s * power) for s in STRENGTHS]
     best = max(range(len(STRENGTHS)), key=theirs.__getitem__)
     return Foreign(theirs[best] - max(*ours, 0.0), STRENGTHS[best], tuple(ours), tuple(theirs))
+
+
+def _two_ways(image: Tensor, misfit: Tensor, phase_misfit: Tensor) -> tuple[Tensor, Tensor]:
+    """(2, s, s) each: what a deviation of the amplitude, and one of the phase, does to real and imaginary part."""
+    amplitude = torch.hypot(image[0], image[1])
+    # Where next to nothing comes through there is no phase: any two directions at right angles will do.
+    lit = amplitude > DARK
+    real = torch.where(lit, image[0] / amplitude.clamp_min(DARK), 1.0)
+    imaginary = torch.where(lit, image[1] / amplitude.clamp_min(DARK), 0.0)
+    # What is foreign in the dark may have any phase: there both are the same.
+    along = widened(misfit).sqrt()
+    across = (amplitude.square() * phase_misfit + FLOOR * misfit.mean()).sqrt()
+    return along * torch.stack((real, imaginary)), across * torch.stack((-imaginary, real))
 
 
 def _field(size: int, device: torch.device) -> tuple[Tensor, Tensor]:

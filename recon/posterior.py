@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -12,20 +13,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon.bins import Bins
-from recon.chains import Sample, follow, sample
+from recon.chains import follow, sample
 from recon.chord import Chord
 from recon.dataset import Ptychogram
 from recon.decoders.companion import Companion
 from recon.decoders.direct import DirectDrawer
 from recon.decoders.package import DecoderPackage
+from recon.decoders.sketch import Drawer
 from recon.decoders.whitening import Whitening
 from recon.events import MOST_TERMS, RESOLVING_E, Events, Watch
 from recon.foreign import Foreign, foreign_evidence
 from recon.illumination import Illumination
 from recon.latent import CHUNK, Bank, LatentSettings, Modes, refine, search, settle
-from recon.noise import MixedGaussian
+from recon.noise import Likelihood, MixedGaussian
 from recon.observation import LightMap, Observation
 from recon.operator import CameraOperator, Drawing
+from recon.prepared import Found, Prepared
 from recon.scene import Nuisances, Scene
 from recon.verdict import Verdict, judge
 
@@ -69,8 +72,8 @@ class Posterior:
         mean: (s, s) float32 posterior mean of the amplitude on the decoder's grid, in its pose.
         deviation: (s, s) standard deviation per pixel, the decoder's misfit counted.
         spread: (s, s) that of the samples alone.
-        mode: (s, s) image of the highest mode.
-        samples: (n, s, s) float16 draws, equally weighted.
+        mode: (s, s) amplitude of the highest mode.
+        samples: (n, s, s) float16 draws of the amplitude, equally weighted.
         theta: (n, size) their parameters: whitened latents, then flux and pose.
         latent: (l,) mean of the decoder's latents.
         classes: probability of each class, by label.
@@ -86,8 +89,8 @@ class Posterior:
         modes: number of distinct modes.
         converged: whether the highest mode is one, to a fraction of a nat.
         iterations: Gauss-Newton steps.
-        efficiency: see `recon.latent.Sample`.
-        accepted: see `recon.latent.Sample`.
+        efficiency: see `recon.chains.Sample`.
+        accepted, moved: see `recon.chains.Sample`.
         electrons: counted where light is expected; see `Observation.counted`.
         verdict: in a word, with the numbers that decided.
         followed: frames that were added since the bank was last searched; 0 after a whole search.
@@ -115,57 +118,16 @@ class Posterior:
     iterations: int
     efficiency: float
     accepted: float
+    moved: float
     electrons: float
     verdict: Verdict
     followed: int
     counting: str
 
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a set of positions, exposures and a sensor need before frames come; see `LatentEstimator.prepare`.
-
-    Attributes:
-        points: index of the position and exposure (s) of each frame.
-        operator: from images to the camera.
-        light: where the prior expects light.
-        watch: what to look at in the dark; None where there is light, or read noise that hides electrons.
-        dark: (N, n) what the bank's images owe to pixels that stay dark; None without a watch.
-    """
-
-    points: tuple[tuple[int, float], ...]
-    operator: CameraOperator
-    light: LightMap
-    watch: Watch | None
-    dark: Tensor | None
-
-    def select(self, frames: list[int]) -> Prepared:
-        """What some of the frames need."""
-        points = tuple(self.points[j] for j in frames)
-        light = self.light.select(frames)
-        if self.watch is None or self.dark is None:
-            return Prepared(points, self.operator.select(frames), light, None, None)
-        watch = self.watch.select(frames)
-        return Prepared(points, watch.operator, light, watch, self.dark[frames])
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a search has come to.
-
-    Attributes:
-        modes: of the decoder itself.
-        chord: draws as it does, with its Jacobians there.
-        drawn: the posterior's draws.
-        iterations: Gauss-Newton steps.
-        followed: frames that have come since the last search of the bank.
-    """
-
-    modes: Modes
-    chord: Chord
-    drawn: Sample
-    iterations: int
-    followed: int = 0
+    @property
+    def transmission(self) -> NDArray[Any]:
+        """(s, s) the mean object as the light meets it: here the amplitude itself."""
+        return self.mean
 
 
 @dataclass
@@ -186,7 +148,13 @@ class LatentEstimator:
         settings: how hard to search.
         device: of all tensors.
         kind: of operator that the scene's images take.
+        binned: likelihood of a bin.
+        sketched: whether chains walk by the sketch, which draws quickly, or by the decoder itself.
     """
+
+    kind: ClassVar[type[CameraOperator]] = CameraOperator
+    binned: ClassVar[type[Likelihood]] = MixedGaussian
+    sketched: ClassVar[bool] = True
 
     package: DecoderPackage
     companion: Companion
@@ -197,7 +165,6 @@ class LatentEstimator:
     bank: Bank
     settings: LatentSettings
     device: str
-    kind: type[CameraOperator] = CameraOperator
     _prepared: dict[bytes, Prepared] = field(default_factory=dict)
 
     @classmethod
@@ -212,8 +179,20 @@ class LatentEstimator:
         settings: LatentSettings = USUAL,
         bank: int = BANK,
         device: str = "cpu",
-    ) -> LatentEstimator:
+    ) -> Self:
         """Draws the bank; a second or so.
+
+        Raises: as `drawer`.
+        """
+        package, companion = package.to(device), companion.to(device)
+        scene = Scene(cls.drawer(package, companion.sketch), companion.prior, nuisances, field_m)
+        exact = replace(scene, drawer=cls.drawer(package, DirectDrawer.of(package)))
+        drawn = Bank.draw(scene, bank)
+        return cls(package, companion, light, field_m, scene, exact, drawn, settings, device)
+
+    @classmethod
+    def drawer(cls, package: DecoderPackage, drawer: Drawer) -> Drawer:
+        """What draws the scene, of what draws as the decoder does.
 
         Raises:
             ValueError: the decoder draws a phase too: `recon.complexlatent` is for those.
@@ -222,11 +201,15 @@ class LatentEstimator:
             raise ValueError(
                 f"decoder {package.name!r} draws an amplitude and a phase; this estimator has amplitudes only"
             )
-        package, companion = package.to(device), companion.to(device)
-        scene = Scene(companion.sketch, companion.prior, nuisances, field_m)
-        exact = replace(scene, drawer=DirectDrawer.of(package))
-        drawn = Bank.draw(scene, bank)
-        return cls(package, companion, light, field_m, scene, exact, drawn, settings, device)
+        return drawer
+
+    def amplitudes(self, images: Tensor) -> Tensor:
+        """(n, s, s) of the scene's images, which here are amplitudes."""
+        return images
+
+    def phase_misfit(self, amplitude: Tensor) -> Tensor | None:
+        """(s, s) variance, rad^2, of real phases about what the decoder draws; None where it draws none."""
+        return None
 
     @property
     def samples(self) -> int:
@@ -286,7 +269,7 @@ class LatentEstimator:
             brightest = max(float(frame[good].max()) for frame, good in zip(data.frames, counted, strict=True))
             if brightest < MOST_TERMS - 1:
                 return prepared.watch.count(data)
-        return Bins.build(data, prepared.operator, prepared.light, MixedGaussian(), of)
+        return Bins.build(data, prepared.operator, prepared.light, self.binned(), of)
 
     def scores(self, observation: Observation, prepared: Prepared) -> Tensor:
         """(n,) log-likelihood of the bank's images, from enough of the data to tell where to search."""
@@ -337,7 +320,7 @@ class LatentEstimator:
             if turn and bool(modes.converged[0]):
                 break
             chord = self._chord(modes)
-        drawn = sample(observation, self.scene, self.exact, modes, settings, self._wide(observation, scores))
+        drawn = sample(observation, self._walked, self.exact, modes, settings, self._wide(observation, scores))
         return Found(modes, chord, drawn, found.iterations)
 
     def _wide(self, observation: Observation, scores: Tensor | None) -> float:
@@ -355,10 +338,15 @@ class LatentEstimator:
         gained = torch.cat([more.value(part) for part in lit.split(CHUNK)])
         modes = settle(observation, replace(self.exact, drawer=before.chord), before.modes, FOLLOW_STEPS)
         settings = replace(self.settings, seed=self.settings.seed + 100 + before.followed)
-        drawn = follow(observation, self.scene, self.exact, modes, before.drawn, gained, settings)
+        drawn = follow(observation, self._walked, self.exact, modes, before.drawn, gained, settings)
         if drawn is None:
             return None
         return Found(modes, before.chord, drawn, before.iterations, before.followed + 1)
+
+    @property
+    def _walked(self) -> Scene:
+        """By which chains walk."""
+        return self.scene if self.sketched else self.exact
 
     def _chord(self, modes: Modes) -> Chord:
         """The decoder, with its Jacobians at some modes."""
@@ -371,7 +359,7 @@ class LatentEstimator:
         modes, drawn = found.modes, found.drawn
         theta = drawn.theta
         zeta = self.scene.zeta(theta)
-        images = self.scene.transmitted(drawn.images, theta)
+        images = self.amplitudes(self.scene.transmitted(drawn.images, theta))
         misfit = self.companion.misfit.of(images.mean(0))
         mean, spread = images.mean(0), images.var(0)
         joint = self.scene.prior.joint(zeta).softmax(1).mean(0)
@@ -381,15 +369,17 @@ class LatentEstimator:
         top = modes.theta[best : best + 1]
         flux, pose = self.scene.flux(theta), self.scene.pose(theta)
         lit_images, jacobian = replace(self.exact, drawer=found.chord).drawn(top)
-        mode = lit_images[0] / self.scene.flux(top).sqrt()
+        mode = self.amplitudes(lit_images)[0] / self.scene.flux(top).sqrt()
         _, _, prior_precision = self.exact.prior_terms(top)
-        foreign = foreign_evidence(observation, lit_images[0], jacobian[0], prior_precision[0], misfit)
+        foreign = foreign_evidence(
+            observation, lit_images[0], jacobian[0], prior_precision[0], misfit, self.phase_misfit(mean)
+        )
         scores, counted = observation.frame_scores(lit_images[0]), observation.counted(lit_images[0])
         typicality = self._typicality(theta)
         pattern = _excess(observation.pattern_scores(lit_images[0]))
         verdict = judge(
             images=images,
-            prior_mean=self.bank.images.float().mean(0),
+            prior_mean=self.amplitudes(self.bank.images.float()).mean(0),
             misfit=misfit,
             log_evidence=drawn.log_evidence,
             classes=classes,
@@ -426,6 +416,7 @@ class LatentEstimator:
             iterations=found.iterations,
             efficiency=drawn.efficiency,
             accepted=drawn.accepted,
+            moved=drawn.moved,
             electrons=counted,
             verdict=verdict,
             followed=found.followed,

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,14 @@ class Rehearsal:
     followed: float
     members: int
 
+    def summary(self) -> dict[str, Any]:
+        """Numbers for files and reports."""
+        return {
+            "rehearsals": self.members,
+            "rehearsals_followed": self.followed,
+            "deviation_mean": float(self.deviation.mean()),
+        }
+
 
 def rehearse(
     data: Ptychogram,
@@ -69,10 +78,10 @@ def rehearse(
         posterior: the latent posterior that it was made about.
         estimate: of `recon.hybrid.reconstruct_hybrid`.
         report: called with the members done and in all.
-        stop: asked before each member; the finished ones count.
+        stop: asked after each member; the finished ones count.
 
     Raises:
-        ValueError: another method's estimate, no members, or stopped before the first was finished.
+        ValueError: another method's estimate, or no members.
     """
     settings = estimate.settings
     if estimate.method != "hybrid" or not isinstance(settings, PixelSettings):
@@ -91,8 +100,6 @@ def rehearse(
     along = across = 0.0
     done = 0
     for _ in range(members):
-        if stop():
-            break
         photons = random.poisson(estimate.expected.clip(0)).astype(np.float32)
         frames = photons + noise * random.standard_normal(photons.shape, dtype=np.float32)
         taken = replace(data, frames=frames)
@@ -114,8 +121,8 @@ def rehearse(
         across += float((by * by).sum())
         done += 1
         report(done, members)
-    if not done:
-        raise ValueError("stopped before the first rehearsal was finished")
+        if stop():
+            break
     followed = min(1.0, max(0.0, along / max(across, 1e-30)))
     scattered = np.sqrt(uniform_filter(squares / done, AVERAGED))
     latent = replace(expectation, mean=posterior.deviation).centre(axis).clip(0)

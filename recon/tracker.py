@@ -17,7 +17,8 @@ from torch import Tensor
 from recon.bins import Bins
 from recon.dataset import Ptychogram
 from recon.observation import Observation
-from recon.posterior import Found, LatentEstimator, Posterior, Prepared
+from recon.posterior import LatentEstimator, Posterior
+from recon.prepared import Found, Prepared
 
 
 @dataclass

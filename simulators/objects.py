@@ -1,4 +1,4 @@
-"""What lies on the simulated sample: digits drawn by the project itself, pictures, and the opaque field around them.
+"""What lies on the simulated sample: digits drawn by the project itself, pictures, arrays; opaque field around them.
 
 A drawing is a set of pen strokes in continuous coordinates, so that it can be rendered on any grid at any position.
 Coordinates are (y, x), y downwards, in units of the drawing's height, with the ink's centre of mass at the origin as in
@@ -273,6 +273,23 @@ def read_idx(path: Path | str, index: int) -> NDArray[np.float32]:
     return np.frombuffer(raw, np.uint8, size, 16 + index * size).reshape(rows, columns).astype(np.float32) / 255.0
 
 
+def read_array(path: Path | str) -> NDArray:
+    """The array of an .npy file, (rows, columns): complex transmission, or amplitude. Nothing in it is executed.
+
+    Raises:
+        SampleError: the file is missing, not an .npy file, or holds no numbers.
+    """
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise SampleError(
+            f"{path}: not a readable .npy array ({type(error).__name__}); write one with numpy.save"
+        ) from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fcui":
+        raise SampleError(f"{path}: holds no single array of numbers; write one complex array with numpy.save")
+    return array
+
+
 # ---- The sample ---------------------------------------------------------------------------------------------------
 
 
@@ -280,16 +297,17 @@ def read_idx(path: Path | str, index: int) -> NDArray[np.float32]:
 class Sample:
     """A transmitting image in an opaque square, empty beyond it.
 
-    The image, bilinear between the centres of its pixels and 0 outside them, *is* the object: any position is exact.
+    It is an amplitude, or a complex transmission with a phase. The image, bilinear between the centres of its pixels
+    and 0 outside them, *is* the object: any position is exact.
 
     Attributes:
-        image: (rows, columns) float32 amplitude transmission in 0..1.
+        image: (rows, columns) float32 amplitude transmission in 0..1, or complex64 of such an amplitude.
         pitch_m: of the image's pixels.
         middle: (y, x) index, fractional, of the object's origin.
         opaque_m: side of the opaque square about the origin.
     """
 
-    image: NDArray[np.float32]
+    image: NDArray[np.float32] | NDArray[np.complex64]
     pitch_m: float
     middle: tuple[float, float]
     opaque_m: float
@@ -315,14 +333,21 @@ class Sample:
 
     @classmethod
     def from_image(cls, image: NDArray, side_m: float, opaque_m: float) -> Sample:
-        """A grey image (rows, columns) in 0..1 whose longer side is `side_m`, its middle at the object's origin.
+        """A grey or complex image (rows, columns) whose longer side is `side_m`, its middle at the object's origin.
 
         Raises:
-            SampleError: not a two-dimensional array of finite values in 0..1.
+            SampleError: not a two-dimensional array of finite values in 0..1, or of complex ones of such a modulus.
         """
-        image = np.asarray(image, np.float32)
-        if image.ndim != 2 or image.size == 0 or not ((image >= 0) & (image <= 1)).all():
-            raise SampleError(f"sample: image of shape {image.shape} must be two-dimensional with values in 0..1")
+        image = np.asarray(image)
+        image = image.astype(np.complex64 if image.dtype.kind == "c" else np.float32)
+        # A phase factor of modulus one may exceed it by its rounding.
+        values, most = (np.abs(image), 1 + 1e-6) if image.dtype.kind == "c" else (image, 1.0)
+        if image.ndim != 2 or image.size == 0 or not ((values >= 0) & (values <= most)).all():
+            kind = "moduli" if image.dtype.kind == "c" else "values"
+            reach = f"; it has {values.min():.3g} to {values.max():.3g}" if image.size else ""
+            raise SampleError(
+                f"sample: image of shape {image.shape} must be two-dimensional with {kind} in 0..1{reach}"
+            )
         rows, columns = image.shape
         # A border of zeros: between the last pixel and the ground the transmission falls as between any two pixels.
         middle = ((rows - 1) / 2 + 1, (columns - 1) / 2 + 1)
@@ -342,10 +367,10 @@ class Sample:
         )
         low, share = weights_y
         rows = self.image[low] * (1 - share)[:, None] + self.image[low + 1] * share[:, None]
-        rows = rows.reshape(shape[0], parts, -1).mean(axis=1, dtype=np.float32)
+        rows = rows.reshape(shape[0], parts, -1).mean(axis=1, dtype=self.image.dtype)
         low, share = weights_x
         image = rows[:, low] * (1 - share) + rows[:, low + 1] * share
-        ink = image.reshape(shape[0], shape[1], parts).mean(axis=2, dtype=np.float32)
+        ink = image.reshape(shape[0], shape[1], parts).mean(axis=2, dtype=self.image.dtype)
         return (ink + (1 - opaque_y[:, None] * opaque_x)).astype(np.complex64)
 
     def _axis(

@@ -53,7 +53,7 @@ class ConnectDialog(QDialog):
         self.seed.setRange(0, 2**31 - 1)
         self.seed.setValue(before.seed)
         self.sample = QLineEdit(before.sample or "")
-        self.sample.setPlaceholderText("as the profile says: digit:4, mnist:17, a picture file")
+        self.sample.setPlaceholderText("as the profile says: digit:4, mnist:17, relief:digit:4, a picture file")
         self.speed = QDoubleSpinBox()
         self.speed.setRange(0.1, 1000)
         self.speed.setValue(before.speed)

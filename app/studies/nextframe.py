@@ -22,7 +22,8 @@ from recon.decoders.companion import companion_path, load_companion
 from recon.decoders.package import find_package, load_package
 from recon.metrics import psnr_db
 from recon.nextframe import DRAWS, Candidates, Wish
-from recon.posterior import LatentEstimator, Prepared
+from recon.posterior import LatentEstimator
+from recon.prepared import Prepared
 from recon.simulated import exposed, intensities
 from recon.tracker import Tracker
 

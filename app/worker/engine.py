@@ -102,7 +102,7 @@ class Engine:
         """Have the decoder ready; returns what a person should know of it, or "". Raises `DecoderError`."""
         if self._loaded is not None and self._loaded[0] == look:
             return ""
-        decoder = Decoder.load(look.decoder)
+        decoder = Decoder.load(look.decoder, asker="the live image")
         decoder.rehearse()
         self._loaded, self._latent, self._tracks = (look, decoder), None, {}
         return decoder.note

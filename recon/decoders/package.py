@@ -233,11 +233,12 @@ def _statistics(architecture: DecoderArchitecture, tensors: dict[str, Tensor]) -
 DRAWS = {1: "an amplitude", 2: "an amplitude and a phase"}
 
 
-def load_package(name: str, channels: int | None = 1) -> DecoderPackage:
+def load_package(name: str, channels: int | None = 1, asker: str = "what was asked for") -> DecoderPackage:
     """Load a shipped decoder by name or any package by path, on the CPU, in single precision, without gradients.
 
     Args:
         channels: that its images must have for whoever asks; None takes any.
+        asker: who that is, for the message.
 
     Raises:
         DecoderError: one line: the file is missing, foreign, truncated, incomplete, holds non-finite numbers, or draws
@@ -268,9 +269,10 @@ def load_package(name: str, channels: int | None = 1) -> DecoderPackage:
         raise DecoderError(f"{path}: incomplete or inconsistent decoder package ({_one_line(error)})") from None
     if channels not in (None, architecture.channels):
         have = ", ".join(installed_packages(channels)) or "none"
+        both = "; `reconstruct --method latent` takes this one too" if channels == 1 else ""
         raise DecoderError(
-            f"{path}: draws {DRAWS[architecture.channels]} (channels {architecture.channels}), what was asked for "
-            f"takes a decoder that draws {DRAWS[channels or 1]}; installed of those: {have}"
+            f"{path}: draws {DRAWS[architecture.channels]} (channels {architecture.channels}), {asker} "
+            f"takes a decoder that draws {DRAWS[channels or 1]}; installed of those: {have}{both}"
         )
     mean, eigenvalues, eigenvectors, singular = statistics
     return DecoderPackage(

@@ -19,11 +19,14 @@ STEEPEST = 0.35
 """Slope of the smoothed image, per 1/32 of its side, at which the relief ends; MNIST's steepest is 0.355."""
 
 
-def relief(images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n, s, s) in 0..1 of grey images (n, s, s): 0.5 where they are flat, 1 on flanks that rise to the lower right."""
+def relief(images: NDArray[np.float32], side: float | None = None) -> NDArray[np.float32]:
+    """(n, s, t) in 0..1 of grey images (n, s, t): 0.5 where they are flat, 1 on flanks that rise to the lower right.
+
+    `side` is that of the whole image, in pixels, of which these show a part; outside them it is black.
+    """
     from scipy.ndimage import gaussian_filter
 
-    side = images.shape[-1]
+    side = images.shape[-1] if side is None else side
     smooth = np.empty_like(images, np.float32)
     for image, out in zip(images, smooth, strict=True):
         gaussian_filter(image, SMOOTHING * side, output=out, mode="constant")

@@ -10,7 +10,9 @@ from app.errors import known_message
 from app.profile import ProfileError, load_profile
 from app.samples import make_sample
 from drivers.base import NotReadyError
+from recon.decoders.pairs import RELIEF_RAD, paired, transmission
 from recon.files.read import open_run
+from simulators.objects import SampleError
 
 TINY = load_profile("tiny")
 
@@ -32,7 +34,39 @@ def test_samples_of_every_kind(tmp_path):
     np.testing.assert_array_equal(one.image, make_sample("digit:4:0", TINY).image)
 
 
-@pytest.mark.parametrize("spec", ["digit:", "digit:4:-1", "mnist:x", "idx:none.gz:0", "nothing.png", ""])
+def test_a_relief_gives_any_amplitude_its_phase(tmp_path):
+    flat, raised = make_sample("digit:4:2", TINY), make_sample("relief:digit:4:2", TINY)
+    assert raised.image.dtype == np.complex64
+    np.testing.assert_allclose(np.abs(raised.image), flat.image, atol=1e-6)
+    assert (raised.pitch_m, raised.middle) == (flat.pitch_m, flat.middle)
+    phase = np.where(flat.image > 0.5, np.angle(raised.image), np.nan)
+    assert np.nanmin(phase) < 0.1
+    assert np.nanmax(phase) > 1.9
+    # As in the pairs that decoders learn from: over the decoder's square, of which the digit takes 20 of 32 pixels.
+    side = round(TINY.sample.height_m * 32 / 20 / flat.pitch_m)
+    whole = np.zeros((side, side), np.float32)
+    rows, columns = (slice(side // 2 - n // 2, side // 2 - n // 2 + n) for n in flat.image.shape)
+    whole[rows, columns] = flat.image
+    expected = transmission(paired(whole[None]), RELIEF_RAD)[0][rows, columns]
+    assert np.abs(raised.image - expected).max() < 0.02
+
+
+def test_a_users_own_complex_object(tmp_path):
+    image = (np.random.default_rng(1).uniform(0, 1, (12, 12)) * np.exp(1j)).astype(np.complex64)
+    path = tmp_path / "object.npy"
+    np.save(path, image)
+    sample = make_sample(str(path), TINY)
+    np.testing.assert_array_equal(sample.image[1:-1, 1:-1], image)
+    assert 12 * sample.pitch_m == pytest.approx(TINY.sample.height_m)
+    with pytest.raises(SampleError, match="has a phase of its own; leave relief: out"):
+        make_sample(f"relief:{path}", TINY)
+    np.save(path, np.abs(image))
+    assert np.iscomplexobj(make_sample(f"relief:{path}", TINY).image)
+
+
+@pytest.mark.parametrize(
+    "spec", ["digit:", "digit:4:-1", "mnist:x", "idx:none.gz:0", "nothing.png", "relief:", "a.npy", ""]
+)
 def test_bad_samples_are_known_errors(spec):
     with pytest.raises(Exception) as error:  # noqa: PT011
         make_sample(spec, TINY)

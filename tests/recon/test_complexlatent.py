@@ -21,6 +21,7 @@ from recon.decoders.mixture import Mixture
 from recon.decoders.network import ComplexArchitecture
 from recon.decoders.package import DecoderError
 from recon.events import Watch
+from recon.foreign import FLOOR, _two_ways, widened
 from recon.illumination import Illumination
 from recon.latent import LatentSettings
 from recon.metrics import phase_error_rad, phase_psnr_db
@@ -29,6 +30,7 @@ from recon.observation import LightMap, Observation
 from recon.operator import CameraOperator, Drawing
 from recon.posterior import LatentEstimator
 from recon.scene import Nuisances, Scene
+from recon.verdict import Word
 from tests.recon import latentscene as bench
 
 RANGE_RAD = 2.0
@@ -61,6 +63,12 @@ PAIRS = DirectDrawer.of(PACKAGE)
 DRAWER = ComplexDrawer(PAIRS, RANGE_RAD)
 COMPANION = Companion("bars", Mixture.normal(bench.LATENTS), PAIRS, Misfit.even(1e-3), {}, Misfit.even(2e-3))
 LATENT = torch.tensor([[0.8, -0.7, 0.9, 0.4, -0.5]])
+
+
+def built(source: Illumination) -> ComplexEstimator:
+    """A modest search under a light."""
+    settings = LatentSettings(starts=4, iterations=12, modes=2, exact_modes=1, proposals=48, chains=16, mended=32)
+    return ComplexEstimator.build(PACKAGE, COMPANION, source, bench.FIELD, bank=200, settings=settings)
 
 
 def complex_fields(pair: Tensor, source: Illumination) -> Tensor:
@@ -197,31 +205,73 @@ def test_no_frame_tells_the_global_phase(counting):
 
 def test_amplitude_and_phase_are_recovered_and_their_deviations_hold():
     source = bench.light(4e3)
-    estimator = ComplexEstimator.build(
-        PACKAGE,
-        COMPANION,
-        source,
-        bench.FIELD,
-        bank=200,
-        settings=LatentSettings(starts=4, iterations=12, modes=2, exact_modes=1, proposals=48, chains=16, mended=32),
-    )
+    estimator = built(source)
     truth = DRAWER.images(LATENT)[0].numpy()
     field = truth[0] + 1j * truth[1]
     data = frames(torch.from_numpy(truth), source, 5)
     found = estimator.estimate(data)
     assert found.converged
+    assert found.verdict.word is Word.RECOVERED
+    assert found.foreign.log_odds < 4, "bins count as they should where there are few electrons"
+    assert found.accepted == pytest.approx(1), "the decoder walks itself"
+    assert found.moved > 0.5
+    assert np.allclose(found.samples.astype(np.float32).mean(0), found.mean, atol=2e-3)
     everywhere = np.ones(field.shape, bool)
-    assert np.sqrt(np.square(found.amplitude - np.abs(field)).mean()) < 0.04
+    assert np.sqrt(np.square(found.mean - np.abs(field)).mean()) < 0.04
     assert phase_error_rad(found.transmission, field, everywhere) < 0.15
-    away = (estimator.search.scene.zeta(torch.from_numpy(found.theta)).mean(0) - LATENT[0]) / torch.from_numpy(
+    away = (estimator.scene.zeta(torch.from_numpy(found.theta)).mean(0) - LATENT[0]) / torch.from_numpy(
         found.theta
     ).std(0)
     assert float(away.abs().max()) < 4
     lit = np.abs(field) > 0.5
-    assert np.abs(found.amplitude - np.abs(field))[lit].max() < 5 * found.amplitude_deviation[lit].max()
+    assert np.abs(found.mean - np.abs(field))[lit].max() < 5 * found.deviation[lit].max()
     assert (found.phase_deviation >= found.phase_spread).all()
     expected = estimator.expected(data, found.transmission)
     assert expected.sum() == pytest.approx(data.frames.sum(), rel=0.1)
+
+
+def test_an_empty_field_of_view_is_not_enough_light():
+    source = bench.light(1e3)
+    found = built(source).estimate(frames(torch.zeros(2, bench.SIDE, bench.SIDE), source, 6))
+    assert found.verdict.word is Word.DARK
+    assert found.log_evidence < 0
+
+
+def test_frames_that_contradict_each_other_are_never_recovered():
+    source = bench.light(1e3)
+    data = frames(DRAWER.images(LATENT)[0], source, 5)
+    found = built(source).estimate(replace(data, frames=np.roll(data.frames, 2, axis=0)))
+    assert found.verdict.word is Word.FOREIGN
+    assert found.pattern > 3.5
+
+
+def test_a_phase_that_the_decoder_cannot_draw_is_foreign():
+    source = bench.light(2e3)
+    pair = DRAWER.images(LATENT)[0]
+    axis = torch.linspace(-1, 1, bench.SIDE)
+    wave = 1.2 * torch.sin(9 * axis)[:, None] * torch.cos(7 * axis)
+    other = torch.complex(pair[0], pair[1]) * torch.polar(torch.ones_like(wave), wave)
+    estimator = built(source)
+    found = estimator.estimate(frames(torch.stack((other.real, other.imag)), source, 7))
+    assert found.verdict.word is Word.FOREIGN
+    assert found.foreign.log_odds > 20
+    assert estimator.estimate(frames(pair, source, 7)).foreign.log_odds < 4
+
+
+def test_both_parts_of_a_foreign_field_are_of_unit_length_and_at_right_angles():
+    pair = DRAWER.images(LATENT)[0]
+    misfit, phase = torch.full((2, bench.SIDE, bench.SIDE), 0.01)
+    along, across = _two_ways(pair, misfit, phase)
+    assert (along * across).sum(0).abs().max() < 1e-6
+    assert torch.allclose(along.square().sum(0), widened(misfit), rtol=1e-3)
+    amplitude = pair.square().sum(0).sqrt()
+    assert torch.allclose(across.square().sum(0), amplitude.square() * phase + FLOOR * 0.01, rtol=1e-3)
+    # A step along them is one of the amplitude, or one of the phase.
+    field, step = torch.complex(pair[0], pair[1]), 1e-3
+    grown, turned = (field + step * torch.complex(way[0], way[1]) for way in (along, across))
+    bright = amplitude > 0.5
+    assert torch.allclose(grown.angle()[bright], field.angle()[bright], atol=1e-5)
+    assert torch.allclose(turned.abs()[bright], field.abs()[bright], atol=1e-6)
 
 
 def test_estimators_refuse_each_others_decoders():

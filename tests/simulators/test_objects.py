@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from simulators.objects import Sample, SampleError, draw_digit, read_idx, read_picture, render
+from simulators.objects import Sample, SampleError, draw_digit, read_array, read_idx, read_picture, render
 
 
 @pytest.mark.parametrize("digit", range(10))
@@ -163,3 +163,54 @@ def test_idx_files(tmp_path):
             read_idx(tmp_path / name, 0)
     with pytest.raises(SampleError, match="cannot be read"):
         read_idx(tmp_path / "missing", 0)
+
+
+def test_a_complex_sample_has_the_light_of_its_amplitude_and_keeps_its_phase():
+    rng = np.random.default_rng(3)
+    amplitude = rng.uniform(0.2, 1, (20, 16)).astype(np.float32)
+    flat, turned = (Sample.from_image(image, 2e-4, 4e-3) for image in (amplitude, amplitude * np.exp(0.7j)))
+    for pixel, centre in ((1e-5, (0.0, 0.0)), (4e-6, (3e-6, -1e-5)), (3e-5, (1e-4, 0.0))):
+        one, other = (sample.transmission(pixel, (40, 44), centre) for sample in (flat, turned))
+        assert other.dtype == np.complex64
+        np.testing.assert_allclose(other, one * np.exp(0.7j), atol=1e-6)
+    # Beyond the opaque field the beam passes as it is: no phase there.
+    beyond = turned.transmission(1e-5, (10, 10), (0.0, 5e-3))
+    np.testing.assert_array_equal(beyond, np.ones((10, 10)))
+    # The image is one complex function, so that two opposite phases meet in the dark.
+    edge = Sample.from_image(np.array([[1, -1]], np.complex64), 2e-4, 4e-3)
+    assert np.abs(edge.transmission(1e-8, (1, 2))).max() < 1e-3
+
+
+def test_an_amplitude_is_drawn_as_before_whatever_its_type():
+    image = np.random.default_rng(5).uniform(0, 1, (9, 7))
+    one, other = (Sample.from_image(array, 1e-3, 4e-3) for array in (image, image.astype(np.float32)))
+    assert one.image.dtype == np.float32
+    np.testing.assert_array_equal(one.image, other.image)
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (np.full((3, 3), 1.2j), "moduli in 0..1; it has 1.2 to 1.2"),
+        (np.full((3, 3), np.nan + 0j), "moduli in 0..1; it has nan"),
+        (np.full((3, 3), -0.5), "values in 0..1; it has -0.5 to -0.5"),
+        (np.ones((2, 3, 3), complex), "two-dimensional"),
+    ],
+)
+def test_what_transmits_more_than_all_light_is_refused(image, said):
+    with pytest.raises(SampleError, match=said):
+        Sample.from_image(image, 1e-3, 4e-3)
+
+
+def test_arrays_are_numbers_and_nothing_is_executed(tmp_path):
+    path = tmp_path / "object.npy"
+    np.save(path, np.array([[0.5j, 1.0]]))
+    np.testing.assert_array_equal(read_array(path), [[0.5j, 1.0]])
+    np.save(path, np.array([[{"a": 1}]], object), allow_pickle=True)
+    with pytest.raises(SampleError, match=r"object.npy: not a readable .npy array"):
+        read_array(path)
+    np.save(path, np.array([["ink"]]))
+    with pytest.raises(SampleError, match=r"object.npy: holds no single array of numbers"):
+        read_array(path)
+    with pytest.raises(SampleError, match=r"none.npy: not a readable .npy array \(FileNotFoundError\)"):
+        read_array(tmp_path / "none.npy")

@@ -1,0 +1,61 @@
+"""The truth of a simulated run, and the scores of a reconstruction against it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from recon.dataset import Truth
+from recon.illumination import Illumination, illuminated
+from recon.metrics import fit_positions, phase_error_rad, phase_psnr_db, psnr_db
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """The truth of a simulated run, moved to where the calibration puts it, for scoring.
+
+    Attributes:
+        amplitude: (M, M) on the reconstruction's grid, the calibration's shift and scale applied.
+        transmission: (M, M) complex, likewise.
+        lit: (M, M) the lit mask of the positions used.
+    """
+
+    amplitude: NDArray[np.float64]
+    transmission: NDArray[np.complex128]
+    lit: NDArray[np.bool_]
+
+    @classmethod
+    def build(cls, truth: Truth, light: Illumination, indices: NDArray[np.int64], size: int) -> Yardstick:
+        """From a run's truth for frames at the points `indices`, on a grid of `size` camera pixels."""
+        pixel = light.geometry.pixel_size_m
+        fit = fit_positions(light.positions_m, truth.positions_m[light.indices])
+        axis = (np.arange(size) - size // 2) * pixel
+        centre = len(truth.object) // 2
+        rows, columns = ((axis - shift) / fit.scale / truth.object_pixel_m + centre for shift in fit.shift_m)
+        grid = np.meshgrid(rows, columns, indexing="ij")
+        amplitude, real, imaginary = (
+            ndimage.map_coordinates(part.astype(np.float64), grid, order=1)
+            for part in (np.abs(truth.object), truth.object.real, truth.object.imag)
+        )
+        return cls(
+            amplitude, real + 1j * imaginary, illuminated(light.probe, light.positions_of(indices) / pixel, size)
+        )
+
+    def psnr_db(self, obj: NDArray) -> float:
+        """Eq. 3 of the paper over the lit mask."""
+        return psnr_db(obj, self.amplitude, self.lit)
+
+    def phase(self, obj: NDArray) -> dict[str, float | None]:
+        """Scores of a complex object's phase there: modulo a constant, weighted by the light that comes through.
+
+        None where nothing comes through.
+        """
+        if not np.abs(self.transmission[self.lit]).any():
+            return {"phase_psnr_db": None, "phase_error_rad": None}
+        return {
+            "phase_psnr_db": phase_psnr_db(obj, self.transmission, self.lit),
+            "phase_error_rad": phase_error_rad(obj, self.transmission, self.lit),
+        }
