@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from recon.bins import Bins
 from recon.dataset import Ptychogram
 from recon.events import MOST_TERMS, RESOLVING_E, Events, Watch
-from recon.noise import Likelihood, MixedGaussian
+from recon.noise import Likelihood
 from recon.observation import LightMap
 from recon.operator import CameraOperator, Drawing
 from recon.posterior import DARK, MAPPED, LatentEstimator, Posterior
@@ -32,15 +32,15 @@ class Sets:
         parts: the sets.
         light: where the prior expects light in all of their frames.
         in_bins: whether they are looked at in bins.
+        likelihood: of a bin.
         device: of all tensors.
-        binned: likelihood of a bin.
     """
 
     parts: tuple[Ptychogram, ...]
     light: LightMap
     in_bins: bool
+    likelihood: Likelihood
     device: str
-    binned: type[Likelihood] = MixedGaussian
 
     @classmethod
     def of(cls, estimator: LatentEstimator, parts: Sequence[Ptychogram]) -> Sets:
@@ -59,7 +59,7 @@ class Sets:
         sigma = max(math.sqrt(float(np.median(part.dark_variance[part.mask]))) for part in parts)
         brightest = max(_brightest(part) for part in parts)
         in_bins = sigma > RESOLVING_E or float(light.mean.max()) > DARK or brightest >= MOST_TERMS - 1
-        return cls(tuple(parts), light, in_bins, estimator.device, estimator.binned)
+        return cls(tuple(parts), light, in_bins, estimator.binned(), estimator.device)
 
     def __len__(self) -> int:
         """Frames in all."""
@@ -107,7 +107,7 @@ class Sets:
     ) -> Events | Bins:
         if watch is None:
             seen: list[Events | Bins] = [
-                Bins.build(part, operator, light, self.binned(), len(self)) for operator in group
+                Bins.build(part, operator, light, self.likelihood, len(self)) for operator in group
             ]
         else:
             seen = [replace(watch, operator=operator).count(part) for operator in group]
