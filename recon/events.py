@@ -208,6 +208,11 @@ class Events:
     weights: Tensor
 
     @property
+    def counting(self) -> str:
+        """How the light is looked at."""
+        return "events"
+
+    @property
     def electrons(self) -> float:
         """Counted in the pixels that are looked at."""
         return float(self.seen.sum())
