@@ -320,7 +320,10 @@ def reconstruct(
             help="mnist, mnist-3, mnist-4, mnist-64, mnist-complex, a path; auto ranks them by evidence (auto:A,B)."
         ),
     ] = None,
-    exposure: Annotated[float | None, typer.Option(help="Exposure, s; default the shortest recorded.")] = None,
+    exposure: Annotated[
+        str | None,
+        typer.Option(help="Exposure, s; default the shortest. latent: several together, A,B,... or all of them."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the figure; default beside the run.")] = None,
     pose: Annotated[
         str | None, typer.Option(help="latent: free (default; the sample was put in by hand) or known.")
@@ -334,6 +337,22 @@ def reconstruct(
     ] = None,
     calibration: Annotated[
         Path | None, typer.Option(help="Probe, distance and flux of this run; a low-dose run knows its own.")
+    ] = None,
+    marginalise: Annotated[
+        bool,
+        typer.Option(
+            "--marginalise", help="latent: integrate out positions and distance by what calibration and stage know."
+        ),
+    ] = False,
+    position_sigma: Annotated[
+        float | None, typer.Option(min=0, help="latent, m: integrate out positions uncertain by this, each by itself.")
+    ] = None,
+    flux_sigma: Annotated[
+        float | None, typer.Option(min=0, help="latent, relative: the same of the light at each stop.")
+    ] = None,
+    distance_sigma: Annotated[float | None, typer.Option(min=0, help="latent, m: the same of the distance.")] = None,
+    rehearsals: Annotated[
+        int | None, typer.Option(min=1, help="hybrid: standard deviations from so many rehearsals; 8 do.")
     ] = None,
     positivity: Annotated[
         bool,
@@ -351,13 +370,17 @@ def reconstruct(
     conventional: free pixels.
     """
     _gentle_threads()
-    from app.reconstruction import Request, reconstruct_file
+    from app.combining import Doubt
+    from app.reconstruction import reconstruct_file
+    from app.request import Request
 
     request = Request(
         method=method,
         decoder=decoder,
-        exposure_s=exposure,
+        exposure=exposure,
+        doubt=Doubt(marginalise, position_sigma, flux_sigma, distance_sigma),
         pose=pose,
+        rehearsals=rehearsals,
         positivity=positivity,
         learning_rate=learning_rate,
         epochs=epochs,

@@ -224,11 +224,18 @@ def reconstruction_figure(
 
 
 def hybrid_figure(
-    measured: NDArray, expected: NDArray, latent: NDArray, obj: NDArray, heading: str, path: Path
+    measured: NDArray,
+    expected: NDArray,
+    latent: NDArray,
+    obj: NDArray,
+    deviation: NDArray | None,
+    heading: str,
+    path: Path,
 ) -> Path:
-    """Decoder's image, hybrid and their difference, with the summed patterns; returns the path."""
-    figure = Figure(figsize=(13, 3.1), layout="constrained")
-    axes = figure.subplots(1, 5)
+    """Decoder's image, hybrid, their difference and the deviation if known, with the patterns; returns the path."""
+    count = 5 if deviation is None else 6
+    figure = Figure(figsize=(2.6 * count, 3.1), layout="constrained")
+    axes = figure.subplots(1, count)
     axes[0].imshow(latent, **GREY)
     _bare(axes[0], "what the decoder says")
     axes[1].imshow(obj, **GREY)
@@ -236,8 +243,12 @@ def hybrid_figure(
     drawn = axes[2].imshow(obj - latent, cmap="RdBu_r", vmin=-1, vmax=1)
     _bare(axes[2], "what the light adds")
     figure.colorbar(drawn, ax=axes[2], shrink=0.8)
+    if deviation is not None:
+        drawn = axes[3].imshow(deviation, cmap="magma", vmin=0)
+        _bare(axes[3], "standard deviation")
+        figure.colorbar(drawn, ax=axes[3], shrink=0.8)
     top = max(float(np.percentile(expected, 99.9)), 1e-12)
-    for place, image, title in ((axes[3], measured, "measured"), (axes[4], expected, "expected")):
+    for place, image, title in ((axes[-2], measured, "measured"), (axes[-1], expected, "expected")):
         shown = block_means(image, 96)
         place.imshow(np.sqrt(np.clip(shown, 0, top)), cmap="inferno", vmin=0, vmax=np.sqrt(top))
         _bare(place, f"{title}, sum of frames")

@@ -106,6 +106,7 @@ def arrays_of(found: Posterior) -> dict[str, NDArray]:
         "deviation": found.deviation,
         "spread": found.spread,
         "mode": found.mode,
+        "modes": found.mode_images,
         "samples": found.samples[:SAMPLES_STORED],
         "parameters": found.theta[:SAMPLES_STORED],
         "latent": found.latent,
@@ -133,10 +134,10 @@ def store_posterior(
     decoder: Decoder,
     psnr: float | None,
     name: str,
-    phase: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
-    """Put a posterior into the run, beside the exposure it belongs to; `phase` is what is known of its phase."""
-    settings = settings_of(found, decoder) | {"psnr_db": psnr} | dict(phase or {})
+    """Put a posterior into the run, beside the exposure it belongs to; `more` joins its numbers."""
+    settings = settings_of(found, decoder) | {"psnr_db": psnr} | dict(more or {})
     store_result(path, entry, arrays_of(found), settings, name=f"reconstruction_{name}")
 
 
@@ -158,6 +159,7 @@ def numbers(found: Posterior) -> dict[str, Any]:
         "log_evidence": found.log_evidence,
         "foreign_log_odds": found.foreign.log_odds,
         "modes": found.modes,
+        "mode_log_evidence": list(found.mode_log_evidence),
         "iterations": found.iterations,
         "efficiency": found.efficiency,
         "accepted": found.accepted,

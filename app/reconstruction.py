@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from app.calibration import software, stored_illumination
+from app.combining import entries_of, joint
 from app.deciding import candidates, choose, ranking
 from app.errors import UsageError
 from app.figures import hybrid_figure, reconstruction_figure
 from app.latent import (
-    POSES,
     Decoder,
     draw_posterior,
     estimator,
@@ -27,12 +27,12 @@ from app.latent import (
     store_posterior,
 )
 from app.progress import Course
-from app.runs import entry_of_exposure
+from app.request import Request
 from app.yardstick import Yardstick
 from recon.calibrate import Illumination, illuminated
 from recon.choosing import Ranked
+from recon.combined import together
 from recon.complexlatent import ComplexPosterior
-from recon.counting import PREPARED
 from recon.dataset import Ptychogram, Scan, Truth
 from recon.decoders.package import DecoderPackage, load_package
 from recon.device import pick_device
@@ -40,9 +40,9 @@ from recon.files.read import open_run
 from recon.files.results import store_result
 from recon.files.reuse import calibration_of, reused_illumination
 from recon.hybrid import HYBRID, reconstruct_hybrid
+from recon.imperfections import Imperfections
 from recon.knownlight import grid_size
 from recon.margins import Margins, by_margins
-from recon.noise import LOSSES
 from recon.posterior import LatentEstimator, Posterior
 from recon.reconstruct import (
     CONVENTIONAL,
@@ -52,9 +52,9 @@ from recon.reconstruct import (
     reconstruct_latent,
     reconstruct_pixels,
 )
+from recon.rehearsal import Rehearsal, rehearse
 from recon.tilt import EmptyBeam, beam_tilt_rad, tilted
 
-METHODS = ("latent", "hybrid", "paper", "conventional")
 PAPER = ReconstructionSettings(epochs=40, batch=1)
 """The paper's estimator, one pattern a step; on simulated runs the loss has settled after 40 of its 100 epochs."""
 PAPER_RATES = (0.3, 1.0)
@@ -142,66 +142,15 @@ def store(
     result: Reconstruction,
     psnr: float | None,
     name: str = "",
-    phase: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
+    beside: Mapping[str, NDArray] | None = None,
 ) -> None:
-    """Put a result into the run, beside the exposure it belongs to; `phase` is what is known of its phase."""
-    arrays: dict[str, NDArray] = {"object": result.object, "loss": result.loss}
+    """Put a result into the run, beside the exposure it belongs to; `more` numbers and arrays `beside` it with it."""
+    arrays: dict[str, NDArray] = {"object": result.object, "loss": result.loss, **(beside or {})}
     if result.image is not None and result.latent is not None:
         arrays |= {"image": result.image, "latent": result.latent}
-    settings = result.summary() | {"psnr_db": psnr, "software": software()} | dict(phase or {})
+    settings = result.summary() | {"psnr_db": psnr, "software": software()} | dict(more or {})
     store_result(path, entry, arrays, settings, name=f"reconstruction_{name or result.method}")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `ptychoscope reconstruct` is asked for; None leaves a choice to the method.
-
-    Attributes:
-        method: latent, hybrid, paper or conventional.
-        decoder: name or path; latent and hybrid: "auto" ranks the installed ones by evidence, "auto:A,B" those named.
-        exposure_s: which exposure; None takes the shortest.
-        pose: latent and hybrid: "free" or "known", the sample's place under the decoder's square.
-        positivity: conventional: a real amplitude in 0..1.
-        learning_rate, epochs, start, loss, seed: of the iterative methods.
-    """
-
-    method: str = "latent"
-    decoder: str | None = None
-    exposure_s: float | None = None
-    pose: str | None = None
-    positivity: bool = True
-    learning_rate: float | None = None
-    epochs: int | None = None
-    start: str | None = None
-    loss: str | None = None
-    seed: int = 0
-
-    def check(self) -> None:
-        """Raises `UsageError` for values that are not known or not the method's."""
-        if self.method not in METHODS:
-            raise UsageError(f"method {self.method!r}: known are {', '.join(METHODS)}")
-        if self.loss is not None and self.loss not in LOSSES:
-            raise UsageError(f"loss {self.loss!r}: known are {', '.join(LOSSES)}")
-        if self.start not in (None, "mean", "random"):
-            raise UsageError(f"start {self.start!r}: known are mean, random")
-        if self.pose not in (None, *POSES):
-            raise UsageError(f"pose {self.pose!r}: known are {', '.join(POSES)}")
-        foreign = {
-            "latent": ("learning_rate", "epochs", "start", "loss"),
-            "hybrid": ("learning_rate", "epochs", "start", "loss"),
-            "paper": ("pose",),
-            "conventional": ("learning_rate", "start", "pose", "decoder"),
-        }[self.method]
-        for name in foreign:
-            if getattr(self, name) is not None:
-                option = "--" + name.replace("_", "-")
-                raise UsageError(f"{option}: the {self.method} method has no such choice; leave it out")
-        if self.method == "paper" and self.decoder is not None and candidates(self.decoder) is not None:
-            raise UsageError(
-                f"--decoder {self.decoder}: evidence is the latent method's; name a decoder for the paper's"
-            )
-        if self.method == "conventional" and self.loss is not None and self.loss not in PREPARED:
-            raise UsageError(f"loss {self.loss!r}: conventional takes {', '.join(PREPARED)}")
 
 
 @dataclass(frozen=True)
@@ -209,6 +158,8 @@ class _Task:
     """One exposure of a run, ready to be reconstructed.
 
     Attributes:
+        data: all frames; parts: the same, one set an exposure; entry, exposure_s: of the shortest.
+        imperfections: what is uncertain, or None.
         beam: a scan with the empty beam that belongs to the light, or without any.
     """
 
@@ -222,6 +173,8 @@ class _Task:
     truth: Truth | None
     folder: Path
     device: str
+    parts: tuple[Ptychogram, ...]
+    imperfections: Imperfections | None
     beam: Scan
 
     @property
@@ -266,37 +219,45 @@ def reconstruct_file(
     begin = time.monotonic()
     with open_run(path) as run:
         profile, truth = run.profile, run.truth()
-        entry = 2 if request.exposure_s is None else entry_of_exposure(run, request.exposure_s)
-        if run.entries < entry:
-            raise UsageError(f"{path}: holds no evaluation series; its plan has only a calibration scan")
-        data, exposure = run.ptychogram(entry), run.exposure_s(entry)
+        entries = entries_of(run, request.exposure)
+        if len(entries) > 1 and (request.method != "latent" or candidates(request.decoder or "") is not None):
+            raise UsageError(
+                f"--exposure {request.exposure}: exposures are combined by the latent method with one decoder; name one"
+            )
+        entry = entries[0]
+        frames, exposures = [run.ptychogram(k) for k in entries], [run.exposure_s(k) for k in entries]
     other = calibration_of(path, calibration)
     light, window = stored_illumination(path) if other is None else reused_illumination(path, entry, other)
     settings = profile["reconstruction"]
-    lit, margins = cleaned(data, window)
+    clean = [cleaned(data, window) for data in frames]
+    parts = tuple(lit for lit, _ in clean)
     task = _Task(
         path,
         entry,
-        exposure,
-        lit,
+        exposures[0],
+        together(parts),
         light,
         settings["field_m"],
         request.decoder or settings["decoder"],
         truth,
         out or path.with_name(f"{path.stem}-reconstruction"),
         pick_device(device),
-        data if other is None or data.empty is not None else bright_frames(other),
+        parts,
+        request.doubt.of(path, other, light, parts, profile["stage"]["repeatability_m"]),
+        frames[0] if other is None or frames[0].empty is not None else bright_frames(other),
     )
     with Course() as course, course.interruptible():
-        if margins.corrected:
-            course.say(margins.reason)
+        for _, margins in clean:
+            if margins.corrected:
+                course.say(margins.reason)
         values = _METHODS[request.method](task, request, course)
     return {
         "method": request.method,
         "calibration": str(path if other is None else other),
-        "exposure_s": exposure,
+        "exposure_s": exposures[0],
+        "exposures_s": exposures,
         **values,
-        "sensor": margins.summary(),
+        "sensor": clean[0][1].summary(),
         "seconds": time.monotonic() - begin,
     }
 
@@ -320,10 +281,11 @@ class _Believed:
     estimator: LatentEstimator
     places: list[Ranked]
     tilt_rad: NDArray[np.float64]
+    beside: dict[str, Any]
 
     def values(self) -> dict[str, Any]:
         """For the JSON line."""
-        values = numbers(self.posterior) | {"decoder": self.decoder.package.name}
+        values = numbers(self.posterior) | {"decoder": self.decoder.package.name} | self.beside
         return values | ({"ranking": ranking(self.places)} if self.places else {})
 
 
@@ -331,6 +293,7 @@ def _posterior(task: _Task, request: Request, course: Course) -> _Believed:
     pose, names = request.pose or "free", candidates(task.decoder)
     places: list[Ranked] = []
     tilt = np.zeros(2)
+    beside: dict[str, Any] = {}
     if names is None:
         decoder = Decoder.load(task.decoder, None if request.method == "latent" else 1, f"the {request.method} method")
         if decoder.note:
@@ -338,17 +301,23 @@ def _posterior(task: _Task, request: Request, course: Course) -> _Believed:
         course.begin("latent", 2)
         light = task.light
         if decoder.package.channels == 2:
+            if task.imperfections is not None:
+                raise UsageError(
+                    f"--marginalise: decoder {task.decoder} draws a phase, positions are integrated out of amplitudes "
+                    "only; leave it out or name another decoder"
+                )
             tilt = beam_tilt_rad(light, EmptyBeam.of(task.beam))
             light = tilted(light, tilt)
         estimate = estimator(decoder, light, task.field_m, pose, task.device)
-        estimate.prepare(task.data)
+        if len(task.parts) == 1:
+            estimate.prepare(task.data)
         course.advance(1, "prepared")
-        found = estimate.estimate(task.data)
+        found, beside = joint(estimate, task.parts, task.imperfections)
         course.advance(2, found.verdict.word.value)
     else:
         decoder, estimate, places = choose(names, task.data, task.light, task.field_m, pose, task.device, course)
         found = places[0].posterior
-    return _Believed(found, decoder, estimate, places, tilt)
+    return _Believed(found, decoder, estimate, places, tilt, beside)
 
 
 def _latent(task: _Task, request: Request, course: Course) -> dict[str, Any]:
@@ -359,14 +328,17 @@ def _latent(task: _Task, request: Request, course: Course) -> dict[str, Any]:
     if isinstance(found, ComplexPosterior):
         obj = on_object_grid(found.transmission, task.field_m, task.size, task.pixel_m)
         phase = task.phase(obj, believed.tilt_rad)
-    store_posterior(task.path, task.entry, found, believed.decoder, psnr, "latent", phase)
+    exposures = [float(part.exposures_s[0]) for part in task.parts]
+    name = "latent" if len(exposures) == 1 else "latent_combined"
+    more = believed.beside | phase | {"exposures_s": exposures}
+    store_posterior(task.path, task.entry, found, believed.decoder, psnr, name, more)
     figure = draw_posterior(
         found,
         task.data,
         believed.estimator.expected(task.data, found.transmission),
         lit_samples(task.light, task.data, task.field_m, len(found.mean)),
         task.heading("latent", psnr, phase),
-        task.figure("latent"),
+        task.figure(name.replace("_", "-")),
     )
     return believed.values() | {"psnr_db": psnr, **phase, "figure": str(figure)}
 
@@ -393,12 +365,15 @@ def _hybrid(task: _Task, request: Request, course: Course) -> dict[str, Any]:
     result = hybrid(task.data, task.light, found, task.field_m, task.device, course, "hybrid")
     latent = on_object_grid(found.mean, task.field_m, task.size, task.pixel_m)
     psnr = task.psnr_db(result.object)
-    store(task.path, task.entry, result, psnr, request.method)
+    bars = None if request.rehearsals is None else _rehearsed(task, request.rehearsals, found, result, course)
+    beside = {} if bars is None else {"deviation": bars.deviation}
+    store(task.path, task.entry, result, psnr, request.method, {} if bars is None else bars.summary(), beside)
     figure = hybrid_figure(
         task.data.frames.sum(0),
         result.expected.sum(0),
         field_of_view(latent, task.field_m, task.pixel_m),
         field_of_view(result.object.real, task.field_m, task.pixel_m),
+        None if bars is None else field_of_view(bars.deviation, task.field_m, task.pixel_m),
         task.heading(request.method, psnr),
         task.figure(request.method),
     )
@@ -408,8 +383,27 @@ def _hybrid(task: _Task, request: Request, course: Course) -> dict[str, Any]:
         "converged": found.converged and bool(result.converged),
         "residual": result.residual,
         "strength": HYBRID.kappa,
+        **({} if bars is None else bars.summary()),
         "figure": str(figure),
     }
+
+
+def _rehearsed(task: _Task, members: int, found: Posterior, result: Reconstruction, course: Course) -> Rehearsal | None:
+    """Error bars of a hybrid image; None where they were interrupted before there was anything."""
+    course.begin("rehearsals", members)
+    if course.stopped():
+        return None
+    return rehearse(
+        task.data,
+        task.light,
+        found,
+        task.field_m,
+        result,
+        members,
+        device=task.device,
+        report=lambda done, _: course.advance(done),
+        stop=course.stopped,
+    )
 
 
 def _iterative(task: _Task, request: Request, course: Course) -> dict[str, Any]:

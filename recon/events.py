@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -59,8 +60,11 @@ class Watch:
     weights: Tensor
 
     @classmethod
-    def build(cls, operator: CameraOperator, light: LightMap, variance: Tensor, mask: Tensor) -> Watch:
-        """For a sensor with the dark `variance` (H, W) and `mask` (H, W) of good pixels."""
+    def build(cls, operator: CameraOperator, light: LightMap, variance: Tensor, mask: Tensor, stride: int = 1) -> Watch:
+        """For a sensor with the dark `variance` (H, W) and `mask` (H, W) of good pixels.
+
+        Of the dark blocks every `stride`-th each way stands for its neighbours in Q; see `LightMap.sampled`.
+        """
         sigma = variance.sqrt()
         covered, good = light.pixels(sigma), light.pixels(mask)
         thresholds, quadratic, share, weights = [], [], [], []
@@ -74,9 +78,9 @@ class Watch:
             looked = seen.sum((1, 3)) * light.mean[j]
             share.append((weight * light.mean[j]).sum() / looked.sum().clamp_min(1e-12))
             weights.append(weight)
-            weight = weight.flatten()
+            rows, columns, weight = light.sampled(weight, stride)
             lit = weight > 0
-            grid = operator.on_grid(j, light.centres(0), light.centres(1))[lit]
+            grid = operator.on_grid(j, rows, columns)[lit]
             stacked = torch.cat((grid.real, grid.imag))
             quadratic.append(stacked.T @ (stacked * weight[lit].repeat(2)[:, None]))
             thresholds.append(torch.where(seen, threshold, math.inf))
@@ -207,6 +211,8 @@ class Events:
     light: LightMap
     weights: Tensor
 
+    counting: ClassVar[str] = "events"
+
     @property
     def counting(self) -> str:
         """How the light is looked at."""
@@ -288,7 +294,7 @@ class Events:
         pulls = []
         for group in self._groups:
             fields, intensity = group.light(local)
-            odds, slope = _polynomial(group.ratios, intensity)
+            odds, slope = polynomial(group.ratios, intensity)
             missed = group.missed[:, :, None]
             value += (torch.log1p(odds) - missed * intensity).sum((0, 1))
             pull = slope.div_(odds.add_(1))
@@ -321,7 +327,7 @@ class Events:
         total = 0.0
         for group in self._groups:
             _, intensity = group.light(local)
-            odds, slope = _polynomial(group.ratios, intensity)
+            odds, slope = polynomial(group.ratios, intensity)
             total += float((intensity * slope / (1 + odds)).sum())
         return total
 
@@ -338,7 +344,7 @@ class Events:
         blocks = self.light.of(self.operator, image)
         dark = self.weights * blocks
         typical = dark.square().sum((1, 2)) / dark.sum((1, 2)).clamp_min(1e-12) / self.light.side**2
-        odds, slope = _polynomial(self.ratios, intensity[:, :, None])
+        odds, slope = polynomial(self.ratios, intensity[:, :, None])
         pull = (slope / (1 + odds))[:, :, 0]
         weight = pattern_weight(intensity, typical[:, None])
         lit = pattern_weight(blocks, typical[:, None, None])
@@ -395,7 +401,7 @@ def _odds(ratios: Tensor, intensity: Tensor) -> Tensor:
     return total
 
 
-def _polynomial(ratios: Tensor, intensity: Tensor) -> tuple[Tensor, Tensor]:
+def polynomial(ratios: Tensor, intensity: Tensor) -> tuple[Tensor, Tensor]:
     """sum_n r_n I^n and its slope in I, for ratios (N, m, T) and intensities (N, m, S)."""
     highest = ratios[:, :, -1:]
     value, slope = highest * intensity, highest.expand_as(intensity).clone()

@@ -49,12 +49,16 @@ class Expectation:
     Attributes:
         mean: (s, s) amplitude on the decoder's grid.
         variance: (s, s) of the object about it, for a residual that is smooth over one of these pixels.
+        misfit: (s, s) variance of what the decoder misses of its own class in each of these pixels.
         drawing: where they lie.
+        grain: (s, s) added to each pixel's square; zero but for a rehearsal (`recon.rehearsal`).
     """
 
     mean: NDArray[np.float32]
     variance: NDArray[np.float32]
+    misfit: NDArray[np.float32]
     drawing: Drawing
+    grain: NDArray[np.float32] | None = None
 
     @classmethod
     def of(cls, posterior: Posterior, field_m: float) -> Expectation:
@@ -62,22 +66,46 @@ class Expectation:
         misfit = np.clip(
             posterior.deviation.astype(np.float64) ** 2 - posterior.spread.astype(np.float64) ** 2, 0, None
         )
-        variance = posterior.foreign.residual * widened(torch.from_numpy(misfit)).numpy()
-        return cls(posterior.mean, variance.astype(np.float32), Drawing(len(posterior.mean), field_m))
+        widest = widened(torch.from_numpy(misfit)).numpy()
+        variance = posterior.foreign.residual * widest
+        drawing = Drawing(len(posterior.mean), field_m)
+        return cls(posterior.mean, variance.astype(np.float32), widest.astype(np.float32), drawing)
+
+    def centre(self, axis_m: NDArray[np.float64]) -> NDArray[np.float32]:
+        """(n, n) what is expected on a grid of the object with these coordinates (n,) along both axes."""
+        smooth = _drawn(self.mean, self.drawing, axis_m)
+        if self.grain is None:
+            return smooth
+        nearest = self._nearest(axis_m)
+        inside = np.abs(axis_m) < self.drawing.field_m / 2
+        return smooth + np.where(inside[:, None] & inside, self.grain[np.ix_(nearest, nearest)], np.float32(0))
 
     def anchor(self, light: KnownLight, pixel_m: float) -> Anchor:
         """On the object's grid of `light`; `pixel_m` is the camera's pitch."""
+        axis = grid_axis(light.size, light.binning, pixel_m)
+        nearest, side = self._nearest(axis), self.drawing.field_m / self.drawing.samples
         pitch = pixel_m * light.binning
-        # A coarse grid's pixels lie in the middle of their fine ones.
-        axis = (np.arange(light.size, dtype=np.float64) - light.size // 2) * pitch + (light.binning - 1) / 2 * pixel_m
-        weights = self.drawing.weights(axis, 0)
-        side = self.drawing.field_m / self.drawing.samples
-        nearest = np.clip(np.round((axis + self.drawing.field_m / 2) / side - 0.5), 0, self.drawing.samples - 1)
-        chosen = nearest.astype(np.int64)
-        variance = self.variance[np.ix_(chosen, chosen)] * np.float32((side / pitch) ** 2)
+        variance = self.variance[np.ix_(nearest, nearest)] * np.float32((side / pitch) ** 2)
         device = light.probes.device
-        centre = torch.from_numpy((weights @ self.mean @ weights.T).astype(np.float32))
-        return Anchor(centre[None].to(device), torch.from_numpy(2 / variance).to(device))
+        return Anchor(torch.from_numpy(self.centre(axis))[None].to(device), torch.from_numpy(2 / variance).to(device))
+
+    def _nearest(self, axis_m: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Index of the decoder's pixel nearest to each coordinate."""
+        side = self.drawing.field_m / self.drawing.samples
+        nearest = np.round((axis_m + self.drawing.field_m / 2) / side - 0.5)
+        return np.clip(nearest, 0, self.drawing.samples - 1).astype(np.int64)
+
+
+def grid_axis(size: int, binning: int, pixel_m: float) -> NDArray[np.float64]:
+    """(size,) coordinates of an object's grid; a coarse grid's pixels lie in the middle of their fine ones."""
+    return (np.arange(size, dtype=np.float64) - size // 2) * pixel_m * binning + (binning - 1) / 2 * pixel_m
+
+
+def _drawn(image: NDArray[np.float32], drawing: Drawing, axis_m: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(n, n) an image (s, s) where a decoder draws it, at coordinates (n,) along both axes."""
+    weights = drawing.weights(axis_m, 0)
+    result: NDArray[np.float32] = (weights @ image @ weights.T).astype(np.float32)
+    return result
 
 
 def reconstruct_hybrid(

@@ -41,6 +41,7 @@ class Observation(Protocol):
         operator: from images to the camera.
         counting: "events", "pixels" or "bins"; see `recon.manner`.
         electrons: counted in the pixels that are looked at, dark ones subtracted.
+        counting: "events" or "bins".
     """
 
     @property
@@ -51,6 +52,9 @@ class Observation(Protocol):
 
     @property
     def electrons(self) -> float: ...
+
+    @property
+    def counting(self) -> str: ...
 
     def quick(self) -> Observation:
         """Itself or a part of it that is enough to find where to search."""
@@ -146,6 +150,15 @@ class LightMap:
         """(g,) rows (axis 0) or columns (1) of the blocks' centres."""
         count = self.mean.shape[1]
         return torch.arange(count, device=self.mean.device) * self.side + (self.corner[axis] + self.side // 2)
+
+    def sampled(self, weight: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows and columns of the centres of every `stride`-th block, and their weights (n,), from those (g, g) of all.
+
+        A diffraction pattern holds no frequency above beam diameter/(lambda z): sums on any grid finer than the inverse
+        are the same, as far as the weights are smooth.
+        """
+        first = slice(stride // 2, None, stride)
+        return self.centres(0)[first], self.centres(1)[first], stride**2 * weight[first, first].flatten()
 
     def pixels(self, frame: Tensor) -> Tensor:
         """(g, side, g, side) view of a frame's (H, W) pixels that the blocks cover."""

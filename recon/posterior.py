@@ -86,6 +86,8 @@ class Posterior:
         pose: (4,) mean shift y, x (m), rotation (rad), logarithm of the magnification.
         pose_sigma: (4,) their standard deviations.
         modes: number of distinct modes.
+        mode_images: (modes, s, s) float16 amplitude of each, the one with the most evidence first.
+        mode_log_evidence: nats of each, by Laplace's approximation, against an empty field of view.
         converged: whether the highest mode is one, to a fraction of a nat.
         iterations: Gauss-Newton steps.
         efficiency: see `recon.chains.Sample`.
@@ -113,6 +115,8 @@ class Posterior:
     pose: NDArray[np.float32]
     pose_sigma: NDArray[np.float32]
     modes: int
+    mode_images: NDArray[np.float16]
+    mode_log_evidence: tuple[float, ...]
     converged: bool
     iterations: int
     efficiency: float
@@ -301,7 +305,7 @@ class LatentEstimator:
     def found(self, observation: Observation, starts: Tensor | None = None, scores: Tensor | None = None) -> Found:
         """Search and draws; `scores` (n,) of the bank, where they are known."""
         settings = self.settings
-        if isinstance(observation, Bins):
+        if observation.counting == "bins":
             # Light makes the posterior narrow and nearly normal, and each of its images dear.
             settings = replace(settings, proposals=settings.proposals // 3, chains=settings.chains // 2)
         more = () if starts is None else (starts,)
@@ -368,6 +372,8 @@ class LatentEstimator:
         flux, pose = self.scene.flux(theta), self.scene.pose(theta)
         lit_images, jacobian = replace(self.exact, drawer=found.chord).drawn(top)
         mode = self.amplitudes(lit_images)[0] / self.scene.flux(top).sqrt()
+        by_evidence = modes.log_evidence.argsort(descending=True, stable=True)
+        others = self._amplitudes_of(modes.theta[by_evidence], found.chord)
         _, _, prior_precision = self.exact.prior_terms(top)
         foreign = foreign_evidence(
             observation, lit_images[0], jacobian[0], prior_precision[0], misfit, self.phase_misfit(mean)
@@ -410,6 +416,8 @@ class LatentEstimator:
             pose=out(pose.mean(0)),
             pose_sigma=out(pose.std(0)),
             modes=len(modes.theta),
+            mode_images=others.half().cpu().numpy(),
+            mode_log_evidence=tuple(float(value) for value in modes.log_evidence[by_evidence]),
             converged=bool(modes.converged[best]),
             iterations=found.iterations,
             efficiency=drawn.efficiency,
@@ -420,6 +428,11 @@ class LatentEstimator:
             followed=found.followed,
             counting=observation.counting,
         )
+
+    def _amplitudes_of(self, theta: Tensor, chord: Chord) -> Tensor:
+        """(m, s, s) what parameters (m, size) draw beside a chord's modes, in their pose, without the flux."""
+        lit = self.amplitudes(replace(self.exact, drawer=chord).images(theta))
+        return lit / self.scene.flux(theta).sqrt()[:, None, None]
 
     def _typicality(self, theta: Tensor) -> float:
         """Mean log prior density of samples (n, size), in standard deviations above the mean of the bank's draws."""

@@ -41,8 +41,10 @@ INIT_LINES = 40
 LOADS_TORCH = (
     "app.calibration",
     "app.reconstruction",
+    "app.request",
     "app.latent",
     "app.demo",
+    "app.combining",
     "app.deciding",
     "app.worker.engine",
     "app.studies.dose",

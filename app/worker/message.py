@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, PlainValidator, ValidationError
 from pydantic.dataclasses import dataclass
 
-VERSION = 3
+VERSION = 4
 """Raised whenever a record changes; window and worker have to be of one version."""
 MOST_BYTES = 1 << 30
 """Of one message: nobody fills a stranger's memory."""
@@ -283,6 +283,7 @@ class Estimate:
         seconds: that it took.
         numbers: JSON: verdict, reason, photons and all the rest.
         image, deviation, spread, mode: (s, s); see `recon.posterior.Posterior`.
+        modes: (m, s, s) of each mode, the one with the most evidence first.
         samples, parameters, latent, frame_scores, pose, pose_sigma: see there.
         measured, predicted: electrons of all frames, and as the image predicts them, summed in blocks.
         variance: of a block in the dark, electrons squared.
@@ -303,6 +304,7 @@ class Estimate:
     deviation: Image
     spread: Image
     mode: Image
+    modes: Draws
     samples: Draws
     parameters: Image
     latent: Vector

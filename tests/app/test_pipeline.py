@@ -102,6 +102,7 @@ def test_calibrate_command(run_path, tmp_path, capsys):
 @pytest.mark.parametrize("method", ["latent", "hybrid", "paper", "conventional"])
 def test_reconstruct_command(run_path, tmp_path, capsys, method):
     brief = ("--pose", "known") if method in ("latent", "hybrid") else ("--epochs", 4)
+    brief += ("--rehearsals", 1) if method == "hybrid" else ()
     code, out, _ = call(capsys, "reconstruct", run_path, "--method", method, *brief, "--out", tmp_path / "r", "--json")
     assert code == 0
     values = last_json(out)
@@ -123,6 +124,9 @@ def test_reconstruct_command(run_path, tmp_path, capsys, method):
         assert settings["residual"] == values["residual"] > 0
         assert settings["psnr_db"] == values["psnr_db"]
         assert arrays["object"].shape[0] == arrays["object"].shape[1]
+        assert arrays["deviation"].shape == arrays["object"].shape
+        assert arrays["deviation"].mean() == pytest.approx(values["deviation_mean"], rel=1e-5)
+        assert settings["rehearsals"] == values["rehearsals"] == 1
 
 
 def test_the_decoder_with_the_most_evidence_is_taken(run_path, tmp_path, capsys):
@@ -193,6 +197,7 @@ def test_a_scan_must_be_calibrated_before_its_object_is_sought(tmp_path, capsys)
         (["--epochs", "4"], "--epochs"),
         (["--method", "paper", "--pose", "free"], "--pose"),
         (["--method", "hybrid", "--epochs", "4"], "--epochs"),
+        (["--method", "latent", "--rehearsals", "4"], "--rehearsals"),
         (["--start", "nowhere"], "nowhere"),
         (["--exposure", "7"], "7"),
         (["--device", "abacus"], "abacus"),

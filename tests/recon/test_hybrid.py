@@ -123,7 +123,7 @@ def test_an_expectation_is_the_same_on_coarse_and_fine_pixels():
     fine = coarse_light(data.crop((150, 150)), source, "cpu")
     assert fine.binning == 1
     variance = np.random.default_rng(0).uniform(0.01, 0.1, (bench.SIDE, bench.SIDE)).astype(np.float32)
-    expected = Expectation(bench.bar(TRUE)[0].numpy(), variance, Drawing(bench.SIDE, bench.FIELD))
+    expected = Expectation(bench.bar(TRUE)[0].numpy(), variance, variance, Drawing(bench.SIDE, bench.FIELD))
     anchors = [expected.anchor(light, bench.PIXEL) for light in (fine, coarse)]
     # Fine pixels M//2 and M//2 + 1 make up the coarse one M//2.
     centre = anchors[0].centre[0]
@@ -141,6 +141,18 @@ def test_an_expectation_is_the_same_on_coarse_and_fine_pixels():
     # A block's precision is that of its four pixels together.
     total = float(anchors[0].precision.double().mean()) * 4
     assert float(anchors[1].precision.double().mean()) == pytest.approx(total, rel=0.1)
+
+
+def test_grain_is_added_square_by_square_and_nothing_outside():
+    image, flat = bench.bar(TRUE)[0].numpy(), np.full((bench.SIDE, bench.SIDE), 0.05, np.float32)
+    plain = Expectation(image, flat, flat, Drawing(bench.SIDE, bench.FIELD))
+    grain = np.random.default_rng(1).standard_normal(image.shape).astype(np.float32)
+    side = bench.FIELD / bench.SIDE
+    # Three points a pixel of the decoder, and two pixels beyond each edge.
+    axis = (np.arange(3 * (bench.SIDE + 4)) + 0.5) * side / 3 - bench.FIELD / 2 - 2 * side
+    added = replace(plain, grain=grain).centre(axis) - plain.centre(axis)
+    expected = np.pad(np.kron(grain, np.ones((3, 3), np.float32)), 6)
+    np.testing.assert_allclose(added, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("settings", [replace(HYBRID, kappa=None), replace(HYBRID, positivity=False)])

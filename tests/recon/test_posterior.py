@@ -209,6 +209,33 @@ def test_the_deviation_follows_the_object_in_its_pose() -> None:
     assert np.allclose(misfit, expected, atol=1e-5)
 
 
+def test_every_mode_has_its_image_and_its_evidence_the_likeliest_first() -> None:
+    estimator = _estimator(300)
+    data = bench.measured(bench.bar(DRAWS[:1])[0], bench.light(300), 1)
+    observation = estimator.observe(data)
+    found = estimator.found(observation)
+    plain = estimator.pictured(observation, found)
+    assert plain.modes == 1
+    # Laplace's evidence is about that of the draws, and the image that of the mode.
+    assert plain.mode_log_evidence == pytest.approx([plain.log_evidence], abs=1)
+    np.testing.assert_allclose(plain.mode_images[0], plain.mode, atol=1e-3)
+    # Another one, less high but wider.
+    one = found.modes
+    two = replace(
+        one,
+        theta=torch.cat((one.theta, one.theta + 0.5)),
+        log_posterior=torch.cat((one.log_posterior, one.log_posterior - 1)),
+        factors=torch.cat((one.factors, one.factors)),
+        log_evidence=torch.cat((one.log_evidence, one.log_evidence + 2)),
+        converged=torch.cat((one.converged, one.converged)),
+    )
+    both = estimator.pictured(observation, replace(found, modes=two))
+    assert both.modes == 2
+    assert both.mode_log_evidence == pytest.approx([float(one.log_evidence[0]) + 2, float(one.log_evidence[0])])
+    np.testing.assert_allclose(both.mode_images[1], both.mode, atol=1e-3)
+    assert np.abs(both.mode_images[0].astype(np.float32) - both.mode).max() > 0.05
+
+
 def test_in_any_light_the_best_mode_is_kept() -> None:
     # A log posterior of 10^9 nats in single precision knows no difference of a few.
     estimator = _estimator(3e10)

@@ -90,6 +90,7 @@ class FakeEngine:
             deviation=image,
             spread=image,
             mode=image,
+            modes=np.zeros((1, SIDE, SIDE), np.float16),
             samples=np.zeros((1, SIDE, SIDE), np.float16),
             parameters=np.zeros((1, 3), np.float32),
             latent=np.zeros(3, np.float32),

@@ -12,7 +12,8 @@ import pytest
 
 from app.acquire.observer import RunState, SilentObserver
 from app.acquire.scan import Scan
-from app.reconstruction import Request, reconstruct_file
+from app.reconstruction import reconstruct_file
+from app.request import Request
 from app.worker.engine import Engine
 from app.worker.enough import Target
 from app.worker.following import followed

@@ -17,7 +17,8 @@ from app.acquire.scan import Scan
 from app.calibration import calibrate_file
 from app.live.orders import unfinished
 from app.profile import load_profile
-from app.reconstruction import Request, reconstruct_file
+from app.reconstruction import reconstruct_file
+from app.request import Request
 from app.worker.book import RunBook
 from app.worker.engine import Engine
 from app.worker.message import Calibrated, Choose, Epoch, Estimate, Ping, Pixels, Said
