@@ -8,7 +8,6 @@ would hide electrons that readings half show, all of them keep their own exact l
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -62,8 +61,6 @@ class Bins:
     def counting(self) -> str:
         """How the light is looked at."""
         return "bins" if self.tables is None else "pixels"
-
-    counting: ClassVar[str] = "bins"
 
     @classmethod
     def build(

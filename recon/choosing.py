@@ -16,7 +16,6 @@ import torch
 from recon.bins import Bins
 from recon.dataset import Ptychogram
 from recon.events import Watch
-from recon.exactnoise import ExactMixed
 from recon.manner import Manner, read_noise_e
 from recon.noise import MixedGaussian
 from recon.observation import LightMap, Observation
@@ -109,9 +108,8 @@ class Alike:
         if manner is Manner.EVENTS:
             yield from (watch.count(data) for watch in self.watches)
             return
-        likelihood = ExactMixed() if manner is Manner.PIXELS else MixedGaussian()
         for operator in self.operators:
-            yield Bins.build(data, operator, self.light, likelihood)
+            yield Bins.build(data, operator, self.light, manner.summed(MixedGaussian()))
 
 
 def together(lights: Sequence[LightMap]) -> LightMap:

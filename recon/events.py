@@ -214,11 +214,6 @@ class Events:
     counting: ClassVar[str] = "events"
 
     @property
-    def counting(self) -> str:
-        """How the light is looked at."""
-        return "events"
-
-    @property
     def electrons(self) -> float:
         """Counted in the pixels that are looked at."""
         return float(self.seen.sum())

@@ -6,11 +6,13 @@ import math
 from enum import StrEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recon import events, pixelbins
 from recon.dataset import Ptychogram
 from recon.exactnoise import ExactMixed
 from recon.likelihoods import choose
+from recon.noise import Likelihood
 
 DARK = 0.4
 """Electrons in the brightest pixel, expected of the prior, up to which pixels keep their own exact likelihood."""
@@ -36,6 +38,10 @@ class Manner(StrEnum):
         chosen = choose(read_noise_e, math.nan, brightest_e).likelihood
         return cls.PIXELS if isinstance(chosen, ExactMixed) else cls.BINS
 
+    def summed(self, usual: Likelihood) -> Likelihood:
+        """For `Bins`: the exact one, pixel by pixel, or the usual one of sums."""
+        return ExactMixed() if self is Manner.PIXELS else usual
+
     def met(self, data: Ptychogram) -> Manner:
         """This one, or bins where a good pixel of the frames holds more than it can look at."""
         if self is Manner.BINS:
@@ -47,6 +53,6 @@ class Manner(StrEnum):
         return self if brightest < most else Manner.BINS
 
 
-def read_noise_e(data_variance: np.ndarray, mask: np.ndarray) -> float:
+def read_noise_e(dark_variance: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
     """Of a typical good pixel, electrons rms, from dark variances (H, W) and the mask (H, W)."""
-    return math.sqrt(float(np.median(data_variance[mask])))
+    return math.sqrt(float(np.median(dark_variance[mask])))

@@ -41,7 +41,6 @@ class Observation(Protocol):
         operator: from images to the camera.
         counting: "events", "pixels" or "bins"; see `recon.manner`.
         electrons: counted in the pixels that are looked at, dark ones subtracted.
-        counting: "events" or "bins".
     """
 
     @property
@@ -52,9 +51,6 @@ class Observation(Protocol):
 
     @property
     def electrons(self) -> float: ...
-
-    @property
-    def counting(self) -> str: ...
 
     def quick(self) -> Observation:
         """Itself or a part of it that is enough to find where to search."""

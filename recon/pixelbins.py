@@ -70,6 +70,11 @@ class PixelTables:
                 pixels[j, :m] = good.sum(1)
         return cls(read_noise_e, pixels, scale, step, cubics)
 
+    def of_frame(self, frame: int, count: int) -> PixelTables:
+        """The first `count` bins of one frame."""
+        parts = (part[frame, None, :count] for part in (self.pixels, self.scale, self.step, self.cubics))
+        return PixelTables(self.read_noise_e, *parts)
+
     def every(self, step: int) -> PixelTables:
         """Every so many-th bin of each frame."""
         parts = (part[:, ::step] for part in (self.pixels, self.scale, self.step, self.cubics))

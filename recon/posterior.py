@@ -22,7 +22,6 @@ from recon.decoders.package import DecoderPackage
 from recon.decoders.sketch import Drawer
 from recon.decoders.whitening import Whitening
 from recon.events import Events, Watch
-from recon.exactnoise import ExactMixed
 from recon.foreign import Foreign, foreign_evidence
 from recon.illumination import Illumination
 from recon.latent import CHUNK, Bank, LatentSettings, Modes, refine, search, settle
@@ -270,8 +269,7 @@ class LatentEstimator:
         manner = Manner.BINS if in_bins else prepared.manner.met(data)
         if manner is Manner.EVENTS and prepared.watch is not None:
             return prepared.watch.count(data)
-        likelihood = ExactMixed() if manner is Manner.PIXELS else self.binned()
-        return Bins.build(data, prepared.operator, prepared.light, likelihood, of)
+        return Bins.build(data, prepared.operator, prepared.light, manner.summed(self.binned()), of)
 
     def scores(self, observation: Observation, prepared: Prepared) -> Tensor:
         """(n,) log-likelihood of the bank's images, from enough of the data to tell where to search."""
@@ -305,7 +303,7 @@ class LatentEstimator:
     def found(self, observation: Observation, starts: Tensor | None = None, scores: Tensor | None = None) -> Found:
         """Search and draws; `scores` (n,) of the bank, where they are known."""
         settings = self.settings
-        if observation.counting == "bins":
+        if observation.counting != Manner.EVENTS:
             # Light makes the posterior narrow and nearly normal, and each of its images dear.
             settings = replace(settings, proposals=settings.proposals // 3, chains=settings.chains // 2)
         more = () if starts is None else (starts,)
