@@ -29,6 +29,9 @@ BRIGHTEST_E = 12.0
 """Light of a pixel, in electrons, where tables end; beyond it g goes on as a straight line in u."""
 MOST_E = 24.0
 """Reading of a pixel up to which there are tables."""
+MOST_TERMS = 64
+"""Of the series. The likeliest electrons are fewer than `MOST_E`, and those that count some five roots of it more, also
+in a hot pixel whose noise would ask `series_terms` for hundreds."""
 PIECE = 2**15
 """Lights that a CPU looks up at a time: they stay in its cache."""
 LEAST_SCALE = 1e-30
@@ -138,7 +141,7 @@ def read_noise_range(variance: Tensor) -> tuple[float, float]:
 def _tabulated(reading: Tensor, variance: Tensor, good: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """c (m,), step (m,) and cubics (m, K, 4) of bins of pixels (m, n)."""
     x, v = torch.where(good, reading, 0.0).double(), torch.where(good, variance, 1.0).double()
-    terms = series_terms(BRIGHTEST_E, float(x.max()), math.sqrt(float(v[good].max())))
+    terms = min(MOST_TERMS, series_terms(BRIGHTEST_E, float(x.max()), math.sqrt(float(v[good].max()))))
     order = torch.arange(terms + 1, dtype=torch.float64, device=x.device)
     # ln r_0 .. r_T, as `ExactMixed.series` has them, relative to the largest: nothing overflows.
     logs = (x[:, :, None] - order / 2) * (order / v[:, :, None]) - torch.lgamma(order + 1)

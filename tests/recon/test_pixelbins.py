@@ -56,7 +56,7 @@ def _summed(readings: Readings) -> tuple[Tensor, Tensor]:
     return torch.where(good, value - dark, 0.0).sum(1), torch.where(good, score, 0.0).sum(1) / good.sum(1)
 
 
-@pytest.mark.parametrize("read_noise", [0.45, 0.7, 1.0, 1.5])
+@pytest.mark.parametrize("read_noise", [0.45, 0.7, 1.0, 1.5, 8.0])
 @pytest.mark.parametrize("pixels", [1, 9])
 @pytest.mark.parametrize("light", [0.003, 1.0])
 def test_it_is_the_sum_over_the_pixels_of_a_bin(read_noise: float, pixels: int, light: float) -> None:
