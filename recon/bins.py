@@ -1,22 +1,24 @@
 """Frames in bins, for light, or for read noise that hides single electrons: the likelihood of every lit bin.
 
-What a decoder draws diffracts smoothly, so that camera pixels may be summed over some 10 um without losing detail;
-the light of a bin is that at its middle times its good pixels.
+What a decoder draws diffracts smoothly, so that camera pixels may be taken together over some 10 um without losing
+detail; the light of a bin is that at its middle times its good pixels. Either their readings are summed, or, where sums
+would hide electrons that readings half show, all of them keep their own exact likelihood (`recon.pixelbins`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from recon.dataset import Ptychogram
+from recon.exactnoise import ExactMixed
 from recon.noise import Likelihood
 from recon.observation import FLUX_TOLERANCE, LightMap, Terms, alike, information, pattern_weight, trimmed
 from recon.operator import CameraOperator
+from recon.pixelbins import PixelTables, read_noise_range
 
 BIN_M = 10.5e-6
 """Side of a bin: up to here the light at its middle is its mean within 0.3 % of the light."""
@@ -43,6 +45,7 @@ class Bins:
         measured: (N, m) electrons.
         variance: (N, m) dark variance, electrons squared; one in the padding.
         electrons: counted.
+        tables: the exact likelihood of each bin's pixels; None where that of their sum is taken.
     """
 
     operator: CameraOperator
@@ -52,8 +55,12 @@ class Bins:
     measured: Tensor
     variance: Tensor
     electrons: float
+    tables: PixelTables | None = None
 
-    counting: ClassVar[str] = "bins"
+    @property
+    def counting(self) -> str:
+        """How the light is looked at."""
+        return "bins" if self.tables is None else "pixels"
 
     @classmethod
     def build(
@@ -61,8 +68,9 @@ class Bins:
     ) -> Bins:
         """The bins of frames that were taken as the operator says; masked and clipped pixels do not count.
 
-        `of` is the number of frames that these will be joined to, themselves among them; together they keep no more
-        bins than are worth while.
+        `ExactMixed` is taken of every pixel by itself, any other likelihood of the bins' sums. `of` is the number of
+        frames that these will be joined to, themselves among them; together they keep no more bins than are worth
+        while.
         """
         share = 1.0 if of is None else min(1.0, len(data) / of)
         device = operator.probe.device
@@ -83,9 +91,16 @@ class Bins:
         noise = torch.where(mask, variance, 0.0)
         typical = cut(noise).sum((1, 3)).flatten().clamp_min(1e-9)
         pixels = cut(mask.float()).sum((1, 3)).flatten()
-        information_each = torch.where(pixels > 0, (pixels * mean).square() / (pixels * mean + typical), 0.0)
+        if isinstance(likelihood, ExactMixed):
+            usual = noise.sum() / mask.sum().clamp_min(1)
+            each = torch.where(pixels > 0, typical / pixels.clamp_min(1), usual)
+            spread = read_noise_range(each)
+            told = ExactMixed(read_noise_e=spread).fisher(mean, each.expand_as(mean))
+            information_each = pixels * mean.square() * told
+        else:
+            information_each = torch.where(pixels > 0, (pixels * mean).square() / (pixels * mean + typical), 0.0)
         chosen = _fewest(information_each, KEPT, max(1, round(share * MOST_ROWS)))
-        fields, sums, darks = [], [], []
+        fields, sums, darks, apart = [], [], [], []
         electrons = 0.0
         for j in range(len(data)):
             good = mask
@@ -101,6 +116,9 @@ class Bins:
             fields.append(field * count[index].sqrt()[:, None])
             sums.append(total)
             darks.append(dark)
+            if isinstance(likelihood, ExactMixed):
+                each_one = [cut(part).transpose(1, 2).flatten(2).flatten(0, 1) for part in (frame, variance, good)]
+                apart.append((each_one[0][index], each_one[1][index], each_one[2][index]))
             electrons += float(total.sum())
         most = max(1, max(len(part) for part in fields))
         rows = torch.zeros(len(data), 2 * most, fields[0].shape[1], device=device)
@@ -109,7 +127,8 @@ class Bins:
         for j, (field, total, dark) in enumerate(zip(fields, sums, darks, strict=True)):
             rows[j, : len(field)], rows[j, most : most + len(field)] = field.real, field.imag
             measured[j, : len(field)], variances[j, : len(field)] = total, dark
-        whole = cls(operator, likelihood, rows, [len(part) for part in fields], measured, variances, electrons)
+        tables = PixelTables.build(spread, apart, most) if isinstance(likelihood, ExactMixed) else None
+        whole = cls(operator, likelihood, rows, [len(part) for part in fields], measured, variances, electrons, tables)
         return whole._thinned(max(1, round(share * AMPLE_ROWS))) if electrons > share * AMPLE_E else whole
 
     def quick(self) -> Bins:
@@ -122,7 +141,12 @@ class Bins:
         rows = torch.cat((self.rows[:, :half:step], self.rows[:, half::step]), 1)
         counts = [-(-count // step) for count in self.counts]
         return replace(
-            self, rows=rows, counts=counts, measured=self.measured[:, ::step], variance=self.variance[:, ::step]
+            self,
+            rows=rows,
+            counts=counts,
+            measured=self.measured[:, ::step],
+            variance=self.variance[:, ::step],
+            tables=None if self.tables is None else self.tables.every(step),
         )
 
     def _light(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,13 +156,18 @@ class Bins:
         return fields, fields[:, :half].square() + fields[:, half:].square()
 
     def _black(self) -> Tensor:
-        """-ln p of a black object."""
+        """-ln p of a black object; of pixels one by one it is what all others are relative to."""
+        if self.tables is not None:
+            return self.measured.new_zeros(())
         return self.likelihood.value(torch.zeros_like(self.measured), self.measured, self.variance).sum()
 
     def value(self, images: Tensor) -> Tensor:
         """(S,) log-likelihood of images (S, s, s)."""
         _, intensity = self._light(images)
-        cost = self.likelihood.value(intensity, self.measured[:, :, None], self.variance[:, :, None])
+        if self.tables is not None:
+            cost = self.tables.cost(intensity)
+        else:
+            cost = self.likelihood.value(intensity, self.measured[:, :, None], self.variance[:, :, None])
         return self._black() - cost.sum((0, 1))
 
     def photons(self, images: Tensor) -> Tensor:
@@ -146,7 +175,13 @@ class Bins:
         return self.value(images)
 
     def joined(self, more: Bins) -> Bins:
-        """These frames and more, under the same likelihood."""
+        """These frames and more, under the same likelihood.
+
+        Raises:
+            ValueError: pixels one by one, and sums of them.
+        """
+        if (self.tables is None) != (more.tables is None):
+            raise ValueError(f"frames looked at as {self.counting} and as {more.counting} are not joined; take one")
         rows = alike(self.rows.unflatten(1, (2, -1)), more.rows.unflatten(1, (2, -1)), 2)
         return Bins(
             self.operator.joined(more.operator),
@@ -156,6 +191,7 @@ class Bins:
             torch.cat(alike(self.measured, more.measured, 1)),
             torch.cat(alike(self.variance, more.variance, 1, 1.0)),
             self.electrons + more.electrons,
+            None if self.tables is None or more.tables is None else self.tables.joined(more.tables),
         )
 
     def slope(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,7 +202,10 @@ class Bins:
     def _sloped(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As `slope`, with fields (N, 2 m, S) and intensities (N, m, S)."""
         fields, intensity = self._light(images)
-        cost, slope, _ = self.likelihood.evaluate(intensity, self.measured[:, :, None], self.variance[:, :, None])
+        if self.tables is not None:
+            cost, slope = self.tables.evaluate(intensity)
+        else:
+            cost, slope, _ = self.likelihood.evaluate(intensity, self.measured[:, :, None], self.variance[:, :, None])
         pull = -2 * fields * torch.cat((slope, slope), 1)
         parts = (self.rows.transpose(1, 2) @ pull).transpose(1, 2).unflatten(2, self.operator.seen)
         return self._black() - cost.sum((0, 1)), self.operator.whole(parts), fields, intensity
@@ -174,7 +213,10 @@ class Bins:
     def terms(self, images: Tensor, jacobians: Tensor) -> Terms:
         """Along the `jacobians` (S, s^2, d) of images (S, s, s)."""
         value, gradient, fields, intensity = self._sloped(images)
-        worth = self.likelihood.fisher(intensity, self.variance[:, :, None].expand_as(intensity)).sqrt()
+        if self.tables is not None:
+            worth = self.tables.fisher(intensity, self.variance).sqrt()
+        else:
+            worth = self.likelihood.fisher(intensity, self.variance[:, :, None].expand_as(intensity)).sqrt()
         weighted = 2 * fields * torch.cat((worth, worth), 1)
         parts = (
             (j, trimmed(self.rows[j, None], m)[0], trimmed(weighted[j, None], m)[0]) for j, m in enumerate(self.counts)

@@ -2,7 +2,7 @@
 
 A `LatentEstimator` looks where its own prior expects light, and its evidence is one for those pixels. Evidences may
 only be compared where they speak of the same data: here all decoders look where any expects light, through the same
-thresholds, and in the same manner, photon by photon or in bins.
+thresholds, and in the same manner, photon by photon, pixel by pixel or in bins.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from recon.bins import Bins
 from recon.dataset import Ptychogram
-from recon.events import MOST_TERMS, RESOLVING_E, Watch
+from recon.events import Watch
+from recon.manner import Manner, read_noise_e
 from recon.noise import MixedGaussian
 from recon.observation import LightMap, Observation
 from recon.operator import CameraOperator
-from recon.posterior import DARK, LatentEstimator, Posterior
+from recon.posterior import LatentEstimator, Posterior
 
 
 @dataclass(frozen=True)
@@ -81,36 +81,35 @@ class Alike:
     Attributes:
         operators: of each.
         light: where any of them expects light.
-        watches: thresholds of each, the same ones; None where photons are not counted one by one.
+        manner: of looking at frames, unless one is brighter than that allows.
+        watches: for events, thresholds of each, the same ones; none otherwise.
     """
 
     operators: list[CameraOperator]
     light: LightMap
-    watches: list[Watch] | None
+    manner: Manner
+    watches: list[Watch]
 
     @classmethod
     def prepared(cls, estimators: Sequence[LatentEstimator], data: Ptychogram) -> Alike:
         """For frames like these."""
         prepared = [estimator.prepare(data) for estimator in estimators]
         operators, light = [p.operator for p in prepared], together([p.light for p in prepared])
-        sigma = math.sqrt(float(np.median(data.dark_variance[data.mask])))
-        if sigma > RESOLVING_E or float(light.mean.max()) > DARK:
-            return cls(operators, light, None)
+        manner = Manner.planned(read_noise_e(data.dark_variance, data.mask), float(light.mean.max()))
+        if manner is not Manner.EVENTS:
+            return cls(operators, light, manner, [])
         device = operators[0].probe.device
         variance, mask = torch.from_numpy(data.dark_variance).to(device), torch.from_numpy(data.mask).to(device)
-        return cls(operators, light, [Watch.build(operator, light, variance, mask) for operator in operators])
+        return cls(operators, light, manner, [Watch.build(operator, light, variance, mask) for operator in operators])
 
     def observed(self, data: Ptychogram) -> Iterator[Observation]:
         """Each decoder's view of the frames, one after another."""
-        clipped = np.zeros(len(data), bool) if data.saturated is None else data.saturated
-        counted = [data.mask & ~part for part in clipped]
-        brightest = max(float(frame[good].max()) for frame, good in zip(data.frames, counted, strict=True))
-        by_photons = brightest < MOST_TERMS - 1
-        for k, operator in enumerate(self.operators):
-            if self.watches is not None and by_photons:
-                yield self.watches[k].count(data)
-            else:
-                yield Bins.build(data, operator, self.light, MixedGaussian())
+        manner = self.manner.met(data)
+        if manner is Manner.EVENTS:
+            yield from (watch.count(data) for watch in self.watches)
+            return
+        for operator in self.operators:
+            yield Bins.build(data, operator, self.light, manner.summed(MixedGaussian()))
 
 
 def together(lights: Sequence[LightMap]) -> LightMap:

@@ -1,13 +1,13 @@
 """Several sets of frames in one likelihood: exposures of one object, each with its own sensor noise and mask.
 
-All sets are looked at in the same blocks of the camera, photon by photon where every one of them is dark enough for it
-and in bins otherwise. What is looked at depends on the light that the prior expects and on the readings, not on the
-operator that is asked: the same pixels can be seen through several operators, and their evidences compared.
+All sets are looked at in the same blocks of the camera and in one manner (`recon.manner`): photon by photon where every
+one of them is dark enough for it, pixel by pixel, or in bins. What is looked at depends on the light that the prior
+expects and on the readings, not on the operator that is asked: the same pixels can be seen through several operators,
+and their evidences compared.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from recon.bins import Bins
 from recon.dataset import Ptychogram
-from recon.events import MOST_TERMS, RESOLVING_E, Events, Watch
+from recon.events import Events, Watch
+from recon.manner import Manner, read_noise_e
 from recon.noise import Likelihood
 from recon.observation import LightMap
 from recon.operator import CameraOperator, Drawing
-from recon.posterior import DARK, MAPPED, LatentEstimator, Posterior
+from recon.posterior import MAPPED, LatentEstimator, Posterior
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Sets:
     Attributes:
         parts: the sets.
         light: where the prior expects light in all of their frames.
-        in_bins: whether they are looked at in bins.
-        likelihood: of a bin.
+        in_bins: whether they are looked at in bins, and not photon by photon.
+        likelihood: of a bin, or of each of its pixels; see `Bins.build`.
         device: of all tensors.
     """
 
@@ -56,10 +57,12 @@ class Sets:
             raise ValueError(f"frames of {' and '.join(map(str, sorted(shapes)))} pixels cannot be combined; crop them")
         pixel = parts[0].geometry.pixel_size_m
         light = LightMap.build(_operator(estimator, parts), estimator.bank.images[:MAPPED].float(), pixel)
-        sigma = max(math.sqrt(float(np.median(part.dark_variance[part.mask]))) for part in parts)
-        brightest = max(_brightest(part) for part in parts)
-        in_bins = sigma > RESOLVING_E or float(light.mean.max()) > DARK or brightest >= MOST_TERMS - 1
-        return cls(tuple(parts), light, in_bins, estimator.binned(), estimator.device)
+        sigma = max(read_noise_e(part.dark_variance, part.mask) for part in parts)
+        manner = Manner.planned(sigma, float(light.mean.max()))
+        for part in parts:
+            manner = manner.met(part)
+        in_bins, likelihood = manner is not Manner.EVENTS, manner.summed(estimator.binned())
+        return cls(tuple(parts), light, in_bins, likelihood, estimator.device)
 
     def __len__(self) -> int:
         """Frames in all."""
@@ -154,11 +157,6 @@ def _operator(estimator: LatentEstimator, parts: Sequence[Ptychogram]) -> Camera
         Drawing(estimator.samples, estimator.field_m),
         estimator.device,
     )
-
-
-def _brightest(part: Ptychogram) -> float:
-    clipped = np.zeros(len(part), bool) if part.saturated is None else part.saturated
-    return max(float(frame[part.mask & ~bad].max()) for frame, bad in zip(part.frames, clipped, strict=True))
 
 
 def _joined(parts: Sequence[Events | Bins]) -> Events | Bins:

@@ -26,6 +26,7 @@ from recon.directions import Directions
 from recon.events import Events, polynomial
 from recon.observation import Terms, trimmed
 from recon.operator import CameraOperator
+from recon.pixelbins import PixelTables
 from recon.quadratics import Quadratics
 
 STEPS = 1
@@ -42,7 +43,8 @@ class _Frame:
         rows: (R, 2 m, L), real then imaginary parts.
         first, second: of a bin its reading and variance (m,), of an event its ratios (m, T) and missed share (m,).
         events: which of the two.
-        likelihood: of bins.
+        whole: bins that it belongs to; None for events.
+        tables: of bins that are looked at pixel by pixel.
         forms: (P, L, L) symmetric: what dark pixels owe to pairs of fields r <= q; None for bins.
     """
 
@@ -50,6 +52,7 @@ class _Frame:
     first: Tensor
     second: Tensor
     whole: Bins | None
+    tables: PixelTables | None
     forms: Tensor | None
 
     def fields(self, local: Tensor) -> Tensor:
@@ -59,6 +62,9 @@ class _Frame:
 
     def looked(self, intensity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-likelihood (S,) of intensities (m, S), its slope (m, S) and information (m, S) in them."""
+        if self.tables is not None:
+            costs, slopes = self.tables.evaluate(intensity[None])
+            return -costs[0].sum(0), -slopes[0], self.tables.fisher(intensity[None], self.second[None])[0]
         if self.whole is not None:
             measured, variance = self.first[:, None], self.second[:, None].expand_as(intensity)
             cost, slope, _ = self.whole.likelihood.evaluate(intensity, measured, variance)
@@ -142,10 +148,11 @@ class Loose:
         for j, m in enumerate(base.counts):
             rows = torch.stack([trimmed(each.rows[j, None], m)[0] for each in kinds])
             if isinstance(base, Bins):
-                frames.append(_Frame(rows, base.measured[j, :m], base.variance[j, :m], base, None))
+                tables = None if base.tables is None else base.tables.of_frame(j, m)
+                frames.append(_Frame(rows, base.measured[j, :m], base.variance[j, :m], base, tables, None))
             else:
                 assert forms is not None
-                frames.append(_Frame(rows, base.ratios[j, :m], base.missed[j, :m], None, forms[j]))
+                frames.append(_Frame(rows, base.ratios[j, :m], base.missed[j, :m], None, None, forms[j]))
         return frames
 
     @property

@@ -3,7 +3,7 @@
 Images are amplitudes (S, s, s); under a `recon.complexoperator` they are (S, 2, s, s), real and imaginary part.
 
 Two kinds answer one protocol: `recon.events`, for sensors that tell single electrons apart, in the dark, and
-`recon.bins`, for light, or for read noise above an electron or so. Log-likelihoods are in nats relative to a black
+`recon.bins`, for light, or for read noise that does not. Log-likelihoods are in nats relative to a black
 object, log p(X | image) - log p(X | 0): their own evidence against an empty field of view.
 """
 
@@ -39,18 +39,18 @@ class Observation(Protocol):
 
     Attributes:
         operator: from images to the camera.
+        counting: "events", "pixels" or "bins"; see `recon.manner`.
         electrons: counted in the pixels that are looked at, dark ones subtracted.
-        counting: "events" or "bins".
     """
 
     @property
     def operator(self) -> CameraOperator: ...
 
     @property
-    def electrons(self) -> float: ...
+    def counting(self) -> str: ...
 
     @property
-    def counting(self) -> str: ...
+    def electrons(self) -> float: ...
 
     def quick(self) -> Observation:
         """Itself or a part of it that is enough to find where to search."""

@@ -21,10 +21,11 @@ from recon.decoders.direct import DirectDrawer
 from recon.decoders.package import DecoderPackage
 from recon.decoders.sketch import Drawer
 from recon.decoders.whitening import Whitening
-from recon.events import MOST_TERMS, RESOLVING_E, Events, Watch
+from recon.events import Events, Watch
 from recon.foreign import Foreign, foreign_evidence
 from recon.illumination import Illumination
 from recon.latent import CHUNK, Bank, LatentSettings, Modes, refine, search, settle
+from recon.manner import Manner, read_noise_e
 from recon.noise import Likelihood, MixedGaussian
 from recon.observation import LightMap, Observation
 from recon.operator import CameraOperator, Drawing
@@ -51,9 +52,6 @@ MOST_PREPARED = 8
 FEW, TOLD, WIDEST = 100.0, 0.1, 0.75
 """Draws of the bank that must be left, by their weights, for the prior to propose draws; share of them from which on it
 proposes most, and how many then."""
-DARK = 0.4
-"""Electrons in the brightest pixel, expected of the prior, up to which photons are counted one by one."""
-
 
 KNOWN = Nuisances()
 USUAL = LatentSettings()
@@ -96,7 +94,7 @@ class Posterior:
         electrons: counted where light is expected; see `Observation.counted`.
         verdict: in a word, with the numbers that decided.
         followed: frames that were added since the bank was last searched; 0 after a whole search.
-        counting: "events" or "bins".
+        counting: "events", "pixels" or "bins"; see `recon.manner`.
     """
 
     mean: NDArray[np.float32]
@@ -152,7 +150,7 @@ class LatentEstimator:
         settings: how hard to search.
         device: of all tensors.
         kind: of operator that the scene's images take.
-        binned: likelihood of a bin.
+        binned: likelihood of a bin's sum.
         sketched: whether chains walk by the sketch, which draws quickly, or by the decoder itself.
     """
 
@@ -247,11 +245,12 @@ class LatentEstimator:
         )
         points = tuple((int(k), float(s)) for k, s in zip(indices, exposures_s, strict=True))
         images = self.bank.images[:MAPPED].float()
-        prepared = Prepared(points, operator, LightMap.build(operator, images, geometry.pixel_size_m), None, None)
-        sigma = math.sqrt(float(np.median(dark_variance[mask])))
-        if sigma <= RESOLVING_E and float(prepared.light.mean.max()) <= DARK:
+        light = LightMap.build(operator, images, geometry.pixel_size_m)
+        manner = Manner.planned(read_noise_e(dark_variance, mask), float(light.mean.max()))
+        prepared = Prepared(points, operator, light, manner, None, None)
+        if manner is Manner.EVENTS:
             variance = torch.from_numpy(dark_variance).to(self.device)
-            watch = Watch.build(operator, prepared.light, variance, torch.from_numpy(mask).to(self.device))
+            watch = Watch.build(operator, light, variance, torch.from_numpy(mask).to(self.device))
             dark = [watch.quadratic.by_frame(part.float()) for part in self.bank.images.split(CHUNK)]
             prepared = replace(prepared, watch=watch, dark=-torch.cat(dark, 1))
         while len(self._prepared) >= MOST_PREPARED:
@@ -262,18 +261,15 @@ class LatentEstimator:
     def observe(
         self, data: Ptychogram, prepared: Prepared | None = None, *, in_bins: bool = False, of: int | None = None
     ) -> Observation:
-        """The frames as a likelihood: photon events in the dark, bins otherwise, or where they are asked for.
+        """The frames as a likelihood: in the manner that was planned, or in bins where light or somebody asks for them.
 
         `prepared` is what these very frames need, where it is at hand; `of` is of how many frames they are a part.
         """
         prepared = prepared or self.prepare(data)
-        if prepared.watch is not None and not in_bins:
-            clipped = np.zeros(len(data), bool) if data.saturated is None else data.saturated
-            counted = [data.mask & ~part for part in clipped]
-            brightest = max(float(frame[good].max()) for frame, good in zip(data.frames, counted, strict=True))
-            if brightest < MOST_TERMS - 1:
-                return prepared.watch.count(data)
-        return Bins.build(data, prepared.operator, prepared.light, self.binned(), of)
+        manner = Manner.BINS if in_bins else prepared.manner.met(data)
+        if manner is Manner.EVENTS and prepared.watch is not None:
+            return prepared.watch.count(data)
+        return Bins.build(data, prepared.operator, prepared.light, manner.summed(self.binned()), of)
 
     def scores(self, observation: Observation, prepared: Prepared) -> Tensor:
         """(n,) log-likelihood of the bank's images, from enough of the data to tell where to search."""
@@ -307,7 +303,7 @@ class LatentEstimator:
     def found(self, observation: Observation, starts: Tensor | None = None, scores: Tensor | None = None) -> Found:
         """Search and draws; `scores` (n,) of the bank, where they are known."""
         settings = self.settings
-        if observation.counting == "bins":
+        if observation.counting != Manner.EVENTS:
             # Light makes the posterior narrow and nearly normal, and each of its images dear.
             settings = replace(settings, proposals=settings.proposals // 3, chains=settings.chains // 2)
         more = () if starts is None else (starts,)

@@ -10,6 +10,7 @@ from recon.chains import Sample
 from recon.chord import Chord
 from recon.events import Watch
 from recon.latent import Modes
+from recon.manner import Manner
 from recon.observation import LightMap
 from recon.operator import CameraOperator
 
@@ -22,13 +23,15 @@ class Prepared:
         points: index of the position and exposure (s) of each frame.
         operator: from images to the camera.
         light: where the prior expects light.
-        watch: what to look at in the dark; None where there is light, or read noise that hides electrons.
+        manner: of looking at frames, unless one is brighter than that allows.
+        watch: what to look at, for events; None in any other manner.
         dark: (N, n) what the bank's images owe to pixels that stay dark; None without a watch.
     """
 
     points: tuple[tuple[int, float], ...]
     operator: CameraOperator
     light: LightMap
+    manner: Manner
     watch: Watch | None
     dark: Tensor | None
 
@@ -37,9 +40,9 @@ class Prepared:
         points = tuple(self.points[j] for j in frames)
         light = self.light.select(frames)
         if self.watch is None or self.dark is None:
-            return Prepared(points, self.operator.select(frames), light, None, None)
+            return Prepared(points, self.operator.select(frames), light, self.manner, None, None)
         watch = self.watch.select(frames)
-        return Prepared(points, watch.operator, light, watch, self.dark[frames])
+        return Prepared(points, watch.operator, light, self.manner, watch, self.dark[frames])
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recon.bins import Bins
 from recon.dataset import Ptychogram
+from recon.manner import Manner
 from recon.observation import Observation
 from recon.posterior import LatentEstimator, Posterior
 from recon.prepared import Found, Prepared
@@ -63,17 +63,17 @@ class Tracker:
         """
         places = self._places(data)
         part = self.plan.select(places)
-        in_bins = isinstance(self._observation, Bins)
+        in_bins = self._observation is not None and self._observation.counting == Manner.BINS
         more = self.estimator.observe(data, part, in_bins=in_bins, of=len(self.plan.points))
         self._data.append((places, data))
         if self._observation is None:
             self._observation, self._scores = more, self.estimator.scores(more, part)
-        elif type(more) is type(self._observation):
+        elif more.counting == self._observation.counting:
             self._observation = self._observation.joined(more)
             assert self._scores is not None
             self._scores = self._scores + self.estimator.scores(more, part)
         else:
-            # A pixel too bright to be counted one by one: from here on all frames are summed in bins.
+            # A pixel too bright to be looked at on its own: from here on all frames are summed in bins.
             self._rebin()
             self._found = None
         found = None

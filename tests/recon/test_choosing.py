@@ -79,6 +79,18 @@ def test_all_look_at_the_same_pixels_through_the_same_thresholds(pair):
     assert alone[0].counts != alone[1].counts
 
 
+def test_where_read_noise_half_hides_electrons_all_look_at_the_same_pixels(pair):
+    data = bench.measured(bench.bar(torch.zeros(1, 5))[0], bench.light(PHOTONS), 3, read_noise=0.7)
+    bars, rings = Alike.prepared(pair, data).observed(data)
+    assert bars.counting == rings.counting == "pixels"
+    assert bars.counts == rings.counts
+    assert torch.equal(bars.tables.cubics, rings.tables.cubics)
+    frames = data.frames.copy()
+    frames[1, 96, 96] = 30.0
+    bright = Alike.prepared(pair, data).observed(replace(data, frames=frames))
+    assert [observation.counting for observation in bright] == ["bins", "bins"]
+
+
 def test_a_wish_to_stop_leaves_what_is_done(pair):
     data = bench.measured(bench.bar(torch.zeros(1, 5))[0], bench.light(PHOTONS), 4)
     [only] = ranked(pair, data, stop=lambda: True)

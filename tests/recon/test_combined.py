@@ -41,6 +41,27 @@ def test_exposures_together_tell_more_than_each_alone() -> None:
     assert len(both.frame_scores) == 2 * len(bench.POSITIONS)
 
 
+def test_where_read_noise_half_hides_electrons_pixels_are_looked_at_one_by_one() -> None:
+    estimator = _estimator(PHOTONS)
+    parts = [_exposure(1, 0, 0.7), _exposure(2, 1, 0.7)]
+    sets = Sets.of(estimator, parts)
+    whole, _ = sets.through(sets.operator(estimator))
+    assert whole.counting == "pixels"
+    assert isinstance(whole, Bins)
+    images = bench.bar(DRAWS[:3])
+    total = sum(
+        replace(sets, parts=(p,), light=sets.light.select(range(5 * k, 5 * k + 5)))
+        .through(sets.operator(estimator).select(list(range(5 * k, 5 * k + 5))))[0]
+        .value(images)
+        for k, p in enumerate(parts)
+    )
+    # Alone, a set looks at bins that its own light makes worth while.
+    assert torch.allclose(whole.value(images), total, rtol=0.02)
+    bright = parts[1].frames.copy()
+    bright[0, 3, 4] = 30.0
+    assert Sets.of(estimator, [parts[0], replace(parts[1], frames=bright)]).likelihood.name == "mixed"
+
+
 def test_the_likelihood_is_the_sum_of_theirs() -> None:
     estimator = _estimator(PHOTONS)
     mask = np.ones((bench.FRAME, bench.FRAME), bool)

@@ -21,6 +21,7 @@ from recon.decoders.mixture import Mixture
 from recon.decoders.network import ComplexArchitecture
 from recon.decoders.package import DecoderError
 from recon.events import Watch
+from recon.exactnoise import ExactMixed
 from recon.foreign import FLOOR, _two_ways, widened
 from recon.illumination import Illumination
 from recon.latent import LatentSettings
@@ -106,8 +107,8 @@ def observed(counting: str, photons: float = 2000.0) -> Observation:
     draws = DRAWER.images(torch.randn(24, bench.LATENTS, generator=torch.Generator().manual_seed(1)))
     data = frames(DRAWER.images(LATENT)[0], source, 3)
     light = LightMap.build(camera, draws, bench.PIXEL)
-    if counting == "bins":
-        return Bins.build(data, camera, light, MixedGaussian())
+    if counting != "events":
+        return Bins.build(data, camera, light, MixedGaussian() if counting == "bins" else ExactMixed())
     variance, mask = torch.from_numpy(data.dark_variance), torch.from_numpy(data.mask)
     return Watch.build(camera, light, variance, mask).count(data)
 
@@ -172,7 +173,7 @@ def test_a_scene_with_pose_and_flux_has_the_jacobian_of_finite_differences():
         assert (jacobian[0, :, axis] - slope).norm() < 0.02 * slope.norm() + 1e-3
 
 
-@pytest.mark.parametrize("counting", ["events", "bins"])
+@pytest.mark.parametrize("counting", ["events", "pixels", "bins"])
 def test_gradients_are_those_of_finite_differences(counting):
     observation = observed(counting)
     theta = LATENT + 0.2
@@ -188,7 +189,7 @@ def test_gradients_are_those_of_finite_differences(counting):
     assert (torch.linalg.eigvalsh(terms.information[0]) > 0).all()
 
 
-@pytest.mark.parametrize("counting", ["events", "bins"])
+@pytest.mark.parametrize("counting", ["events", "pixels", "bins"])
 def test_no_frame_tells_the_global_phase(counting):
     observation = observed(counting)
     pair = DRAWER.images(LATENT)

@@ -13,8 +13,10 @@ from recon.bins import Bins
 from recon.combined import Sets
 from recon.directions import Directions
 from recon.events import Events
+from recon.exactnoise import ExactMixed
 from recon.imperfections import FrameNuisances, Imperfections
 from recon.loose import Loose
+from recon.noise import MixedGaussian
 from recon.operator import Drawing
 from tests.recon import latentscene as bench
 from tests.recon.test_posterior import DRAWS, _estimator
@@ -25,14 +27,15 @@ DRAWING = Drawing(bench.SIDE, bench.FIELD)
 SECONDS = np.full(COUNT, bench.SECONDS)
 
 
-def _loose(photons: float, given: Imperfections, values: np.ndarray | None = None, *, in_bins: bool = False) -> Loose:
+def _loose(photons: float, given: Imperfections, values: np.ndarray | None = None, counting: str = "events") -> Loose:
     estimator = _estimator(photons)
     source = estimator.light
     data = bench.measured(bench.bar(DRAWS[:1])[0], source, 3)
     nuisances = FrameNuisances.numbered(given, source.positions_m, bench.DISTANCE)
     at = np.zeros(len(nuisances)) if values is None else values
     ways = Directions.at(nuisances, at, source, SECONDS, SHAPE, DRAWING)
-    sets = replace(Sets.of(estimator, [data]), in_bins=in_bins)
+    likelihood = ExactMixed() if counting == "pixels" else MixedGaussian()
+    sets = replace(Sets.of(estimator, [data]), in_bins=counting != "events", likelihood=likelihood)
     base, others = sets.through(ways.operator, ways.others)
     return Loose(base, tuple(others), ways)
 
@@ -73,18 +76,19 @@ def test_directions_are_the_derivatives_of_the_fields() -> None:
             assert float(change[1:].norm()) < 1e-6 * float(change.norm()) + 1e-6
 
 
-@pytest.mark.parametrize("in_bins", [False, True])
-def test_one_nuisance_is_integrated_out(in_bins: bool) -> None:
+@pytest.mark.parametrize("counting", ["events", "pixels", "bins"])
+def test_one_nuisance_is_integrated_out(counting: str) -> None:
     # The light of the first frame alone: a brute sum over its values against Laplace's integral.
     given = Imperfections.of(COUNT, flux=0.3, stops=np.zeros(COUNT, np.int64))
-    loose = _loose(1500, given, in_bins=in_bins)
+    loose = _loose(1500, given, counting=counting)
     images = bench.bar(DRAWS[:1] + 0.05 * torch.randn(3, 5, generator=torch.Generator().manual_seed(1)))
     n = torch.linspace(-6, 6, 241)
     plain = torch.stack([loose.base.value(images * (1 + 0.15 * k)) for k in n]).double()
     density = plain - 0.5 * n[:, None].double() ** 2
     brute = torch.logsumexp(density, 0) + np.log(float(n[1] - n[0]) / np.sqrt(2 * np.pi))
     found = loose.value(images).double()
-    assert type(loose.base) is (Bins if in_bins else Events)
+    assert loose.counting == counting
+    assert type(loose.base) is (Events if counting == "events" else Bins)
     assert float((found - brute).abs().max()) < 0.1
     mean = (density.softmax(0) * n[:, None]).sum(0)
     beyond, covariance = loose.nuisances(images)
@@ -99,9 +103,9 @@ def _gradient_of(loose: Loose, image: Tensor, along: Tensor, step: float = 2e-3)
     return float(ahead - behind) / (2 * step)
 
 
-@pytest.mark.parametrize("in_bins", [False, True])
-def test_gradient_follows_the_value(in_bins: bool) -> None:
-    once = _loose(3000, _all(), in_bins=in_bins)
+@pytest.mark.parametrize("counting", ["events", "pixels", "bins"])
+def test_gradient_follows_the_value(counting: str) -> None:
+    once = _loose(3000, _all(), counting=counting)
     loose = replace(once, steps=6)
     image = bench.bar(DRAWS[:1] + 0.1)[0]
     assert float(once.value(image[None])) == pytest.approx(float(loose.value(image[None])), abs=1.5)

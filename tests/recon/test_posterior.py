@@ -163,6 +163,19 @@ def test_bins_where_read_noise_hides_electrons_or_there_is_light() -> None:
     assert dim.watch is not None
 
 
+def test_pixels_one_by_one_where_read_noise_half_hides_electrons() -> None:
+    image, estimator = bench.bar(DRAWS[:1])[0], _estimator(1000)
+    data = bench.measured(image, bench.light(1000), 1, read_noise=0.7)
+    found = estimator.estimate(data)
+    assert found.counting == "pixels"
+    assert found.converged
+    assert found.log_evidence > 10
+    error = np.square(found.mean - image.numpy()).mean()
+    assert error < 4 * np.square(found.deviation).mean()
+    assert error < 0.3 * np.square(estimator.bank.images.float().mean(0).numpy() - image.numpy()).mean()
+    assert estimator.observe(data, in_bins=True).counting == "bins"
+
+
 def test_clipped_pixels_do_not_turn_events_into_bins() -> None:
     estimator, data = _estimator(1000), _data(1000, DRAWS[:1])
     clipped = np.zeros(data.frames.shape, bool)

@@ -100,6 +100,23 @@ def test_a_bright_pixel_turns_all_frames_into_bins(estimator: LatentEstimator, d
     assert tracker.add(data.select(np.array([2]))).counting == "bins"
 
 
+def test_pixels_one_by_one_are_followed_too(estimator: LatentEstimator) -> None:
+    data = bench.measured(bench.bar(DRAWS[:1])[0], bench.light(PHOTONS), 3, read_noise=0.7)
+    tracker = _tracker(estimator, data)
+    for k in range(3):
+        found = tracker.add(data.select(np.array([k])))
+        assert found.counting == "pixels"
+    assert found.followed == 1
+    whole = estimator.estimate(data.select(np.arange(3)))
+    spread = float(np.sqrt(np.square(whole.spread).mean()))
+    assert float(np.sqrt(np.square(found.mean - whole.mean).mean())) < 0.5 * spread
+    frames = data.frames.copy()
+    frames[1, 96, 96] = 30.0
+    bright = tracker.add(replace(data, frames=frames).select(np.array([1])))
+    assert bright.counting == "bins"
+    assert tracker.frames == 4
+
+
 def test_following_is_deterministic(estimator: LatentEstimator, data: Ptychogram) -> None:
     means = []
     for _ in range(2):

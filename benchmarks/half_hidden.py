@@ -1,0 +1,132 @@
+"""Read noise that half hides single electrons: sums of pixels under Eq. 1 against every pixel's exact likelihood.
+
+python -m benchmarks.half_hidden [--count 6] [--photons 1000,300] [--noises 0.4,0.5,0.7,1,1.5,2.3] [--record]
+
+The studies' scene (16 positions, 3.45 um, bins of 3 x 3), unseen digits, calibration and pose known. The same frames
+are estimated in each manner: in bins, pixel by pixel, and, up to 0.45 electrons of read noise, electron by electron.
+Finished cases are kept; run it again to go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.latent_cases import Case, case_options, doses, finish
+from benchmarks.latent_scene import Bench, Objects, psnr32, settings_of
+from benchmarks.report import append_rows, machine
+from recon import events
+from recon.bins import Bins
+from recon.exactnoise import ExactMixed
+from recon.manner import Manner
+
+SURE = 0.05
+"""Deviation from which on a pixel's z-score counts."""
+
+
+@dataclass
+class Trial:
+    """One digit in one manner at a time."""
+
+    bench: Bench
+    objects: Objects
+
+    def row(self, case: Case) -> dict[str, Any]:
+        """The case, computed; `kind` is the manner."""
+        truth = self.objects.image("digit", case.index)
+        # The same frames in every manner.
+        seed = Case("digit", case.index, case.photons, case.sigma).seed
+        data = self.bench.exposed(truth, case.photons, case.sigma, seed)
+        estimator = self.bench.estimator
+        prepared = estimator.prepare(data)
+        begin = time.perf_counter(), time.process_time()
+        if case.kind == Manner.PIXELS:
+            observation = Bins.build(data, prepared.operator, prepared.light, ExactMixed())
+        else:
+            observation = estimator.observe(data, prepared, in_bins=case.kind == Manner.BINS)
+        if observation.counting != case.kind:
+            raise SystemExit(f"{case.key}: looked at as {observation.counting}; lower --photons or --noises")
+        counted = time.process_time()
+        found = estimator.pictured(
+            observation, estimator.found(observation, scores=estimator.scores(observation, prepared))
+        )
+        z = (found.mean - truth) / found.deviation
+        return {
+            "key": case.key,
+            "psnr32": psnr32(found.mean, truth),
+            "z": float(np.square(z[found.deviation > SURE]).mean() ** 0.5),
+            "word": found.verdict.word.value,
+            "log_evidence": found.log_evidence,
+            "seconds": time.perf_counter() - begin[0],
+            "core_seconds": time.process_time() - begin[1],
+            "counting_seconds": counted - begin[1],
+            "rows": sum(observation.counts),
+        }
+
+
+def trial_of(asked: argparse.Namespace, cases: Sequence[Case]) -> Trial:
+    """What computes cases."""
+    bench = Bench.build(asked.decoder, asked.prior, asked.device, settings=settings_of(asked.set))
+    return Trial(bench, Objects.load(asked.objects))
+
+
+def manners(sigma: float) -> list[Manner]:
+    """Those that can be compared at a read noise, electrons rms."""
+    return [m for m in Manner if m is not Manner.EVENTS or sigma <= events.RESOLVING_E]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    case_options(parser, "half-hidden")
+    parser.add_argument("--count", type=int, default=6, help="digits")
+    parser.add_argument("--noises", default="0.4,0.5,0.7,1,1.5,2.3", help="read noise, electrons rms")
+    parser.set_defaults(photons="1000,300")
+    asked = parser.parse_args()
+    noises = [float(word) for word in asked.noises.split(",")]
+    cases = [
+        Case(manner.value, k, dose, sigma)
+        for k in range(asked.count)
+        for dose in doses(asked)
+        for sigma in noises
+        for manner in manners(sigma)
+    ]
+    known = finish(asked, cases, "benchmarks.half_hidden", trial_of)
+    if asked.shard is not None:
+        return
+    results = []
+    for sigma in noises:
+        for dose in doses(asked):
+            parts, means = [], {}
+            for manner in manners(sigma):
+                keys = [Case(manner.value, k, dose, sigma).key for k in range(asked.count)]
+                rows = [known[key] for key in keys if key in known]
+                if not rows:
+                    continue
+                means[manner] = np.array([row["psnr32"] for row in rows])
+                right = sum(row["word"] == "recovered" for row in rows)
+                z, core = (float(np.mean([row[name] for row in rows])) for name in ("z", "core_seconds"))
+                parts.append(
+                    f"{manner} {means[manner].mean():.2f} dB (z {z:.2f}, {right} of {len(rows)} called recovered, "
+                    f"{core:.1f} core-s)"
+                )
+            ours = means.get(Manner.PIXELS)
+            for manner, theirs in means.items():
+                if ours is not None and manner is not Manner.PIXELS and len(theirs) == len(ours):
+                    gain = ours - theirs
+                    parts.append(f"pixels over {manner} {gain.mean():+.2f} dB ({' '.join(f'{v:+.1f}' for v in gain)})")
+            if parts:
+                label = f"read noise {sigma:g} e-, {dose:g} photons, {asked.count} digits: mean psnr32"
+                results.append((label, "; ".join(parts), "no loss against either"))
+    for quantity, measured, _ in results:
+        print(f"{quantity}: {measured}")
+    if asked.record:
+        append_rows(f"python -m benchmarks.half_hidden --count {asked.count}", results, machine("torch", cores=1))
+
+
+if __name__ == "__main__":
+    main()
