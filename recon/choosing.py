@@ -17,7 +17,6 @@ from recon.bins import Bins
 from recon.dataset import Ptychogram
 from recon.events import Watch
 from recon.manner import Manner, read_noise_e
-from recon.noise import MixedGaussian
 from recon.observation import LightMap, Observation
 from recon.operator import CameraOperator
 from recon.posterior import LatentEstimator, Posterior
@@ -108,8 +107,9 @@ class Alike:
         if manner is Manner.EVENTS:
             yield from (watch.count(data) for watch in self.watches)
             return
+        likelihood = manner.summed(read_noise_e(data.dark_variance, data.mask))
         for operator in self.operators:
-            yield Bins.build(data, operator, self.light, manner.summed(MixedGaussian()))
+            yield Bins.build(data, operator, self.light, likelihood)
 
 
 def together(lights: Sequence[LightMap]) -> LightMap:

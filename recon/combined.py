@@ -61,7 +61,7 @@ class Sets:
         manner = Manner.planned(sigma, float(light.mean.max()))
         for part in parts:
             manner = manner.met(part)
-        in_bins, likelihood = manner is not Manner.EVENTS, manner.summed(estimator.binned())
+        in_bins, likelihood = manner is not Manner.EVENTS, manner.summed(sigma)
         return cls(tuple(parts), light, in_bins, likelihood, estimator.device)
 
     def __len__(self) -> int:

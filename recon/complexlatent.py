@@ -20,7 +20,6 @@ from recon.complexoperator import ComplexOperator
 from recon.dataset import Ptychogram
 from recon.decoders.package import DecoderPackage
 from recon.decoders.sketch import Drawer
-from recon.noise import ShiftedPoisson
 from recon.observation import Observation
 from recon.operator import CameraOperator
 from recon.posterior import LatentEstimator, Posterior
@@ -98,7 +97,6 @@ class ComplexEstimator(LatentEstimator):
 
     kind = ComplexOperator
     sketched = False
-    binned = ShiftedPoisson
 
     @classmethod
     def drawer(cls, package: DecoderPackage, drawer: Drawer) -> Drawer:

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from recon import events, pixelbins
 from recon.dataset import Ptychogram
 from recon.exactnoise import ExactMixed
-from recon.likelihoods import choose
-from recon.noise import Likelihood
+from recon.likelihoods import RESOLVING_E, choose
+from recon.noise import Likelihood, MixedGaussian, ShiftedPoisson
 
 DARK = 0.4
-"""Electrons in the brightest pixel, expected of the prior, up to which pixels keep their own exact likelihood."""
+"""Electrons in the brightest pixel, expected of the prior, up to which it pays to look at bright pixels one by one."""
+DIM = 4.0
+"""The same up to which pixels keep their own exact likelihood: a third of where its tables end."""
 
 
 class Manner(StrEnum):
@@ -31,16 +33,20 @@ class Manner(StrEnum):
     @classmethod
     def planned(cls, read_noise_e: float, brightest_e: float) -> Manner:
         """For a sensor's read noise, electrons rms, and the brightest pixel that the prior expects, electrons."""
-        if brightest_e > DARK:
-            return cls.BINS
-        if read_noise_e <= events.RESOLVING_E:
+        if read_noise_e <= events.RESOLVING_E and brightest_e <= DARK:
             return cls.EVENTS
         chosen = choose(read_noise_e, math.nan, brightest_e).likelihood
-        return cls.PIXELS if isinstance(chosen, ExactMixed) else cls.BINS
+        return cls.PIXELS if isinstance(chosen, ExactMixed) and brightest_e <= DIM else cls.BINS
 
-    def summed(self, usual: Likelihood) -> Likelihood:
-        """For `Bins`: the exact one, pixel by pixel, or the usual one of sums."""
-        return ExactMixed() if self is Manner.PIXELS else usual
+    def summed(self, read_noise_e: float) -> Likelihood:
+        """For `Bins`, for a sensor's read noise: the exact one, pixel by pixel, or one of sums.
+
+        Of a sum with little noise and less than an electron the score of Eq. 1 varies more than its information says,
+        which passes for something foreign: the shifted Poisson's does not.
+        """
+        if self is Manner.PIXELS:
+            return ExactMixed()
+        return ShiftedPoisson() if read_noise_e <= RESOLVING_E else MixedGaussian()
 
     def met(self, data: Ptychogram) -> Manner:
         """This one, or bins where a good pixel of the frames holds more than it can look at."""

@@ -26,7 +26,6 @@ from recon.foreign import Foreign, foreign_evidence
 from recon.illumination import Illumination
 from recon.latent import CHUNK, Bank, LatentSettings, Modes, refine, search, settle
 from recon.manner import Manner, read_noise_e
-from recon.noise import Likelihood, MixedGaussian
 from recon.observation import LightMap, Observation
 from recon.operator import CameraOperator, Drawing
 from recon.prepared import Found, Prepared
@@ -150,12 +149,10 @@ class LatentEstimator:
         settings: how hard to search.
         device: of all tensors.
         kind: of operator that the scene's images take.
-        binned: likelihood of a bin's sum.
         sketched: whether chains walk by the sketch, which draws quickly, or by the decoder itself.
     """
 
     kind: ClassVar[type[CameraOperator]] = CameraOperator
-    binned: ClassVar[type[Likelihood]] = MixedGaussian
     sketched: ClassVar[bool] = True
 
     package: DecoderPackage
@@ -269,7 +266,8 @@ class LatentEstimator:
         manner = Manner.BINS if in_bins else prepared.manner.met(data)
         if manner is Manner.EVENTS and prepared.watch is not None:
             return prepared.watch.count(data)
-        return Bins.build(data, prepared.operator, prepared.light, manner.summed(self.binned()), of)
+        likelihood = manner.summed(read_noise_e(data.dark_variance, data.mask))
+        return Bins.build(data, prepared.operator, prepared.light, likelihood, of)
 
     def scores(self, observation: Observation, prepared: Prepared) -> Tensor:
         """(n,) log-likelihood of the bank's images, from enough of the data to tell where to search."""

@@ -59,7 +59,7 @@ def test_where_read_noise_half_hides_electrons_pixels_are_looked_at_one_by_one()
     assert torch.allclose(whole.value(images), total, rtol=0.02)
     bright = parts[1].frames.copy()
     bright[0, 3, 4] = 30.0
-    assert Sets.of(estimator, [parts[0], replace(parts[1], frames=bright)]).likelihood.name == "mixed"
+    assert Sets.of(estimator, [parts[0], replace(parts[1], frames=bright)]).likelihood.name == "shifted-poisson"
 
 
 def test_the_likelihood_is_the_sum_of_theirs() -> None:

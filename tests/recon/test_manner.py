@@ -18,12 +18,27 @@ from tests.recon import latentscene as bench
         (0.46, 0.1, "pixels"),
         (1.5, 0.4, "pixels"),
         (1.6, 0.1, "bins"),
-        (0.3, 0.5, "bins"),
-        (0.7, 0.5, "bins"),
+        (0.3, 0.5, "pixels"),
+        (0.7, 4.0, "pixels"),
+        (0.3, 4.1, "bins"),
+        (0.05, 0.5, "bins"),
     ],
 )
 def test_it_goes_by_read_noise_and_light(read_noise: float, brightest: float, manner: str) -> None:
     assert Manner.planned(read_noise, brightest) == manner
+
+
+@pytest.mark.parametrize(
+    ("manner", "read_noise", "name"),
+    [
+        (Manner.PIXELS, 0.7, "exact"),
+        (Manner.BINS, 0.3, "shifted-poisson"),
+        (Manner.BINS, 1.5, "shifted-poisson"),
+        (Manner.BINS, 2.3, "mixed"),
+    ],
+)
+def test_what_is_summed_goes_by_read_noise(manner: Manner, read_noise: float, name: str) -> None:
+    assert manner.summed(read_noise).name == name
 
 
 def _data(highest: float) -> Ptychogram:
