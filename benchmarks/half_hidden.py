@@ -80,6 +80,24 @@ def manners(sigma: float) -> list[Manner]:
     return [m for m in Manner if m is not Manner.EVENTS or sigma <= events.RESOLVING_E]
 
 
+def _compared(found: dict[Manner, list[dict[str, Any]]]) -> str:
+    """Rows of the same digits in each manner, in words."""
+    parts = []
+    means = {manner: np.array([row["psnr32"] for row in rows]) for manner, rows in found.items()}
+    for manner, rows in found.items():
+        right = sum(row["word"] == "recovered" for row in rows)
+        z, core, nats = (float(np.mean([row[name] for row in rows])) for name in ("z", "core_seconds", "log_evidence"))
+        parts.append(
+            f"{manner} {means[manner].mean():.2f} dB (evidence {nats:.0f} nats, rms z {z:.2f}, {right} of {len(rows)} "
+            f"called recovered, {core:.1f} core-s)"
+        )
+    for manner, theirs in means.items():
+        if manner is not Manner.PIXELS:
+            gain = means[Manner.PIXELS] - theirs
+            parts.append(f"pixels over {manner} {gain.mean():+.2f} dB ({' '.join(f'{v:+.1f}' for v in gain)})")
+    return "; ".join(parts)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     case_options(parser, "half-hidden")
@@ -101,27 +119,16 @@ def main() -> None:
     results = []
     for sigma in noises:
         for dose in doses(asked):
-            parts, means = [], {}
-            for manner in manners(sigma):
-                keys = [Case(manner.value, k, dose, sigma).key for k in range(asked.count)]
-                rows = [known[key] for key in keys if key in known]
-                if not rows:
-                    continue
-                means[manner] = np.array([row["psnr32"] for row in rows])
-                right = sum(row["word"] == "recovered" for row in rows)
-                z, core = (float(np.mean([row[name] for row in rows])) for name in ("z", "core_seconds"))
-                parts.append(
-                    f"{manner} {means[manner].mean():.2f} dB (z {z:.2f}, {right} of {len(rows)} called recovered, "
-                    f"{core:.1f} core-s)"
-                )
-            ours = means.get(Manner.PIXELS)
-            for manner, theirs in means.items():
-                if ours is not None and manner is not Manner.PIXELS and len(theirs) == len(ours):
-                    gain = ours - theirs
-                    parts.append(f"pixels over {manner} {gain.mean():+.2f} dB ({' '.join(f'{v:+.1f}' for v in gain)})")
-            if parts:
-                label = f"read noise {sigma:g} e-, {dose:g} photons, {asked.count} digits: mean psnr32"
-                results.append((label, "; ".join(parts), "no loss against either"))
+            found = {
+                manner: {k: known.get(Case(manner.value, k, dose, sigma).key) for k in range(asked.count)}
+                for manner in manners(sigma)
+            }
+            # Digits that are finished in every manner.
+            digits = [k for k in range(asked.count) if all(rows[k] for rows in found.values())]
+            if digits:
+                label = f"read noise {sigma:g} e-, {dose:g} photons, {len(digits)} digits: mean psnr32"
+                kept = {manner: [row for k in digits if (row := rows[k])] for manner, rows in found.items()}
+                results.append((label, _compared(kept), "pixels lose against neither"))
     for quantity, measured, _ in results:
         print(f"{quantity}: {measured}")
     if asked.record:
