@@ -24,6 +24,8 @@ from recon import events
 from recon.bins import Bins
 from recon.exactnoise import ExactMixed
 from recon.manner import Manner
+from recon.noise import MixedGaussian
+from recon.observation import Observation
 
 SURE = 0.05
 """Deviation from which on a pixel's z-score counts."""
@@ -45,10 +47,12 @@ class Trial:
         estimator = self.bench.estimator
         prepared = estimator.prepare(data)
         begin = time.perf_counter(), time.process_time()
-        if case.kind == Manner.PIXELS:
-            observation = Bins.build(data, prepared.operator, prepared.light, ExactMixed())
+        observation: Observation
+        if case.kind == Manner.EVENTS:
+            observation = estimator.observe(data, prepared)
         else:
-            observation = estimator.observe(data, prepared, in_bins=case.kind == Manner.BINS)
+            likelihood = ExactMixed() if case.kind == Manner.PIXELS else MixedGaussian()
+            observation = Bins.build(data, prepared.operator, prepared.light, likelihood)
         if observation.counting != case.kind:
             raise SystemExit(f"{case.key}: looked at as {observation.counting}; lower --photons or --noises")
         counted = time.process_time()
