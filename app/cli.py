@@ -366,8 +366,8 @@ def reconstruct(
 ) -> None:
     """Recover the object at one exposure of a calibrated run.
 
-    Latent: a posterior over what the decoder can draw, with error bars and a verdict; paper: its estimator;
-    conventional: free pixels.
+    Latent: a posterior over what the decoder can draw, with error bars and a verdict; hybrid: it and what the light
+    adds; paper: its estimator; conventional: free pixels.
     """
     _gentle_threads()
     from app.combining import Doubt

@@ -9,19 +9,20 @@ import numpy as np
 import pytest
 import torch
 
+from recon.dataset import Ptychogram
 from recon.decoders.companion import Companion
 from recon.decoders.misfit import Misfit
 from recon.decoders.mixture import Mixture
 from recon.foreign import COARSE, OWN_POWER, OWN_STRENGTHS, STRENGTHS, Foreign
 from recon.hybrid import HYBRID, Expectation, reconstruct_hybrid
-from recon.illumination import illuminated
+from recon.illumination import Illumination, illuminated
 from recon.latent import LatentSettings
 from recon.metrics import psnr_db
 from recon.objects import resize_matrix
 from recon.operator import Drawing
 from recon.pixels import Anchor
-from recon.posterior import LatentEstimator
-from recon.reconstruct import coarse_light, reconstruct_pixels
+from recon.posterior import LatentEstimator, Posterior
+from recon.reconstruct import Reconstruction, coarse_light, reconstruct_pixels
 from tests.recon import latentscene as bench
 from tests.recon.test_foreign import TRUE
 from tests.recon.test_posterior import Stand
@@ -37,21 +38,26 @@ def grown(image: torch.Tensor, size: int) -> np.ndarray:
     return resize @ np.asarray(image) @ resize.T
 
 
+def looked_at(photons: float) -> tuple[Illumination, Ptychogram, Posterior, Reconstruction]:
+    """Light, frames, posterior and hybrid image of a hard-edged bar."""
+    source = bench.light(photons)
+    data = bench.measured(mask(), source, 1)
+    images = bench.bar(torch.randn(50, 5, generator=torch.Generator().manual_seed(3)))
+    noise = 0.04 * torch.randn(images.shape, generator=torch.Generator().manual_seed(4))
+    companion = Companion("bars", Mixture.normal(5), Stand(), Misfit.measured(images + noise, images), {})
+    settings = LatentSettings(starts=6, proposals=128, chains=32, decisions=1)
+    estimator = LatentEstimator.build(bench.package(), companion, source, bench.FIELD, settings=settings, bank=128)
+    posterior = estimator.estimate(data)
+    return source, data, posterior, reconstruct_hybrid(data, source, posterior, bench.FIELD)
+
+
 @pytest.fixture(scope="module")
 def seen():
     """By photons: PSNR over the lit pixels of the latent, hybrid and conventional image of a hard-edged bar."""
     torch.set_num_threads(1)
     found = {}
     for photons in (40.0, 3000.0, 1e6):
-        source = bench.light(photons)
-        data = bench.measured(mask(), source, 1)
-        images = bench.bar(torch.randn(50, 5, generator=torch.Generator().manual_seed(3)))
-        noise = 0.04 * torch.randn(images.shape, generator=torch.Generator().manual_seed(4))
-        companion = Companion("bars", Mixture.normal(5), Stand(), Misfit.measured(images + noise, images), {})
-        settings = LatentSettings(starts=6, proposals=128, chains=32, decisions=1)
-        estimator = LatentEstimator.build(bench.package(), companion, source, bench.FIELD, settings=settings, bank=128)
-        posterior = estimator.estimate(data)
-        both = reconstruct_hybrid(data, source, posterior, bench.FIELD)
+        source, data, posterior, both = looked_at(photons)
         # The conventional method is far behind in the dark, and slow.
         free = None if photons < 100 else reconstruct_pixels(data, source)
         size = len(both.object)

@@ -18,6 +18,7 @@ from recon.information import exact_information
 from recon.noise import Likelihood, MixedGaussian, ShiftedPoisson
 from recon.pixelbins import BRIGHTEST_E, MOST_E, NODES, PixelTables, read_noise_range
 from tests.recon import latentscene as bench
+from tests.recon.test_bins import has_the_slope_of_its_value
 
 TRUE = torch.tensor([[0.4, -0.7, 0.3, 0.5, 0.2]])
 NEAR = TRUE + 0.25 * torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
@@ -210,15 +211,7 @@ def test_more_is_told_than_by_sums(bins: Bins) -> None:
 
 
 def test_gradient_is_the_slope_of_the_value(bins: Bins) -> None:
-    terms = bins.terms(*bench.scene().drawn(NEAR))
-    assert torch.allclose(terms.value, bins.value(bench.bar(NEAR)), rtol=1e-5, atol=0.01)
-    step = 0.02
-    for axis in range(5):
-        shift = torch.zeros(5)
-        shift[axis] = step
-        slope = (bins.value(bench.bar(NEAR + shift)) - bins.value(bench.bar(NEAR - shift))).double() / (2 * step)
-        scale = float(terms.gradient.abs().max())
-        assert float((terms.gradient[:, axis].double() - slope).abs().max()) < 0.01 * scale
+    has_the_slope_of_its_value(bins, 0.01)
 
 
 def test_a_black_image_gives_zero(bins: Bins) -> None:

@@ -8,18 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from recon.decoders.companion import Companion
-from recon.decoders.misfit import Misfit
-from recon.decoders.mixture import Mixture
-from recon.hybrid import reconstruct_hybrid
 from recon.illumination import illuminated
-from recon.latent import LatentSettings
-from recon.posterior import LatentEstimator
 from recon.reconstruct import Reconstruction
 from recon.rehearsal import UNLIT, rehearse
 from tests.recon import latentscene as bench
-from tests.recon.test_hybrid import grown, mask
-from tests.recon.test_posterior import Stand
+from tests.recon.test_hybrid import grown, looked_at, mask
 
 DARK, LIGHT = 40.0, 1e5
 
@@ -28,18 +21,7 @@ DARK, LIGHT = 40.0, 1e5
 def seen():
     """By photons: light, frames, posterior and hybrid image of a hard-edged bar."""
     torch.set_num_threads(1)
-    found = {}
-    for photons in (DARK, LIGHT):
-        source = bench.light(photons)
-        data = bench.measured(mask(), source, 1)
-        images = bench.bar(torch.randn(50, 5, generator=torch.Generator().manual_seed(3)))
-        noise = 0.04 * torch.randn(images.shape, generator=torch.Generator().manual_seed(4))
-        companion = Companion("bars", Mixture.normal(5), Stand(), Misfit.measured(images + noise, images), {})
-        settings = LatentSettings(starts=6, proposals=128, chains=32, decisions=1)
-        estimator = LatentEstimator.build(bench.package(), companion, source, bench.FIELD, settings=settings, bank=128)
-        posterior = estimator.estimate(data)
-        found[photons] = (source, data, posterior, reconstruct_hybrid(data, source, posterior, bench.FIELD))
-    return found
+    return {photons: looked_at(photons) for photons in (DARK, LIGHT)}
 
 
 @pytest.fixture(scope="module")
