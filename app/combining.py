@@ -14,12 +14,13 @@ from app.errors import UsageError
 from app.runs import entry_of_exposure
 from recon.combined import combined, stops
 from recon.dataset import Ptychogram
+from recon.estimator import LatentEstimator
 from recon.files.read import RunFile
 from recon.files.results import load_calibration
 from recon.illumination import Illumination
 from recon.imperfections import Imperfections
 from recon.marginal import marginalised
-from recon.posterior import LatentEstimator, Posterior
+from recon.posterior import Posterior
 
 ALL = "all"
 

@@ -11,8 +11,8 @@ from app.progress import Course
 from recon.choosing import Ranked, ranked
 from recon.dataset import Ptychogram
 from recon.decoders.package import installed_packages
+from recon.estimator import LatentEstimator
 from recon.illumination import Illumination
-from recon.posterior import LatentEstimator
 
 AUTO = "auto"
 

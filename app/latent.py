@@ -18,10 +18,11 @@ from recon.dataset import Ptychogram
 from recon.decoders.companion import Companion, companion_path, load_companion, plain_companion
 from recon.decoders.direct import rehearse
 from recon.decoders.package import DecoderPackage, find_package, load_package
+from recon.estimator import LatentEstimator
 from recon.files.results import store_result
 from recon.illumination import Illumination
 from recon.operator import Drawing
-from recon.posterior import LatentEstimator, Posterior
+from recon.posterior import Posterior
 from recon.scene import FREE_POSE, Nuisances
 
 POSES = ("free", "known")

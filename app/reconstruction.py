@@ -36,6 +36,7 @@ from recon.complexlatent import ComplexPosterior
 from recon.dataset import Ptychogram, Scan, Truth
 from recon.decoders.package import DecoderPackage, load_package
 from recon.device import pick_device
+from recon.estimator import LatentEstimator
 from recon.files.read import open_run
 from recon.files.results import store_result
 from recon.files.reuse import calibration_of, reused_illumination
@@ -43,7 +44,7 @@ from recon.hybrid import HYBRID, reconstruct_hybrid
 from recon.imperfections import Imperfections
 from recon.knownlight import grid_size
 from recon.margins import Margins, by_margins
-from recon.posterior import LatentEstimator, Posterior
+from recon.posterior import Posterior
 from recon.reconstruct import (
     CONVENTIONAL,
     PixelSettings,

@@ -30,10 +30,11 @@ from benchmarks.latent_cases import SURE, Case, doses
 from benchmarks.latent_scene import Bench, Objects, bench_options, psnr32, settings_of
 from benchmarks.report import append_rows, machine
 from recon.dataset import Ptychogram
+from recon.estimator import LatentEstimator
 from recon.illumination import Illumination
 from recon.imperfections import Imperfections
 from recon.marginal import marginalised
-from recon.posterior import LatentEstimator, Posterior
+from recon.posterior import Posterior
 from recon.verdict import Word
 
 ERRORS: tuple[tuple[str, float, str], ...] = (

@@ -29,9 +29,9 @@ from recon.dataset import Ptychogram
 from recon.decoders.companion import Companion, companion_path, load_companion
 from recon.decoders.direct import DirectDrawer
 from recon.decoders.package import DecoderPackage, find_package, load_package
+from recon.estimator import USUAL, LatentEstimator
 from recon.latent import LatentSettings
 from recon.metrics import dice, psnr_db, success_db
-from recon.posterior import USUAL, LatentEstimator
 from recon.simulated import exposed, intensities
 
 FRAME = 768

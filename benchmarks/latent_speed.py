@@ -26,8 +26,8 @@ from benchmarks.report import append_rows, machine
 from recon.dataset import Ptychogram
 from recon.decoders.companion import companion_path, load_companion
 from recon.decoders.package import find_package, load_package
+from recon.estimator import LatentEstimator
 from recon.paper import LitBlocks, PaperSettings, paper_fits
-from recon.posterior import LatentEstimator
 from recon.simulated import exposed, intensities
 from recon.tracker import Tracker
 

@@ -33,9 +33,9 @@ from benchmarks.latent_scene import Bench, Objects, psnr32, settings_of
 from benchmarks.report import append_rows, machine
 from recon.chains import sample
 from recon.decoders.mixture import Mixture
+from recon.estimator import BANK, EXACT_STEPS, LatentEstimator
 from recon.latent import Bank, LatentSettings, refine, search
 from recon.observation import Observation
-from recon.posterior import BANK, EXACT_STEPS, LatentEstimator
 from recon.scene import Scene
 
 TESTS = ("sampler", "sketched", "chains", "order", "starts", "prototype")

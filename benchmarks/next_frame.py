@@ -20,10 +20,10 @@ from app.studies.scene import FIELD_M, POINTS, StudyScene
 from benchmarks.report import append_rows, machine
 from recon.decoders.companion import companion_path, load_companion
 from recon.decoders.package import find_package, load_package
+from recon.estimator import MAPPED, LatentEstimator
 from recon.nextframe import DRAWS, Candidates, Wish
 from recon.observation import LightMap
 from recon.operator import CameraOperator, Drawing
-from recon.posterior import MAPPED, LatentEstimator
 
 EXPOSURES = np.array([30.0, 100.0, 300.0])
 READ_NOISE = 0.3

@@ -21,8 +21,8 @@ from app.studies.scores import Scores
 from benchmarks.report import append_rows, machine
 from benchmarks.small_cases import DECODER, Cases
 from recon.bins import Bins
+from recon.estimator import LatentEstimator
 from recon.noise import MixedGaussian
-from recon.posterior import LatentEstimator
 
 PHOTONS = "1000,3000,1e4,3e4,1e5"
 

@@ -33,9 +33,9 @@ from recon.decoders.images import load_mnist
 from recon.decoders.mixture import Mixture, fit_mixture
 from recon.decoders.package import find_package, load_package
 from recon.decoders.whitening import Whitening
+from recon.estimator import LatentEstimator
 from recon.metrics import psnr_db
 from recon.observation import Observation
-from recon.posterior import LatentEstimator
 from recon.scene import Scene
 
 DECODER = "mnist"

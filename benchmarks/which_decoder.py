@@ -26,7 +26,7 @@ from app.studies.scene import FIELD_M, StudyScene
 from app.training_images import training_images
 from benchmarks.report import append_rows, machine
 from recon.choosing import Alike, ranked
-from recon.posterior import LatentEstimator
+from recon.estimator import LatentEstimator
 from recon.scene import FREE_POSE, Nuisances
 from recon.simulated import exposed, intensities
 

@@ -15,11 +15,12 @@ import torch
 
 from recon.bins import Bins
 from recon.dataset import Ptychogram
+from recon.estimator import LatentEstimator
 from recon.events import Watch
 from recon.manner import Manner, read_noise_e
 from recon.observation import LightMap, Observation
 from recon.operator import CameraOperator
-from recon.posterior import LatentEstimator, Posterior
+from recon.posterior import Posterior
 
 
 @dataclass(frozen=True)

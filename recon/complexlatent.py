@@ -20,9 +20,10 @@ from recon.complexoperator import ComplexOperator
 from recon.dataset import Ptychogram
 from recon.decoders.package import DecoderPackage
 from recon.decoders.sketch import Drawer
+from recon.estimator import LatentEstimator
 from recon.observation import Observation
 from recon.operator import CameraOperator
-from recon.posterior import LatentEstimator, Posterior
+from recon.posterior import Posterior
 from recon.prepared import Found
 
 
@@ -97,6 +98,7 @@ class ComplexEstimator(LatentEstimator):
 
     kind = ComplexOperator
     sketched = False
+    looks_beside = False
 
     @classmethod
     def drawer(cls, package: DecoderPackage, drawer: Drawer) -> Drawer:

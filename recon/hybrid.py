@@ -47,7 +47,7 @@ class Expectation:
     """What the decoder's posterior says of the object's pixels.
 
     Attributes:
-        mean: (s, s) amplitude on the decoder's grid.
+        mean: (s, s) amplitude on the decoder's grid, as the decoder draws it.
         variance: (s, s) of the object about it, for a residual that is smooth over one of these pixels.
         misfit: (s, s) variance of what the decoder misses of its own class in each of these pixels.
         drawing: where they lie.
@@ -62,14 +62,14 @@ class Expectation:
 
     @classmethod
     def of(cls, posterior: Posterior, field_m: float) -> Expectation:
-        """From a posterior over a square of `field_m`: the misfit that its deviation counts, times its power."""
-        misfit = np.clip(
-            posterior.deviation.astype(np.float64) ** 2 - posterior.spread.astype(np.float64) ** 2, 0, None
-        )
-        widest = widened(torch.from_numpy(misfit)).numpy()
+        """From a posterior over a square of `field_m`: what the decoder draws, and its misfit times its power.
+
+        What the posterior itself has found beside the decoder's image is left out: these frames will tell it again.
+        """
+        widest = widened(torch.from_numpy(posterior.misfit.astype(np.float64) ** 2)).numpy()
         variance = posterior.foreign.residual * widest
         drawing = Drawing(len(posterior.mean), field_m)
-        return cls(posterior.mean, variance.astype(np.float32), widest.astype(np.float32), drawing)
+        return cls(posterior.decoder_mean, variance.astype(np.float32), widest.astype(np.float32), drawing)
 
     def centre(self, axis_m: NDArray[np.float64]) -> NDArray[np.float32]:
         """(n, n) what is expected on a grid of the object with these coordinates (n,) along both axes."""
@@ -150,7 +150,7 @@ def reconstruct_hybrid(
     return Reconstruction(
         "hybrid",
         refined.object,
-        posterior.mean,
+        posterior.decoder_mean,
         posterior.latent,
         refined.expected,
         refined.losses,

@@ -2,7 +2,7 @@
 
 1. A rough search with the nuisances loose about the values told gives an image; the nuisances that suit it best are the
    next values about which all is linearised. So again from the modes found, until they stay.
-2. Search and chains are those of `recon.posterior`, on a likelihood in which every image has nuisances of its own that
+2. Search and chains are those of `recon.estimator`, on a likelihood in which every image has nuisances of its own that
    are integrated out (`recon.loose`). The prior stays where it was told.
 
 Nothing is sampled but images: no ensemble, no weights. It costs four or five plain estimates.
@@ -22,12 +22,13 @@ from torch import Tensor
 from recon.combined import Sets
 from recon.dataset import Ptychogram
 from recon.directions import Directions
+from recon.estimator import LatentEstimator
 from recon.illumination import Illumination
 from recon.imperfections import FrameNuisances, Imperfections
 from recon.latent import CHUNK, Modes, refine, search
 from recon.loose import Loose
 from recon.operator import CameraOperator, Drawing
-from recon.posterior import LatentEstimator, Posterior
+from recon.posterior import Posterior
 
 TURNS = 3
 """Times that the nuisances are linearised anew, at most, before the last."""
@@ -116,7 +117,7 @@ def marginalised(estimator: LatentEstimator, parts: Sequence[Ptychogram], given:
     found = estimator.found(loose, modes.theta, scores)
     posterior = estimator.pictured(loose, found)
     means, covariances = [], []
-    for part in estimator.scene.lit(found.drawn.images, found.drawn.theta).split(CHUNK):
+    for part in found.lit(estimator.scene).split(CHUNK):
         beyond, covariance = loose.nuisances(part)
         means.append(beyond.double())
         covariances.append(covariance.diagonal(dim1=1, dim2=2).double())

@@ -11,8 +11,10 @@ from recon.chord import Chord
 from recon.events import Watch
 from recon.latent import Modes
 from recon.manner import Manner
+from recon.missed import Missed
 from recon.observation import LightMap
 from recon.operator import CameraOperator
+from recon.scene import Scene
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Found:
         drawn: the posterior's draws.
         iterations: Gauss-Newton steps.
         followed: frames that have come since the last search of the bank.
+        missed: what the decoder misses of the object, where there is light enough to see it; the draws are then its.
+        fields: (n, s, s) or (n, 2, s, s) of it, one for each draw; see `recon.missed.Missed.draws`.
     """
 
     modes: Modes
@@ -62,3 +66,10 @@ class Found:
     drawn: Sample
     iterations: int
     followed: int = 0
+    missed: Missed | None = None
+    fields: Tensor | None = None
+
+    def lit(self, scene: Scene) -> Tensor:
+        """(n, s, s) draws as they meet the light, with what the decoder misses of them."""
+        images = scene.lit(self.drawn.images, self.drawn.theta)
+        return images if self.fields is None else images + self.fields

@@ -104,6 +104,7 @@ def rehearse(
         frames = photons + noise * random.standard_normal(photons.shape, dtype=np.float32)
         taken = replace(data, frames=frames)
         draw = posterior.samples[random.integers(len(posterior.samples))].astype(np.float32)
+        draw += posterior.decoder_mean - posterior.mean
         moved = replace(expectation, mean=draw, grain=grain * random.standard_normal(grain.shape, dtype=np.float32))
         light = coarse_light(taken, illumination, device)
         refined = refine_pixels(

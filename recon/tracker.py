@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon.dataset import Ptychogram
+from recon.estimator import LatentEstimator
 from recon.manner import Manner
 from recon.observation import Observation
-from recon.posterior import LatentEstimator, Posterior
+from recon.posterior import Posterior
 from recon.prepared import Found, Prepared
 
 

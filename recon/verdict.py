@@ -67,17 +67,19 @@ def judge(
     electrons: float,
     typicality: float = 0.0,
     pattern: float = 0.0,
+    left: Tensor | None = None,
 ) -> Verdict:
     """The verdict over samples (n, s, s) from a posterior.
 
-    Success is what docs/studies.md calls one, the truth unknown: each sample in turn plays the truth, with the
-    decoder's misfit on top. `typicality` is the mean log prior density of the samples, in standard deviations above the
-    mean of draws from the prior: samples from the posterior of an object of the class are such draws. `pattern`
-    is the mean square of the frames' pattern scores at the mode less one, in standard deviations of that.
+    Success is what docs/studies.md calls one, the truth unknown: each sample in turn plays the truth, with what is
+    `left` uncertain in each pixel (s, s) on top: the decoder's misfit, unless it was looked for. `typicality` is the
+    mean log prior density of the samples, in standard deviations above the mean of draws from the prior: samples from
+    the posterior of an object of the class are such draws. `pattern` is the mean square of the frames' pattern scores
+    at the mode less one, in standard deviations of that.
     """
     mean = images.mean(0)
     noise = float(misfit.mean())
-    error = (images - mean).square().flatten(1).mean(1) + noise
+    error = (images - mean).square().flatten(1).mean(1) + float((misfit if left is None else left).mean())
     baseline = (images - prior_mean).square().flatten(1).mean(1) + noise
     needed = (baseline * noise).sqrt()
     overlap = _dice(images > 0.5, mean > 0.5)

@@ -20,9 +20,9 @@ from app.studies.work import NOISE, object_word, words
 from recon.dataset import Ptychogram
 from recon.decoders.companion import companion_path, load_companion
 from recon.decoders.package import find_package, load_package
+from recon.estimator import LatentEstimator
 from recon.metrics import psnr_db
 from recon.nextframe import DRAWS, Candidates, Wish
-from recon.posterior import LatentEstimator
 from recon.prepared import Prepared
 from recon.simulated import exposed, intensities
 from recon.tracker import Tracker

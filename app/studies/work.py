@@ -21,10 +21,11 @@ from recon.ceiling import NODE_M, noise_free_fit, prior_mean
 from recon.dataset import Ptychogram
 from recon.decoders.companion import Companion, companion_path, load_companion
 from recon.decoders.package import DecoderPackage, find_package, load_package
+from recon.estimator import LatentEstimator
 from recon.hybrid import reconstruct_hybrid
 from recon.observation import BLOCK_M
 from recon.paper import LitBlocks, PaperSettings, Placed, Summed, paper_fits
-from recon.posterior import LatentEstimator, Posterior
+from recon.posterior import Posterior
 from recon.reconstruct import Reconstruction, reconstruct_pixels
 from recon.scene import FREE_POSE, Nuisances
 from recon.simulated import exposed, intensities, posed

@@ -24,9 +24,10 @@ from app.worker.source import calibrated
 from recon.calibrate import CalibrationSettings, EpochReport, calibrate
 from recon.dataset import DatasetError, Ptychogram
 from recon.device import keep_memory, pick_device
+from recon.estimator import LatentEstimator
 from recon.nextframe import Candidates, lit
 from recon.operator import Drawing
-from recon.posterior import LatentEstimator, Posterior
+from recon.posterior import Posterior
 from recon.reconstruct import CONVENTIONAL, reconstruct_pixels
 from recon.tracker import Tracker
 

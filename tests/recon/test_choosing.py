@@ -14,9 +14,9 @@ from recon.decoders.companion import Companion
 from recon.decoders.direct import DirectDrawer
 from recon.decoders.misfit import Misfit
 from recon.decoders.mixture import Mixture
+from recon.estimator import LatentEstimator
 from recon.latent import LatentSettings
 from recon.observation import LightMap
-from recon.posterior import LatentEstimator
 from recon.scene import Nuisances
 from tests.recon import latentscene as bench
 

@@ -13,7 +13,7 @@ from recon.combined import Sets, combined, stops, together
 from recon.dataset import Ptychogram
 from recon.events import Events
 from tests.recon import latentscene as bench
-from tests.recon.test_posterior import DRAWS, _estimator
+from tests.recon.test_estimator import DRAWS, _estimator
 
 PHOTONS = 300
 

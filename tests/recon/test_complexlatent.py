@@ -20,6 +20,7 @@ from recon.decoders.misfit import Misfit
 from recon.decoders.mixture import Mixture
 from recon.decoders.network import ComplexArchitecture
 from recon.decoders.package import DecoderError
+from recon.estimator import LatentEstimator
 from recon.events import Watch
 from recon.exactnoise import ExactMixed
 from recon.foreign import FLOOR, _two_ways, widened
@@ -29,7 +30,6 @@ from recon.metrics import phase_error_rad, phase_psnr_db
 from recon.noise import MixedGaussian
 from recon.observation import LightMap, Observation
 from recon.operator import CameraOperator, Drawing
-from recon.posterior import LatentEstimator
 from recon.scene import Nuisances, Scene
 from recon.verdict import Word
 from tests.recon import latentscene as bench

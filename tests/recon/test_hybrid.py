@@ -13,6 +13,7 @@ from recon.dataset import Ptychogram
 from recon.decoders.companion import Companion
 from recon.decoders.misfit import Misfit
 from recon.decoders.mixture import Mixture
+from recon.estimator import LatentEstimator
 from recon.foreign import COARSE, OWN_POWER, OWN_STRENGTHS, STRENGTHS, Foreign
 from recon.hybrid import HYBRID, Expectation, reconstruct_hybrid
 from recon.illumination import Illumination, illuminated
@@ -21,11 +22,11 @@ from recon.metrics import psnr_db
 from recon.objects import resize_matrix
 from recon.operator import Drawing
 from recon.pixels import Anchor
-from recon.posterior import LatentEstimator, Posterior
+from recon.posterior import Posterior
 from recon.reconstruct import Reconstruction, coarse_light, reconstruct_pixels
 from tests.recon import latentscene as bench
+from tests.recon.test_estimator import Stand
 from tests.recon.test_foreign import TRUE
-from tests.recon.test_posterior import Stand
 
 
 def mask() -> torch.Tensor:

@@ -19,7 +19,7 @@ from recon.loose import Loose
 from recon.noise import MixedGaussian
 from recon.operator import Drawing
 from tests.recon import latentscene as bench
-from tests.recon.test_posterior import DRAWS, _estimator
+from tests.recon.test_estimator import DRAWS, _estimator
 
 COUNT = len(bench.POSITIONS)
 SHAPE = (bench.FRAME, bench.FRAME)

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from recon.estimator import LatentEstimator
 from recon.imperfections import Imperfections
 from recon.latent import LatentSettings
 from recon.marginal import Marginal, marginalised
-from recon.posterior import LatentEstimator, Posterior
+from recon.posterior import Posterior
 from tests.recon import latentscene as bench
-from tests.recon import test_posterior
-from tests.recon.test_posterior import DRAWS
+from tests.recon import test_estimator
+from tests.recon.test_estimator import DRAWS
 
 PHOTONS, WRONG = 2000, 12e-6
 COUNT = len(bench.POSITIONS)
@@ -23,7 +24,7 @@ TRUTH = bench.bar(DRAWS[:1])[0].numpy()
 
 def _estimator(photons: float) -> LatentEstimator:
     few = LatentSettings(starts=6, proposals=128, chains=32, mended=64)
-    return replace(test_posterior._estimator(photons), settings=few)
+    return replace(test_estimator._estimator(photons), settings=few)
 
 
 def _z(found: Posterior) -> float:

@@ -10,11 +10,11 @@ import torch
 
 from recon.bins import Bins
 from recon.dataset import Ptychogram
+from recon.estimator import LatentEstimator
 from recon.latent import LatentSettings
-from recon.posterior import LatentEstimator
 from recon.tracker import Tracker
 from tests.recon import latentscene as bench
-from tests.recon.test_posterior import DRAWS, _estimator
+from tests.recon.test_estimator import DRAWS, _estimator
 
 PHOTONS = 1500
 

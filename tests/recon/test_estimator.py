@@ -13,8 +13,9 @@ from recon.dataset import Ptychogram
 from recon.decoders.companion import Companion
 from recon.decoders.misfit import Misfit
 from recon.decoders.mixture import Mixture
+from recon.estimator import LatentEstimator
 from recon.latent import LatentSettings
-from recon.posterior import LatentEstimator, Posterior
+from recon.posterior import Posterior
 from recon.scene import Nuisances
 from recon.verdict import Word
 from tests.recon import latentscene as bench
