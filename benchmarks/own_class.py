@@ -1,55 +1,73 @@
-"""Is an object of the decoder's class told as one in any light? Verdicts and evidence from the dark to the light.
+"""Is an object of the decoder's class told as one in any light, and are its error bars true? From dark to light.
 
-python -m benchmarks.own_class [--count 5] [--photons 1000,3000,1e4,3e4,1e5] [--out FOLDER] [--record]
+python -m benchmarks.own_class [--count 10] [--photons 1000,3000,1e4,3e4,1e5,1e6] [--others 6] [--out FOLDER] [--record]
 
-Unseen digits as the decoder's own resize draws them, on the small scene of `benchmarks.small_cases`, in the manner that
-the estimator takes (`recon.manner`) and in sums under Eq. 1. The same command goes on where it was stopped.
+Unseen digits as the decoder's own resize draws them, on the small scene of `benchmarks.small_cases`: as the estimator
+sees them, which looks for what the decoder misses where there is light enough (`recon.missed`), and with latents alone.
+`--others` adds so many of each kind that is not of the class (other characters; digits whose frames lie at wrong
+positions), none of which may be called recovered. The same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from app.studies.objects import StudyObject
 from app.studies.scene import FIELD_M
 from app.studies.scores import Scores
+from benchmarks.latent_scene import Objects
 from benchmarks.report import append_rows, machine
 from benchmarks.small_cases import DECODER, Cases
-from recon.bins import Bins
 from recon.estimator import LatentEstimator
-from recon.noise import MixedGaussian
 
-PHOTONS = "1000,3000,1e4,3e4,1e5"
+PHOTONS = "1000,3000,1e4,3e4,1e5,1e6"
+KINDS = ("kmnist", "omniglot", "shuffled")
+SHIFTED = 3
+"""Positions by which the frames of a shuffled digit are moved on."""
+TOLD = 0.05
+"""Deviation from which on a pixel's z-score counts."""
 
 
-def measured(
-    cases: Cases, estimator: LatentEstimator, name: str, photons: float, in_sums: bool
-) -> dict[str, float | str]:
-    """One digit at one dose."""
-    key = f"own {name} {photons:g} {'sums' if in_sums else 'taken'}"
+class LatentsAlone(LatentEstimator):
+    """What the decoder misses is added to the deviation, and never looked for."""
+
+    looks_beside = False
+
+
+def measured(cases: Cases, estimator: LatentEstimator, name: str, photons: float) -> dict[str, Any]:
+    """One object at one dose."""
+    key = f"{name} {photons:g} {'beside' if estimator.looks_beside else 'alone'}"
     if key not in cases.done:
-        frames = replace(cases.frames(name, photons), truth="matched")
-        truth, data = cases.shop.taken(frames)
+        truth, data = cases.shop.taken(replace(cases.frames(name, photons), truth="matched"))
+        if name.startswith("shuffled"):
+            data.frames[:] = np.roll(data.frames, SHIFTED, 0)
         begin = time.process_time()
-        if in_sums:
-            prepared = estimator.prepare(data)
-            seen = Bins.build(data, prepared.operator, prepared.light, MixedGaussian())
-            found = replace(estimator.posterior(seen), counting="sums under Eq. 1")
-        else:
-            found = estimator.estimate(data)
+        found = estimator.estimate(data)
         spent = time.process_time() - begin
         drawn = Scores.of(np.zeros_like(truth.amplitude), found.mean, truth, cases.scene)
+        apart = (found.mean - truth.small) / found.deviation
+        counted = found.deviation > TOLD
         cases.keep(
             key,
             {
                 "psnr32_db": float(drawn.psnr32_db),
+                "error": float(np.square(found.mean - truth.small).mean()),
+                "said": float(np.square(found.deviation).mean()),
+                "square": float(np.square(apart[counted]).sum()),
+                "pixels": int(counted.sum()),
+                "typicality": found.typicality,
                 "foreign": found.foreign.log_odds,
+                "missed": found.missed,
                 "verdict": found.verdict.word.value,
+                "converged": found.converged,
                 "counting": found.counting,
                 "core_seconds": spent,
             },
@@ -57,36 +75,69 @@ def measured(
     return cases.done[key]
 
 
+def summary(found: list[dict[str, Any]]) -> str:
+    """Of some objects at one dose."""
+    recovered = sum(case["verdict"] == "recovered" for case in found)
+    mean, spent = (float(np.mean([float(case[k]) for case in found])) for k in ("psnr32_db", "core_seconds"))
+    ratio = np.sqrt(sum(c["error"] for c in found) / sum(c["said"] for c in found))
+    square, pixels = (sum(case[k] for case in found) for k in ("square", "pixels"))
+    z = f"{np.sqrt(square / pixels):.2f}" if pixels else "none"
+    beside = sum(case["missed"] > 0 for case in found)
+    return (
+        f"psnr32 {mean:.2f} dB, {recovered} of {len(found)} recovered, rms error over rms deviation {ratio:.2f}, "
+        f"rms z-score {z}, looked beside in {beside}, {spent:.1f} core-s"
+    )
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=5, help="digits, from the first of MNIST's test set")
+    parser.add_argument("--count", type=int, default=10, help="digits, from the first of MNIST's test set")
     parser.add_argument("--photons", default=PHOTONS, help="per exposure")
+    parser.add_argument("--others", type=int, default=0, help="objects of each other kind")
+    parser.add_argument(
+        "--objects",
+        type=Path,
+        default=Path(os.environ.get("PTYCHOSCOPE_DATA", "data")),
+        help="folder of the data sets, or a pack",
+    )
     parser.add_argument("--out", type=Path, default=Path("own-class"), help="folder of the finished cases")
     parser.add_argument("--record", action="store_true", help="append rows to RESULTS.md")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     cases = Cases(asked.count, asked.out)
-    estimator = LatentEstimator.build(
-        cases.shop.package(DECODER), cases.shop.companion(DECODER), cases.scene.light, FIELD_M
+    digits = list(cases.objects)
+    others = {kind: [f"{kind}:{k}" for k in range(asked.others)] for kind in KINDS}
+    if asked.others:
+        pictures = Objects.load(asked.objects)
+        for kind, names in others.items():
+            source = "digit" if kind == "shuffled" else kind
+            for k, name in enumerate(names):
+                cases.objects[name] = StudyObject(name, pictures.image(source, k))
+    package, companion = cases.shop.package(DECODER), cases.shop.companion(DECODER)
+    beside, alone = (
+        kind.build(package, companion, cases.scene.light, FIELD_M) for kind in (LatentEstimator, LatentsAlone)
     )
     rows = []
     for photons in map(float, asked.photons.split(",")):
-        said = []
-        for in_sums in (False, True):
-            found = [measured(cases, estimator, name, photons, in_sums) for name in cases.objects]
-            recovered = sum(case["verdict"] == "recovered" for case in found)
-            odds = ", ".join(f"{case['foreign']:.1f}" for case in found)
-            mean, spent = (float(np.mean([float(case[k]) for case in found])) for k in ("psnr32_db", "core_seconds"))
-            said.append(
-                f"{found[0]['counting']}: {recovered} of {len(found)} recovered, evidence for something foreign "
-                f"{odds} nats, psnr32 {mean:.2f} dB, {spent:.1f} core-s"
-            )
-        subject = f"{photons:g} photons, {len(cases.objects)} digits of the class, read noise 0.3"
-        print(f"{subject}: {'; '.join(said)}", flush=True)
-        rows.append((subject, "; ".join(said), "recovered"))
+        each = [[measured(cases, estimator, name, photons) for name in digits] for estimator in (beside, alone)]
+        said = f"{each[0][0]['counting']}: {summary(each[0])}; latents alone: {summary(each[1])}"
+        rows.append((f"{photons:g} photons, {len(digits)} digits of the class, read noise 0.3", said, "recovered"))
+        print(f"{rows[-1][0]}: {said}", flush=True)
+        if asked.others:
+            called = []
+            for kind, names in others.items():
+                found = [measured(cases, beside, name, photons) for name in names]
+                false = sum(case["verdict"] == "recovered" for case in found)
+                called.append(
+                    f"{kind} {false} of {len(found)} ({np.mean([c['core_seconds'] for c in found]):.1f} core-s)"
+                )
+            rows.append((f"{photons:g} photons, objects of other kinds: called recovered", ", ".join(called), "none"))
+            print(f"{rows[-1][0]}: {rows[-1][1]}", flush=True)
     if asked.record:
-        append_rows(f"python -m benchmarks.own_class --count {asked.count}", rows, machine("numpy", "torch", cores=1))
+        command = f"python -m benchmarks.own_class --count {asked.count}"
+        command += f" --others {asked.others}" if asked.others else ""
+        append_rows(command, rows, machine("numpy", "torch", cores=1))
 
 
 if __name__ == "__main__":
