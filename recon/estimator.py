@@ -48,7 +48,7 @@ FOLLOW_STEPS = LatentSettings(iterations=3)
 """Gauss-Newton steps of each mode after one more frame."""
 FAINT = 15.0
 """Nats of evidence behind the best mode at which one is not looked at by the decoder itself."""
-SEEN = 8.0
+SEEN = 3.0
 """Nats by which the frames must say that the decoder misses something before it is looked for."""
 MOST_PREPARED = 8
 """Sets of positions and exposures that are kept ready; tens of megabytes each, the oldest goes first."""
@@ -352,15 +352,13 @@ class LatentEstimator:
             top = modes.theta[best : best + 1]
             whole = replace(self.exact, drawer=found.chord).images(top)[0]
             mode = self.amplitudes(whole[None])[0] / self.scene.flux(top).sqrt()
-            others, evidence = (
-                self._amplitudes_of(modes.theta[by_evidence], found.chord),
-                modes.log_evidence[by_evidence],
-            )
+            others = self._amplitudes_of(modes.theta[by_evidence], found.chord)
+            evidence: list[float] = modes.log_evidence[by_evidence].tolist()
             converged = bool(modes.converged[best])
         else:
             whole = self.exact.images(missed.theta)[0] + missed.field
             mode = (whole / self.scene.flux(missed.theta).sqrt()).clamp(0, 1)
-            others, evidence = mode[None], torch.tensor([missed.log_evidence])
+            others, evidence = mode[None], [missed.log_evidence]
             converged = missed.converged
         scores, counted = observation.frame_scores(whole), observation.counted(whole)
         typicality = self._typicality(theta)
@@ -405,7 +403,7 @@ class LatentEstimator:
             pose_sigma=out(pose.std(0)),
             modes=len(others),
             mode_images=others.half().cpu().numpy(),
-            mode_log_evidence=tuple(float(value) for value in evidence),
+            mode_log_evidence=tuple(evidence),
             converged=converged,
             iterations=found.iterations,
             efficiency=drawn.efficiency,

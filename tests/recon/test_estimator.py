@@ -41,12 +41,14 @@ class Stand:
         return 0.93 * images, 0.93 * jacobian
 
 
-def _estimator(photons: float, nuisances: Nuisances | None = None) -> LatentEstimator:
+def _estimator(
+    photons: float, nuisances: Nuisances | None = None, kind: type[LatentEstimator] = LatentEstimator
+) -> LatentEstimator:
     images = bench.bar(torch.randn(50, 5, generator=torch.Generator().manual_seed(3)))
     noise = 0.04 * torch.randn(images.shape, generator=torch.Generator().manual_seed(4))
     misfit = Misfit.measured(images + noise, images)
     companion = Companion("bars", Mixture.normal(5), Stand(), misfit, {})
-    return LatentEstimator.build(
+    return kind.build(
         bench.package(),
         companion,
         bench.light(photons),
