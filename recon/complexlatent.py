@@ -9,6 +9,7 @@ estimate is one modulo a constant. Where the amplitude is dark the phase is what
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,8 @@ from recon.dataset import Ptychogram
 from recon.decoders.package import DecoderPackage
 from recon.decoders.sketch import Drawer
 from recon.estimator import LatentEstimator
+from recon.foreign import DARK, directions
+from recon.missed import Field
 from recon.observation import Observation
 from recon.operator import CameraOperator
 from recon.posterior import Posterior
@@ -98,7 +101,6 @@ class ComplexEstimator(LatentEstimator):
 
     kind = ComplexOperator
     sketched = False
-    looks_beside = False
 
     @classmethod
     def drawer(cls, package: DecoderPackage, drawer: Drawer) -> Drawer:
@@ -118,6 +120,13 @@ class ComplexEstimator(LatentEstimator):
         assert self.companion.phase_misfit is not None
         return self.companion.phase_misfit.of(amplitude) * self.package.phase_rad**2
 
+    def field(self, image: Tensor) -> Field:
+        """Where the decoder may miss amplitude, and phase, beside one of the scene's images (2, s, s)."""
+        amplitude = self.amplitudes(image[None])[0]
+        misfit = torch.stack((self.companion.misfit.of(amplitude), amplitude.square() * self.phase_misfit(amplitude)))
+        along = torch.stack(directions(image))
+        return Field.of(misfit, torch.stack((along, torch.stack((-along[1], along[0])))))
+
     def predicted(self, operator: CameraOperator, image: NDArray) -> NDArray[np.float32]:
         """(H, W) electrons, all frames together, that a transmission (s, s) predicts."""
         return super().predicted(operator, np.stack((image.real, image.imag)))
@@ -131,14 +140,18 @@ class ComplexEstimator(LatentEstimator):
     def pictured(self, observation: Observation, found: Found) -> ComplexPosterior:
         """Pictures and numbers of what was found in an observation."""
         known = super().pictured(observation, found)
-        images = self.scene.transmitted(found.drawn.images, found.drawn.theta)
+        images = found.lit(self.scene)
         mean = images.mean(0)
         phase = torch.atan2(mean[1], mean[0])
         # Turned back by the mean phase: what is left has its phase around zero, where nothing wraps.
         cos, sin = phase.cos(), phase.sin()
         apart = torch.atan2(images[:, 1] * cos - images[:, 0] * sin, images[:, 0] * cos + images[:, 1] * sin)
         variance = apart.square().mean(0)
-        misfit = self.phase_misfit(self.amplitudes(images).mean(0))
+        amplitude = self.amplitudes(images).mean(0)
+        misfit = self.phase_misfit(amplitude)
+        if found.missed is not None:
+            # A phase of which nothing is known has no more variance than an even one.
+            misfit = (found.missed.left[1] / amplitude.square().clamp_min(DARK**2)).clamp_max(math.pi**2 / 3)
 
         def out(values: Tensor) -> NDArray[np.float32]:
             return values.float().cpu().numpy()

@@ -142,6 +142,10 @@ class LatentEstimator:
         """(n, s, s) of the scene's images, which here are amplitudes."""
         return images
 
+    def field(self, image: Tensor) -> Field:
+        """Where the decoder may miss something beside one of the scene's images (s, s)."""
+        return Field.of(self.companion.misfit.of(image))
+
     def phase_misfit(self, amplitude: Tensor) -> Tensor | None:
         """(s, s) variance, rad^2, of real phases about what the decoder draws; None where it draws none."""
         return None
@@ -275,9 +279,7 @@ class LatentEstimator:
     ) -> Found:
         """The highest mode with what the decoder misses of the object, and draws of both."""
         top = modes.theta[modes.log_posterior.argmax()][None]
-        missed = look_beside(
-            observation, self.exact, top, Field.of(self.companion.misfit.of(self.exact.images(top)[0])), before
-        )
+        missed = look_beside(observation, self.exact, top, self.field(self.exact.images(top)[0]), before)
         theta, fields = missed.draws(2 * self.settings.chains, self.settings.seed + 9)
         images = self.exact.drawer.images(self.exact.zeta(theta))
         count = len(theta)
@@ -339,8 +341,8 @@ class LatentEstimator:
         images, left = decoded, misfit
         if missed is not None:
             # Nothing amplifies the light.
-            images = (found.lit(self.scene) / flux.sqrt()[:, None, None]).clamp(0, 1)
-            left = missed.left
+            images = (self.amplitudes(found.lit(self.scene)) / flux.sqrt()[:, None, None]).clamp(0, 1)
+            left = missed.left[0]
         mean, spread = images.mean(0), images.var(0)
         joint = self.scene.prior.joint(zeta).softmax(1).mean(0)
         labels = self.scene.prior.labels
@@ -357,7 +359,7 @@ class LatentEstimator:
             converged = bool(modes.converged[best])
         else:
             whole = self.exact.images(missed.theta)[0] + missed.field
-            mode = (whole / self.scene.flux(missed.theta).sqrt()).clamp(0, 1)
+            mode = (self.amplitudes(whole[None])[0] / self.scene.flux(missed.theta).sqrt()).clamp(0, 1)
             others, evidence = mode[None], [missed.log_evidence]
             converged = missed.converged
         scores, counted = observation.frame_scores(whole), observation.counted(whole)

@@ -122,13 +122,21 @@ def foreign_evidence(
     return Foreign(theirs[best] - max(*ours, 0.0), STRENGTHS[best], tuple(ours), tuple(theirs))
 
 
+def directions(image: Tensor) -> tuple[Tensor, Tensor]:
+    """(s, s) cosine and sine of the phase of an image (2, s, s).
+
+    Where next to nothing comes through there is no phase: any two directions at right angles will do.
+    """
+    amplitude = torch.hypot(image[0], image[1])
+    lit = amplitude > DARK
+    real = torch.where(lit, image[0] / amplitude.clamp_min(DARK), 1.0)
+    return real, torch.where(lit, image[1] / amplitude.clamp_min(DARK), 0.0)
+
+
 def _two_ways(image: Tensor, misfit: Tensor, phase_misfit: Tensor) -> tuple[Tensor, Tensor]:
     """(2, s, s) each: what a deviation of the amplitude, and one of the phase, does to real and imaginary part."""
     amplitude = torch.hypot(image[0], image[1])
-    # Where next to nothing comes through there is no phase: any two directions at right angles will do.
-    lit = amplitude > DARK
-    real = torch.where(lit, image[0] / amplitude.clamp_min(DARK), 1.0)
-    imaginary = torch.where(lit, image[1] / amplitude.clamp_min(DARK), 0.0)
+    real, imaginary = directions(image)
     # What is foreign in the dark may have any phase: there both are the same.
     along = widened(misfit).sqrt()
     across = (amplitude.square() * phase_misfit + FLOOR * misfit.mean()).sqrt()
