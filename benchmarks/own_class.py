@@ -1,6 +1,7 @@
 """Is an object of the decoder's class told as one in any light, and are its error bars true? From dark to light.
 
-python -m benchmarks.own_class [--count 10] [--photons 1000,3000,1e4,3e4,1e5,1e6] [--others 6] [--out FOLDER] [--record]
+python -m benchmarks.own_class [--count 10] [--photons 1000,3000,1e4,3e4,1e5,1e6] [--others 6] [--out FOLDER]
+    [--picture PNG] [--record]
 
 Unseen digits as the decoder's own resize draws them, on the small scene of `benchmarks.small_cases`: as the estimator
 sees them, which looks for what the decoder misses where there is light enough (`recon.missed`), and with latents alone.
@@ -17,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
@@ -89,6 +91,47 @@ def summary(found: list[dict[str, Any]]) -> str:
     )
 
 
+def draw(cases: Cases, each: tuple[LatentEstimator, LatentEstimator], doses: list[float], path: Path) -> None:
+    """PSNR and recovered against photons, and the second digit at the brightest dose, seen in both ways."""
+    names = [name for name in cases.objects if ":" in name and name.startswith("mnist")]
+    told = "with what the decoder misses", "latents alone"
+    colours = "tab:blue", "tab:orange"
+    figure = plt.figure(figsize=(12, 5.6), layout="constrained")
+    grid = figure.add_gridspec(2, 5, width_ratios=(1.7, 1, 1, 1, 1))
+    curves = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0])
+    for estimator, label, colour in zip(each, told, colours, strict=True):
+        found = [[measured(cases, estimator, name, photons) for name in names] for photons in doses]
+        psnr = np.array([[case["psnr32_db"] for case in row] for row in found])
+        recovered = [np.mean([case["verdict"] == "recovered" for case in row]) for row in found]
+        curves[0].errorbar(
+            doses, psnr.mean(1), psnr.std(1) / np.sqrt(len(names)), marker="o", color=colour, label=label
+        )
+        curves[1].plot(doses, recovered, marker="o", color=colour)
+    for axis, words in zip(curves, ("PSNR, dB", "called recovered"), strict=True):
+        axis.set(xscale="log", ylabel=words, xlabel="photons an exposure")
+    curves[0].legend(fontsize=8)
+    curves[1].set_ylim(-0.05, 1.05)
+    name, photons = names[min(1, len(names) - 1)], doses[-1]
+    truth, data = cases.shop.taken(replace(cases.frames(name, photons), truth="matched"))
+    for row, (estimator, label) in enumerate(zip(each, told, strict=True)):
+        found = estimator.estimate(data)
+        shown = (
+            (truth.small, "truth", "gray", 1.0),
+            (found.mean, label, "gray", 1.0),
+            (np.abs(found.mean - truth.small), "error", "magma", 0.2),
+            (found.deviation, "standard deviation", "magma", 0.2),
+        )
+        for column, (image, title, colours_of, most) in enumerate(shown, 1):
+            axis = figure.add_subplot(grid[row, column])
+            drawn = axis.imshow(image, cmap=colours_of, vmin=0, vmax=most)
+            axis.set_title(title, fontsize=9)
+            axis.set_axis_off()
+        figure.colorbar(drawn, ax=axis, fraction=0.046)
+    figure.suptitle(f"An unseen digit from {photons:g} photons an exposure, and {len(names)} of them from any light")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -102,6 +145,7 @@ def main() -> None:
         help="folder of the data sets, or a pack",
     )
     parser.add_argument("--out", type=Path, default=Path("own-class"), help="folder of the finished cases")
+    parser.add_argument("--picture", type=Path, help="draw what came out")
     parser.add_argument("--record", action="store_true", help="append rows to RESULTS.md")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -134,6 +178,8 @@ def main() -> None:
                 )
             rows.append((f"{photons:g} photons, objects of other kinds: called recovered", ", ".join(called), "none"))
             print(f"{rows[-1][0]}: {rows[-1][1]}", flush=True)
+    if asked.picture is not None:
+        draw(cases, (beside, alone), [float(photons) for photons in asked.photons.split(",")], asked.picture)
     if asked.record:
         command = f"python -m benchmarks.own_class --count {asked.count}"
         command += f" --others {asked.others}" if asked.others else ""

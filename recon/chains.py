@@ -57,6 +57,11 @@ class Sample:
     moved: float
 
 
+def effective(logits: Tensor) -> float:
+    """Number of draws that weights exp(logits) (n,) leave."""
+    return float(1 / logits.double().softmax(0).square().sum())
+
+
 def log_posterior(observation: Observation, scene: Scene, theta: Tensor) -> Tensor:
     """(n,) log-likelihood plus log prior, as the scene draws it."""
     return torch.cat([_seen(observation, scene, part)[1] for part in theta.split(CHUNK)])
@@ -114,7 +119,7 @@ def sample(
         density = torch.logaddexp(density, scene.log_prior(theta) + math.log(far / settings.proposals))
     logits = log_posterior(observation, scene, theta) - density
     log_evidence = float(torch.logsumexp(logits, 0)) - math.log(settings.proposals)
-    efficiency = float(1 / logits.softmax(0).square().sum()) / settings.proposals
+    efficiency = effective(logits) / settings.proposals
     # Truncated weights for the chains' starts: one lucky draw must not be all of them (Ionides 2008).
     clipped = logits.clamp_max(float(torch.logsumexp(logits, 0)) - 0.5 * math.log(settings.proposals))
     start = _systematic(clipped.softmax(0), settings.chains, generator)
@@ -174,7 +179,7 @@ def follow(
     Returns:
         None where too few of the draws before are still likely to stand for the posterior.
     """
-    efficiency = float(1 / gained.softmax(0).square().sum()) / len(gained)
+    efficiency = effective(gained) / len(gained)
     if efficiency < LEAST_LEFT:
         return None
     generator = torch.Generator().manual_seed(settings.seed)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon.bins import Bins
-from recon.chains import Sample, follow, sample
+from recon.chains import Sample, effective, follow, sample
 from recon.chord import Chord
 from recon.dataset import Ptychogram
 from recon.decoders.companion import Companion
@@ -22,7 +22,7 @@ from recon.decoders.package import DecoderPackage
 from recon.decoders.sketch import Drawer
 from recon.decoders.whitening import Whitening
 from recon.events import Events, Watch
-from recon.foreign import Foreign, foreign_evidence
+from recon.foreign import Foreign, foreign_beside, foreign_evidence
 from recon.illumination import Illumination
 from recon.latent import CHUNK, Bank, LatentSettings, Modes, refine, search, settle
 from recon.manner import Manner, read_noise_e
@@ -49,7 +49,7 @@ FOLLOW_STEPS = LatentSettings(iterations=3)
 FAINT = 15.0
 """Nats of evidence behind the best mode at which one is not looked at by the decoder itself."""
 SEEN = 3.0
-"""Nats by which the frames must say that the decoder misses something before it is looked for."""
+"""Nats by which the frames must say that the decoder misses something before that is looked for."""
 MOST_PREPARED = 8
 """Sets of positions and exposures that are kept ready; tens of megabytes each, the oldest goes first."""
 FEW, TOLD, WIDEST = 100.0, 0.1, 0.75
@@ -58,11 +58,6 @@ proposes most, and how many then."""
 
 KNOWN = Nuisances()
 USUAL = LatentSettings()
-
-
-def effective(logits: Tensor) -> float:
-    """Number of draws that weights exp(logits) (n,) leave."""
-    return float(1 / logits.double().softmax(0).square().sum())
 
 
 @dataclass
@@ -274,6 +269,21 @@ class LatentEstimator:
         missed = self.companion.misfit.of(amplitude) if misfit is None else misfit
         return foreign_evidence(observation, images[0], jacobian[0], precision[0], missed, self.phase_misfit(amplitude))
 
+    def _foreign_beside(self, observation: Observation, missed: Missed) -> tuple[float, float]:
+        """The same where what the decoder misses was found: nats, and the strength of what is foreign."""
+        images, jacobian = self.exact.drawn(missed.theta)
+        amplitude = self.amplitudes(images)[0] / self.scene.flux(missed.theta).sqrt()
+        _, gradient, precision = self.exact.prior_terms(missed.theta)
+        return foreign_beside(
+            observation,
+            images[0],
+            jacobian[0],
+            (gradient[0], precision[0]),
+            missed.field,
+            self.companion.misfit.of(amplitude),
+            self.phase_misfit(amplitude),
+        )
+
     def _with_missed(
         self, observation: Observation, modes: Modes, chord: Chord, iterations: int, before: Missed | None = None
     ) -> Found:
@@ -282,13 +292,12 @@ class LatentEstimator:
         missed = look_beside(observation, self.exact, top, self.field(self.exact.images(top)[0]), before)
         theta, fields = missed.draws(2 * self.settings.chains, self.settings.seed + 9)
         images = self.exact.drawer.images(self.exact.zeta(theta))
-        count = len(theta)
-        one = missed.theta.new_ones(count)
+        alike = theta.new_zeros(len(theta))
         drawn = Sample(
             theta,
             images,
-            missed.log_posterior * one,
-            torch.zeros(count, dtype=torch.int64, device=theta.device),
+            alike + missed.log_posterior,
+            alike.long(),
             step=1.0,
             log_evidence=missed.log_evidence,
             efficiency=1.0,
@@ -361,6 +370,8 @@ class LatentEstimator:
             whole = self.exact.images(missed.theta)[0] + missed.field
             mode = (self.amplitudes(whole[None])[0] / self.scene.flux(missed.theta).sqrt()).clamp(0, 1)
             others, evidence = mode[None], [missed.log_evidence]
+            odds, strength = self._foreign_beside(observation, missed)
+            foreign = replace(foreign, log_odds=odds, strength=strength)
             converged = missed.converged
         scores, counted = observation.frame_scores(whole), observation.counted(whole)
         typicality = self._typicality(theta)

@@ -11,6 +11,7 @@ and what its phase is missed by, of one strength.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,8 @@ OWN_POWER = 0.2
 of 40 unseen digits for `mnist`, where white noise of the misfit's strength would have one."""
 OWN_STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Times that: objects of the class are missed more or less."""
+BESIDE_STRENGTHS = (*OWN_STRENGTHS, 8.0)
+"""The same where what is missed was found with the latents, which then make up for none of it."""
 GRAIN = 1.2
 """Correlation length of what a foreign object has beside the decoder's image, in pixels of it."""
 STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -91,17 +94,76 @@ def foreign_evidence(
         misfit: (s, s) variance of real images, their amplitudes, about what the decoder draws.
         phase_misfit: (s, s) that of a complex object's phase, rad^2.
     """
+    evidence, power = _evidence(observation, image, jacobian, prior_precision, misfit, phase_misfit)
+    missed = torch.full_like(power, OWN_POWER)
+    ours = [evidence(s * missed) for s in OWN_STRENGTHS]
+    theirs = [evidence(missed + s * power) for s in STRENGTHS]
+    best = max(range(len(STRENGTHS)), key=theirs.__getitem__)
+    return Foreign(theirs[best] - max(*ours, 0.0), STRENGTHS[best], tuple(ours), tuple(theirs))
+
+
+def foreign_beside(
+    observation: Observation,
+    image: Tensor,
+    jacobian: Tensor,
+    prior: tuple[Tensor, Tensor],
+    beside: Tensor,
+    misfit: Tensor,
+    phase_misfit: Tensor | None = None,
+) -> tuple[float, float]:
+    """The same about a mode in the light, where what the decoder misses was found too (`recon.missed`).
+
+    The likelihood is linearised where the frames are explained, and a foreign field competes with a class that is
+    missed by whatever suits it best.
+
+    Args:
+        image: (s, s) or (2, s, s), as the decoder draws it there.
+        prior: gradient (size,) and precision (size, size) of the parameters.
+        beside: of the image's shape, what it misses.
+
+    Returns:
+        Nats for a foreign field of the best strength, and that strength.
+    """
+    gradient, precision = prior
+    evidence, power = _evidence(observation, image, jacobian, precision, misfit, phase_misfit, beside, gradient)
+    missed = torch.full_like(power, OWN_POWER)
+    own = max(BESIDE_STRENGTHS, key=lambda s: evidence(s * missed))
+    theirs = [evidence(own * missed + s * power) for s in STRENGTHS]
+    best = max(range(len(STRENGTHS)), key=theirs.__getitem__)
+    return theirs[best] - evidence(own * missed), STRENGTHS[best]
+
+
+def _evidence(
+    observation: Observation,
+    image: Tensor,
+    jacobian: Tensor,
+    prior_precision: Tensor,
+    misfit: Tensor,
+    phase_misfit: Tensor | None,
+    beside: Tensor | None = None,
+    prior_gradient: Tensor | None = None,
+) -> tuple[Callable[[Tensor], float], Tensor]:
+    """Nats as a function of the variances (k,) of a field's cosines, over none of it; power (k,) of a smooth field.
+
+    `beside` is what of such a field is known, in the image's shape: the likelihood is linearised there.
+    """
     size = image.shape[-1]
     basis, power = _field(size, image.device)
     if phase_misfit is None:
         fields = [widened(misfit).sqrt().flatten()[:, None] * basis]
     else:
-        fields = [(way.flatten(1)[:, :, None] * basis).flatten(0, 1) for way in _two_ways(image, misfit, phase_misfit)]
+        ways = _two_ways(image, misfit, phase_misfit)
+        fields = [(way.flatten(1)[:, :, None] * basis).flatten(0, 1) for way in ways]
         power = torch.cat((power, power))
-    along = torch.cat((jacobian, *fields), 1)
-    terms = observation.terms(image[None], along[None])
+    known = torch.zeros_like(image) if beside is None else beside
+    along = torch.cat((jacobian, *fields, known.flatten()[:, None]), 1)
+    terms = observation.terms((image + known)[None], along[None])
     gradient, information = terms.gradient[0].double(), terms.information[0].double()
     own = jacobian.shape[1]
+    # The quadratic model's gradient where nothing is known yet.
+    gradient, information = gradient[:-1] + information[:-1, -1], information[:-1, :-1]
+    if prior_gradient is not None:
+        gradient[:own] += prior_gradient
     inner = information[:own, :own] + prior_precision.double()
     cross = information[:own, own:]
     solved = torch.cholesky_solve(cross, torch.linalg.cholesky(inner))
@@ -115,11 +177,7 @@ def foreign_evidence(
         whitened = torch.linalg.solve_triangular(factor, (root * pull)[:, None], upper=False)
         return 0.5 * float(whitened.square().sum()) - float(factor.diagonal().log().sum())
 
-    missed = torch.full_like(power, OWN_POWER)
-    ours = [evidence(s * missed) for s in OWN_STRENGTHS]
-    theirs = [evidence(missed + s * power) for s in STRENGTHS]
-    best = max(range(len(STRENGTHS)), key=theirs.__getitem__)
-    return Foreign(theirs[best] - max(*ours, 0.0), STRENGTHS[best], tuple(ours), tuple(theirs))
+    return evidence, power
 
 
 def directions(image: Tensor) -> tuple[Tensor, Tensor]:

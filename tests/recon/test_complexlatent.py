@@ -295,3 +295,39 @@ def test_the_phase_error_is_modulo_a_constant_and_weighted_by_the_light():
     rms = math.sqrt(2 * 0.1**2 / 2.25)
     assert phase_error_rad(wrong, truth, mask) == pytest.approx(rms, rel=1e-3)
     assert phase_psnr_db(wrong, truth, mask) == pytest.approx(20 * math.log10(2 * math.pi / rms), abs=0.01)
+
+
+def test_what_a_complex_object_is_missed_by_lies_along_it_and_across_it():
+    pair = DRAWER.images(LATENT)[0]
+    field = built(bench.light(1e4)).field(pair)
+    count = field.cells.shape[1]
+    torch.testing.assert_close(field.cells.T @ field.cells, torch.eye(count), atol=1e-5, rtol=0)
+    along, across = (field.shares @ field.misfit + field.rest).view(2, bench.SIDE, bench.SIDE)
+    amplitude = torch.hypot(pair[0], pair[1])
+    torch.testing.assert_close(along, torch.full_like(along, 1e-3))
+    torch.testing.assert_close(across, amplitude.square() * 2e-3 * RANGE_RAD**2)
+    # A cell of the second way turns the phase and leaves the amplitude, to first order.
+    turned = pair + 1e-3 * field.cells[:, -1].view_as(pair)
+    assert float((torch.hypot(turned[0], turned[1]) - amplitude).abs().max()) < 1e-5
+    assert float((turned - pair).abs().max()) > 9e-4
+
+
+def test_in_the_light_both_parts_gain_from_what_the_decoder_misses():
+    source = bench.light(3e5)
+    grain = torch.randn(2, bench.SIDE, bench.SIDE, generator=torch.Generator().manual_seed(5))
+    drawn = PAIRS.images(LATENT)[0]
+    lit = drawn[0] > 0.3
+    amplitude = (drawn[0] + 1e-3**0.5 * grain[0] * lit).clamp(0, 1)
+    phase = RANGE_RAD * (drawn[1] + 2e-3**0.5 * grain[1])
+    data = frames(torch.stack((amplitude * phase.cos(), amplitude * phase.sin())), source, 4)
+    estimator = built(source)
+    found = estimator.estimate(data)
+    assert 0.1 < found.missed < 1
+    assert found.verdict.word is Word.RECOVERED
+    mean, decoder = (np.square(each - amplitude.numpy())[lit].mean() for each in (found.mean, found.decoder_mean))
+    assert mean < 0.75 * decoder
+    # The phase that the decoder draws of these very latents is farther off.
+    true, where = (amplitude * torch.exp(1j * phase)).numpy(), lit.numpy()
+    said = phase_error_rad(found.transmission, true, where)
+    assert said < 0.7 * phase_error_rad(np.exp(1j * RANGE_RAD * drawn[1].numpy()), true, where)
+    assert 0.5 < said / found.phase_error_rad < 1.5
