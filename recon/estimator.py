@@ -233,8 +233,18 @@ class LatentEstimator:
         more = None if starts is None else torch.from_numpy(starts).to(self.device)
         return self.pictured(observation, self.found(observation, more))
 
-    def found(self, observation: Observation, starts: Tensor | None = None, scores: Tensor | None = None) -> Found:
-        """Search and draws; `scores` (n,) of the bank, where they are known."""
+    def found(
+        self,
+        observation: Observation,
+        starts: Tensor | None = None,
+        scores: Tensor | None = None,
+        *,
+        beside: bool = True,
+    ) -> Found:
+        """Search and draws; `scores` (n,) of the bank, where they are known.
+
+        `beside` says whether to look for what the decoder misses where that is seen.
+        """
         settings = self.settings
         if observation.counting != Manner.EVENTS:
             # Light makes the posterior narrow and nearly normal, and each of its images dear.
@@ -253,7 +263,7 @@ class LatentEstimator:
             if turn and bool(modes.converged[0]):
                 break
             chord = self._chord(modes)
-        if self.looks_beside and observation.counting != Manner.EVENTS:
+        if beside and self.looks_beside and observation.counting != Manner.EVENTS:
             seen = self._foreign(observation, modes, chord)
             if max(seen.own) > SEEN:
                 return self._with_missed(observation, modes, chord, found.iterations)

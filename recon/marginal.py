@@ -114,7 +114,8 @@ def marginalised(estimator: LatentEstimator, parts: Sequence[Ptychogram], given:
             break
     loose = linearised(values)
     assert modes is not None
-    found = estimator.found(loose, modes.theta, scores)
+    # One step of the nuisances is enough for images near the likeliest, not for one that gains a whole field.
+    found = estimator.found(loose, modes.theta, scores, beside=False)
     posterior = estimator.pictured(loose, found)
     means, covariances = [], []
     for part in found.lit(estimator.scene).split(CHUNK):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from recon.estimator import LatentEstimator
@@ -89,3 +90,14 @@ def test_nothing_uncertain_is_refused() -> None:
         marginalised(_estimator(PHOTONS), [data], Imperfections.of(COUNT))
     with pytest.raises(ValueError, match="deviations of 3 frames given, there are 5"):
         marginalised(_estimator(PHOTONS), [data], Imperfections.of(3, flux=0.1))
+
+
+def test_beside_uncertain_places_nothing_is_looked_for() -> None:
+    photons = 1e5
+    grain = 0.04 * np.random.default_rng(6).standard_normal(TRUTH.shape).astype(np.float32)
+    data = bench.measured(torch.from_numpy(TRUTH + grain), bench.light(photons), 0)
+    estimator = _estimator(photons)
+    assert estimator.estimate(data).missed > 0
+    found = marginalised(estimator, [data], Imperfections.of(COUNT, position_m=3e-6)).posterior
+    assert found.missed == 0
+    np.testing.assert_array_equal(found.mean, found.decoder_mean)
