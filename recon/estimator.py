@@ -357,12 +357,13 @@ class LatentEstimator:
         decoded = self.amplitudes(self.scene.transmitted(drawn.images, theta))
         decoder_mean = decoded.mean(0)
         misfit = self.companion.misfit.of(decoder_mean)
-        images, left = decoded, misfit
+        images, left, spread = decoded, misfit, decoded.var(0)
         if missed is not None:
-            # Nothing amplifies the light.
-            images = (self.amplitudes(found.lit(self.scene)) / flux.sqrt()[:, None, None]).clamp(0, 1)
-            left = missed.left[0]
-        mean, spread = images.mean(0), images.var(0)
+            images = self.amplitudes(found.lit(self.scene)) / flux.sqrt()[:, None, None]
+            left, spread = missed.left[0], images.var(0)
+            # Nothing amplifies the light; how far draws leave these bounds is part of how uncertain they are.
+            images = images.clamp(0, 1)
+        mean = images.mean(0)
         joint = self.scene.prior.joint(zeta).softmax(1).mean(0)
         labels = self.scene.prior.labels
         classes = {label: float(joint[labels == label].sum()) for label in self.scene.prior.classes}
