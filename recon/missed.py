@@ -46,7 +46,7 @@ FIRST_STEPS, STEPS = 40, 15
 FASTEST = 4.0
 """Factor by which the strength changes in one round, at most: the model that says so is a quadratic one."""
 TOLERANCE = 0.3
-"""Nats left to gain, by the quadratic model, when a round has converged: one in a thousand of the directions'."""
+"""Nats left to gain, by the quadratic model, when a round has converged: a thousandth for each direction or so."""
 EXPECTATIONS = 12
 """Steps of expectation maximisation of a round."""
 
@@ -104,6 +104,7 @@ class Missed:
 
     Attributes:
         theta: (1, size) of the mode.
+        within: where the field was looked for.
         amounts: (K,) the field along its cells, of the mode.
         variance: (K,) of it, as the frames have it.
         field: (s, s) of the mode, as it lies in the light, in the object's pose; (2, s, s) of a complex object.
@@ -119,6 +120,7 @@ class Missed:
     """
 
     theta: Tensor
+    within: Field
     amounts: Tensor
     variance: Tensor
     field: Tensor
@@ -275,11 +277,13 @@ def look_beside(
     Args:
         scene: draws by the decoder itself.
         field: where something may be missed.
-        before: of a part of the frames, from which to go on in one round.
+        before: of a part of the frames, from which to go on in one round: with its theta and its field.
     """
+    if before is not None:
+        theta, field = before.theta, before.within
     amounts, variance, strength = torch.zeros_like(field.misfit), field.misfit, 1.0
     if before is not None:
-        theta, amounts, variance, strength = before.theta, before.amounts, before.variance, before.strength
+        amounts, variance, strength = before.amounts, before.variance, before.strength
     rounds = range(ROUNDS) if before is None else range(ROUNDS - 1, ROUNDS)
     iterations = 0
     told: _Told | None = None
@@ -303,6 +307,7 @@ def look_beside(
     left = (variance - (field.cells.T @ directions).square().sum(1)).clamp_min(0)
     return Missed(
         theta=theta,
+        within=field,
         amounts=amounts,
         variance=variance,
         field=(directions @ at.along).view(shape),

@@ -245,6 +245,19 @@ def test_in_the_dark_it_is_not_looked_for() -> None:
     assert found.missed == 0.0
 
 
+def test_it_goes_on_from_a_part_of_the_data_in_the_same_cells() -> None:
+    observation = _linear(MISFIT.sqrt() * _random(SIDE, SIDE, seed=8))
+    half = Linear(observation.matrix[::2], observation.readings[::2])
+    before, anew = _found(half), _found(observation)
+    # Whatever cells are offered: the known amounts belong to those that they were found in.
+    other = Field.of(MISFIT.flip(0) * (MISFIT > 0.08))
+    start = torch.ones(1, LATENTS)
+    found = look_beside(cast(Observation, observation), SCENE, start, other, before)
+    assert found.within is before.within
+    assert found.iterations < anew.iterations
+    np.testing.assert_allclose(found.field, anew.field, atol=0.1)
+
+
 def test_frame_by_frame_it_comes_to_the_same() -> None:
     _, data = _grainy(3e5)
     estimator = _estimator(3e5)
