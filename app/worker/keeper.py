@@ -18,7 +18,7 @@ from recon.files.results import StoredCalibration, store_calibration, store_resu
 TRIES = 25
 """A file that somebody has open is tried again so often, a few times a second."""
 ARRAYS = (
-    *("image", "deviation", "spread", "mode", "modes", "samples", "parameters"),
+    *("image", "deviation", "spread", "decoder_mean", "mode", "modes", "samples", "parameters"),
     *("latent", "frame_scores", "pose", "pose_sigma"),
 )
 

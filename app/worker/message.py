@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, PlainValidator, ValidationError
 from pydantic.dataclasses import dataclass
 
-VERSION = 4
+VERSION = 5
 """Raised whenever a record changes; window and worker have to be of one version."""
 MOST_BYTES = 1 << 30
 """Of one message: nobody fills a stranger's memory."""
@@ -282,7 +282,7 @@ class Estimate:
         lent: whether it was made under another run's calibration, until this one has its own.
         seconds: that it took.
         numbers: JSON: verdict, reason, photons and all the rest.
-        image, deviation, spread, mode: (s, s); see `recon.posterior.Posterior`.
+        image, deviation, spread, decoder_mean, mode: (s, s); see `recon.posterior.Posterior`.
         modes: (m, s, s) of each mode, the one with the most evidence first.
         samples, parameters, latent, frame_scores, pose, pose_sigma: see there.
         measured, predicted: electrons of all frames, and as the image predicts them, summed in blocks.
@@ -303,6 +303,7 @@ class Estimate:
     image: Image
     deviation: Image
     spread: Image
+    decoder_mean: Image
     mode: Image
     modes: Draws
     samples: Draws

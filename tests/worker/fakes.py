@@ -89,6 +89,7 @@ class FakeEngine:
             image=image,
             deviation=image,
             spread=image,
+            decoder_mean=image,
             mode=image,
             modes=np.zeros((1, SIDE, SIDE), np.float16),
             samples=np.zeros((1, SIDE, SIDE), np.float16),
