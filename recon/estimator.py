@@ -50,6 +50,8 @@ FAINT = 15.0
 """Nats of evidence behind the best mode at which one is not looked at by the decoder itself."""
 SEEN = 3.0
 """Nats by which the frames must say that the decoder misses something before that is looked for."""
+MOST_MISSED = 16.0
+"""Strength of what is missed from which on it is none of the class's own: 0.2 to 1.2 for digits, 4 to 8 for masks."""
 MOST_PREPARED = 8
 """Sets of positions and exposures that are kept ready; tens of megabytes each, the oldest goes first."""
 FEW, TOLD, WIDEST = 100.0, 0.1, 0.75
@@ -266,7 +268,11 @@ class LatentEstimator:
         if beside and self.looks_beside and observation.counting != Manner.EVENTS:
             seen = self._foreign(observation, modes, chord)
             if max(seen.own) > SEEN:
-                return self._with_missed(observation, modes, chord, found.iterations)
+                whole = self._with_missed(observation, modes, chord, found.iterations)
+                # A foreign object may have no such place, or anything for it; then latents alone have the word.
+                missed = whole.missed
+                if missed is not None and missed.converged and missed.strength < MOST_MISSED:
+                    return whole
         drawn = sample(observation, self._walked, self.exact, modes, settings, self._wide(observation, scores))
         return Found(modes, chord, drawn, found.iterations)
 
