@@ -269,9 +269,7 @@ class LatentEstimator:
             seen = self._foreign(observation, modes, chord)
             if max(seen.own) > SEEN:
                 whole = self._with_missed(observation, modes, chord, found.iterations)
-                # A foreign object may have no such place, or anything for it; then latents alone have the word.
-                missed = whole.missed
-                if missed is not None and missed.converged and missed.strength < MOST_MISSED:
+                if whole is not None:
                     return whole
         drawn = sample(observation, self._walked, self.exact, modes, settings, self._wide(observation, scores))
         return Found(modes, chord, drawn, found.iterations)
@@ -302,10 +300,15 @@ class LatentEstimator:
 
     def _with_missed(
         self, observation: Observation, modes: Modes, chord: Chord, iterations: int, before: Missed | None = None
-    ) -> Found:
-        """The highest mode with what the decoder misses of the object, and draws of both."""
+    ) -> Found | None:
+        """The highest mode with what the decoder misses of the object, and draws of both.
+
+        None where there is no such place, or anything would do: of a foreign object latents alone have the word.
+        """
         top = modes.theta[modes.log_posterior.argmax()][None]
         missed = look_beside(observation, self.exact, top, self.field(self.exact.images(top)[0]), before)
+        if not missed.converged or missed.strength >= MOST_MISSED:
+            return None
         theta, fields = missed.draws(2 * self.settings.chains, self.settings.seed + 9)
         images = self.exact.drawer.images(self.exact.zeta(theta))
         alike = theta.new_zeros(len(theta))
@@ -336,7 +339,7 @@ class LatentEstimator:
         modes = settle(observation, replace(self.exact, drawer=before.chord), before.modes, FOLLOW_STEPS)
         if before.missed is not None:
             found = self._with_missed(observation, modes, before.chord, before.iterations, before.missed)
-            return replace(found, followed=before.followed + 1)
+            return None if found is None else replace(found, followed=before.followed + 1)
         gained = torch.cat([more.value(part) for part in before.lit(self.scene).split(CHUNK)])
         settings = replace(self.settings, seed=self.settings.seed + 100 + before.followed)
         drawn = follow(observation, self._walked, self.exact, modes, before.drawn, gained, settings)

@@ -238,6 +238,13 @@ def test_where_nothing_is_missed_nothing_is_looked_for() -> None:
     np.testing.assert_array_equal(found.mean, found.decoder_mean)
 
 
+def test_more_than_a_class_is_ever_missed_by_is_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recon.estimator.MOST_MISSED", 0.5)
+    found = _estimator(3e5).estimate(_grainy(3e5)[1])
+    assert found.missed == 0.0
+    np.testing.assert_array_equal(found.mean, found.decoder_mean)
+
+
 def test_in_the_dark_it_is_not_looked_for() -> None:
     _, data = _grainy(1000)
     found = _estimator(1000).estimate(data)
