@@ -140,8 +140,8 @@ def test_a_window_closed_in_mid_scan_takes_its_worker_along(live_desk, tmp_path)
 
 def test_a_run_that_is_resumed_is_completed_from_its_file(live_desk, tmp_path):
     path = tmp_path / "run.h5"
-    live_desk.scan(path, speed=60.0)
-    live_desk.desk.until(lambda: live_desk.desk.bench.run.done > 25)
+    live_desk.scan(path, speed=20.0)
+    live_desk.desk.until(lambda: live_desk.desk.bench.run.done > 10)
     live_desk.desk.click(live_desk.desk.window.scan.abort)
     live_desk.desk.until(lambda: live_desk.desk.bench.run.state is RunState.ABORTED and live_desk.desk.bench.idle)
     request = ScanRequest(path, live_desk.desk.bench.profile, resume=True)

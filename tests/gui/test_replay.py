@@ -80,7 +80,7 @@ def test_it_plays_to_the_end_at_any_speed_and_scrubs(at_desk, recorded):
     at_desk.click(panel.play)
     at_desk.until(lambda: head.number == head.count - 1)
     at_desk.until(lambda: panel.play.text() == "Play")
-    assert "frame 16 of 16" in panel.words.text()
+    at_desk.until(lambda: "frame 16 of 16" in panel.words.text())
     assert "slide 7" in panel.about.text()
     panel.slider.setValue(4)
     assert head.number == 4
@@ -106,7 +106,7 @@ def test_from_a_replay_to_a_bench_and_back(at_desk, recorded):
     assert at_desk.bench.kind is Kind.SIMULATED
     at_desk.until(at_desk.window.stage.home.isEnabled)
     opened(at_desk, recorded)
-    assert not at_desk.window.stage.home.isEnabled()
+    at_desk.until(lambda: not at_desk.window.stage.home.isEnabled())
 
 
 def test_what_is_no_run_is_a_message(at_desk, tmp_path):
