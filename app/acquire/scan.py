@@ -26,7 +26,7 @@ from drivers.manual import Ask, nobody
 from recon.dataset import DatasetError, Geometry
 from recon.files.dark_sets import read_dark_set
 from recon.files.darks import DarkSummary
-from recon.files.layout import CameraRecord, RunDescription, StageRecord
+from recon.files.layout import SAME_LEVEL_ADU, CameraRecord, RunDescription, StageRecord
 from recon.files.read import RunFile, open_run
 from recon.files.reuse import Source, differences
 from recon.files.write import RunWriter
@@ -140,6 +140,7 @@ def camera_record(profile: Profile, camera: CameraInfo, measured: Measured | Non
         read_noise_e=known.camera.read_noise_e,
         dark_current_e_s=known.camera.dark_current_e_s,
         exposure_offset_s=0.0 if measured_camera is None else measured_camera.exposure_offset_s,
+        bit_depth=camera.bit_depth,
     )
 
 
@@ -194,6 +195,13 @@ def other_devices(run: RunFile, camera: CameraInfo, stage: StageInfo) -> list[st
             found.append(f"was begun with {what} {recorded}, connected is {connected}; connect the former")
     if abs(own.gain_db - camera.gain_db) > SAME_GAIN_DB:
         found.append(f"was begun at a gain of {own.gain_db:g} dB, the camera has {camera.gain_db:g} dB; set it back")
+    if abs(own.black_level_adu - camera.black_level_adu) > SAME_LEVEL_ADU:
+        found.append(
+            f"was begun at a black level of {own.black_level_adu:g} adu, the camera has {camera.black_level_adu:g} "
+            "adu; set it back"
+        )
+    if own.bit_depth not in (None, camera.bit_depth):
+        found.append(f"was begun with {own.bit_depth} bits, the camera has {camera.bit_depth}; set them back")
     present = (region.top, region.left, region.rows, region.columns)
     if own.region != present:
         found.append(
@@ -437,6 +445,8 @@ class Scan:
             camera.serial,
             camera.gain_db,
             (region.top, region.left, region.rows, region.columns),
+            camera.black_level_adu,
+            camera.bit_depth,
             str(self.darks),
         )
         return chosen, f"{self.darks}, recorded {found.recorded}"

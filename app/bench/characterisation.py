@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from app.outputs import require_writable
 from app.profile import PROFILES, Profile, ProfileError
 from drivers.base import CameraInfo, StageInfo
+from recon.files.layout import SAME_LEVEL_ADU
 
 FILE_NAME = "characterisation.toml"
 SAME_GAIN_DB = 0.01
@@ -61,6 +62,10 @@ class MeasuredCamera(_Section):
     """Electrons per pixel and second; left out where it is below its error."""
     full_well_e: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Electrons at which pixels stop counting; left out where that was not reached."""
+    black_level_adu: Number | None = None
+    """Black level at which all of this holds; missing in files of older versions."""
+    bit_depth: int | None = None
+    """Bits of a digital number; missing in files of older versions."""
 
 
 class MeasuredAlignment(_Section):
@@ -144,11 +149,8 @@ class Measured:
         if measured is not None:
             if measured.serial != camera.serial:
                 found.append(f"measured with camera {measured.serial}, connected is {camera.serial}; characterise it")
-            elif abs(measured.gain_db - camera.gain_db) > SAME_GAIN_DB:
-                found.append(
-                    f"measured at a gain of {measured.gain_db:g} dB, the camera has {camera.gain_db:g} dB; "
-                    "characterise it at this gain"
-                )
+            else:
+                found += _other_settings(measured, camera)
         if alignment is not None:
             for what, own, connected in (
                 ("stage", alignment.stage_serial, stage.serial),
@@ -162,6 +164,27 @@ class Measured:
         """Seconds since each section was measured."""
         sections = {"camera": self.content.camera, "alignment": self.content.alignment}
         return {name: now - section.date.timestamp() for name, section in sections.items() if section is not None}
+
+
+def _other_settings(measured: MeasuredCamera, camera: CameraInfo) -> list[str]:
+    """How the same camera is set otherwise than it was measured; what an older file does not say is not compared."""
+    found = []
+    if abs(measured.gain_db - camera.gain_db) > SAME_GAIN_DB:
+        found.append(
+            f"measured at a gain of {measured.gain_db:g} dB, the camera has {camera.gain_db:g} dB; "
+            "characterise it at this gain"
+        )
+    level = measured.black_level_adu
+    if level is not None and abs(level - camera.black_level_adu) > SAME_LEVEL_ADU:
+        found.append(
+            f"measured at a black level of {level:g} adu, the camera has {camera.black_level_adu:g} adu; "
+            "characterise it at this black level"
+        )
+    if measured.bit_depth not in (None, camera.bit_depth):
+        found.append(
+            f"measured with {measured.bit_depth} bits, the camera has {camera.bit_depth}; characterise it with these"
+        )
+    return found
 
 
 def parse(text: str, source: str) -> Measured:

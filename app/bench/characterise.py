@@ -141,6 +141,8 @@ def characterise(session: Session, now: float) -> Result:
         model=info.model,
         serial=info.serial,
         gain_db=info.gain_db,
+        black_level_adu=info.black_level_adu,
+        bit_depth=info.bit_depth,
         electrons_per_adu=gain,
         electrons_per_adu_error=fit.electrons_per_adu_error,
         read_noise_e=float(read * gain),

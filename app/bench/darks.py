@@ -138,6 +138,8 @@ def record_darks(
         simulated=session.profile.simulated,
         recorded=now_text(now),
         darks=darks,
+        black_level_adu=info.black_level_adu,
+        bit_depth=info.bit_depth,
     )
     return dark_set, judge(darks, guess.electrons_per_adu, interrupted)
 

@@ -14,7 +14,8 @@ from recon.dataset import DatasetError
 
 from . import schema
 from .darks import DarkSummary
-from .read import open_hdf5
+from .layout import SAME_LEVEL_ADU
+from .read import open_hdf5, stored_bit_depth
 from .skeleton import iso, put, put_dark, put_text
 
 SAME_EXPOSURE = 1e-6
@@ -33,6 +34,8 @@ class DarkSet:
         simulated: whether any device was.
         recorded: when, ISO 8601 in UTC.
         darks: by exposure in seconds.
+        black_level_adu: nominal offset of a dark frame; NaN in files of older versions.
+        bit_depth: of the digital numbers; None when nobody knows.
     """
 
     model: str
@@ -43,6 +46,8 @@ class DarkSet:
     simulated: bool
     recorded: str
     darks: Mapping[float, DarkSummary]
+    black_level_adu: float = math.nan
+    bit_depth: int | None = None
 
     def choose(
         self,
@@ -51,12 +56,15 @@ class DarkSet:
         serial: str,
         gain_db: float,
         region: tuple[int, int, int, int],
+        black_level_adu: float,
+        bit_depth: int,
         source: str,
     ) -> dict[float, DarkSummary]:
         """The darks of these exposures for a scan with that camera; `source` stands in messages.
 
         Raises:
-            DatasetError: another camera, gain or region, or exposures that have no darks; all differences are named.
+            DatasetError: another camera, gain, region, black level or bit depth, or exposures that have no darks; all
+                differences are named. What the darks' file does not say is not compared.
         """
         differences = [
             f"{what} {own!r} instead of {wanted!r}"
@@ -69,6 +77,10 @@ class DarkSet:
         ]
         if not math.isclose(self.gain_db, gain_db, abs_tol=0.01):
             differences.append(f"gain {self.gain_db:g} dB instead of {gain_db:g} dB")
+        if abs(self.black_level_adu - black_level_adu) > SAME_LEVEL_ADU:
+            differences.append(f"black level {self.black_level_adu:g} adu instead of {black_level_adu:g} adu")
+        if self.bit_depth not in (None, bit_depth):
+            differences.append(f"bit depth {self.bit_depth} instead of {bit_depth}")
         if differences:
             raise DatasetError(f"{source}: these darks are of {'; '.join(differences)}; record new ones")
         chosen = {}
@@ -107,6 +119,9 @@ def write_dark_set(path: Path, dark_set: DarkSet, settings: str) -> None:
             put_text(group, schema.CAMERA, dark_set.model)
             put_text(group, schema.CAMERA_SERIAL, dark_set.serial)
             put(group, schema.GAIN_DB, dark_set.gain_db, "dB")
+            put(group, schema.BLACK_LEVEL, dark_set.black_level_adu, "adu")
+            if dark_set.bit_depth is not None:
+                put(group, schema.BIT_DEPTH, np.int64(dark_set.bit_depth))
             put(group, schema.REGION, np.array(dark_set.region, np.int64))
             put(group, schema.GAIN, dark_set.electrons_per_adu, "electrons/adu")
             put(group, schema.SIMULATED, np.int8(dark_set.simulated))
@@ -149,6 +164,8 @@ def read_dark_set(path: Path) -> DarkSet:
                 simulated=bool(group[schema.SIMULATED][()]),
                 recorded=recorded,
                 darks={exposure: dark for exposure, dark in darks.items() if dark.count >= 2},
+                black_level_adu=float(about[schema.BLACK_LEVEL][()]) if schema.BLACK_LEVEL in about else math.nan,
+                bit_depth=stored_bit_depth(about, bytes(group[schema.PROFILE][()]).decode()),
             )
         except (KeyError, ValueError, IndexError) as error:
             reason = " ".join(str(error).split())

@@ -18,6 +18,8 @@ from recon.dataset import Geometry, Truth
 from .darks import DarkSummary
 
 StreamName = Literal["dark", "empty", "calibration", "evaluation"]
+SAME_LEVEL_ADU = 0.01
+"""Black levels that differ by less are the same setting, digital numbers."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class CameraRecord:
         region: (top, left, rows, columns) of the sensor that is read out.
         read_noise_e, dark_current_e_s: electrons rms; electrons per pixel and second. NaN when nobody knows.
         exposure_offset_s: exposure that takes place minus the one that the camera reports.
+        bit_depth: of the digital numbers; None when nobody knows.
     """
 
     model: str
@@ -49,6 +52,7 @@ class CameraRecord:
     read_noise_e: float = math.nan
     dark_current_e_s: float = math.nan
     exposure_offset_s: float = 0.0
+    bit_depth: int | None = None
 
 
 @dataclass(frozen=True)
@@ -138,18 +142,6 @@ class RunDescription:
     spare_visits: int = 0
     sample_name: str = ""
     notes: str = ""
-
-    @property
-    def data_bytes(self) -> int:
-        """Size of the frames and darks in the file, uncompressed."""
-        pixels = self.geometry.shape[0] * self.geometry.shape[1]
-        frames = (
-            self.calibration_frames
-            + self.evaluation_frames * len(self.evaluation_exposures_s)
-            + self.empty_frames
-            + self.keep_darks * len(self.dark_exposures_s)
-        )
-        return pixels * (2 * frames + 8 * len(self.dark_exposures_s))
 
 
 @dataclass(frozen=True)

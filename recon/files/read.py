@@ -63,6 +63,14 @@ def open_run(path: Path | str) -> RunFile:
     return RunFile(file, path)
 
 
+def stored_bit_depth(camera: h5py.Group, profile_json: str) -> int | None:
+    """Bits of the digital numbers; files of older versions say so in their profile only. None when nobody knows."""
+    if schema.BIT_DEPTH in camera:
+        return int(camera[schema.BIT_DEPTH][()])
+    bits = json.loads(profile_json).get("camera", {}).get("bit_depth")
+    return None if bits is None else int(bits)
+
+
 def open_hdf5(path: Path) -> h5py.File:
     """An HDF5 file for reading only. Raises `DatasetError`."""
     if not path.is_file():
@@ -176,6 +184,7 @@ class RunFile:
             read_noise_e=number(schema.READ_NOISE, math.nan),
             dark_current_e_s=number(schema.DARK_CURRENT, math.nan),
             exposure_offset_s=number(schema.EXPOSURE_OFFSET, 0.0),
+            bit_depth=stored_bit_depth(detector, self.profile_json),
         )
 
     @property

@@ -117,6 +117,8 @@ def _entry(file: h5py.File, number: int, exposure_s: float, count: int, run: Run
     put(detector, schema.Y_PIXEL, geometry.pixel_size_m, "m")
     put(detector, schema.GAIN, run.camera.electrons_per_adu, "electrons/adu")
     put(detector, schema.BLACK_LEVEL, run.camera.black_level_adu, "adu")
+    if run.camera.bit_depth is not None:
+        put(detector, schema.BIT_DEPTH, np.int64(run.camera.bit_depth))
     put(detector, schema.SATURATION, run.camera.saturation_adu, "adu")
     put(detector, schema.QUANTUM_EFFICIENCY, run.camera.quantum_efficiency)
     put_text(detector, schema.CAMERA, run.camera.model)

@@ -167,6 +167,8 @@ def test_without_room_nothing_moves(tmp_path):
     [
         ({"serial": "other"}, ("camera simulated camera sim-3", "connected is simulated camera other")),
         ({"gain_db": 6.0}, ("gain of 0 dB", "6 dB")),
+        ({"black_level_adu": 220.0}, ("black level of 200 adu, the camera has 220 adu",)),
+        ({"bit_depth": 12}, ("begun with 16 bits, the camera has 12",)),
     ],
 )
 def test_another_camera_is_refused_by_name(tmp_path, change, words):

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from app.acquire.preflight import PreflightError
 from app.acquire.scan import Scan
 from app.bench import characterisation
 from app.bench.characterisation import CharacterisationError, MeasuredAlignment, MeasuredCamera
@@ -141,6 +142,32 @@ def test_another_camera_gain_or_stage_is_refused_before_anything_moves(tmp_path)
     with scan.devices:
         region = scan.devices.camera.info.region
         assert (region.top, region.left, *region.shape) == (8, 16, 128, 128)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"camera__black_level_adu": 220},
+            "measured at a black level of 200 adu, the camera has 220 adu; characterise",
+        ),
+        (
+            {"camera__bit_depth": 12, "light__photons_per_second": 1e5},
+            "measured with 16 bits, the camera has 12; characterise",
+        ),
+    ],
+)
+def test_a_camera_that_is_set_otherwise_than_it_was_measured_is_refused(tmp_path, change, words):
+    known = CAMERA.model_copy(update={"black_level_adu": 200.0, "bit_depth": 16})
+    measured = characterisation.save(tmp_path / "c.toml", TINY, camera=known)
+    assert characterisation.load(tmp_path / "c.toml").content.camera == known
+    with pytest.raises(PreflightError, match=words) as error:
+        run(tmp_path / "run.h5", measured, changed("tiny", **change))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run.h5").exists()
+    # A file of an older version does not say, and is not held to it.
+    older = characterisation.save(tmp_path / "older.toml", TINY, camera=CAMERA)
+    run(tmp_path / "run.h5", older, changed("tiny", **change))
 
 
 def test_regions_come_in_steps():

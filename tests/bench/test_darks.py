@@ -1,5 +1,6 @@
 """Darks are dark, say what the sensor is, and serve later scans."""
 
+import h5py
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from app.bench.darks import NotDarkError, SensorGuess, record_darks, require_dar
 from app.profile import load_profile
 from drivers.base import Cancelled, LightState
 from recon.dataset import DatasetError
+from recon.files import schema
 from recon.files.dark_sets import read_dark_set, write_dark_set
 from recon.files.read import open_run
 from tests.bench.rigs import bench, changed
@@ -148,6 +150,8 @@ def test_a_scan_with_earlier_darks_takes_none_and_reads_the_same(tmp_path):
         ({}, {"seed": 1}, r"serial 'sim-0' instead of 'sim-1'"),
         ({"scan__calibration_exposure_s": 0.2}, {}, r"no darks of 0\.2 s; it has 0\.0003, 0\.03, 0\.3 s"),
         ({"camera__shape": (96, 96)}, {}, r"region .*128, 128.* instead of .*96, 96"),
+        ({"camera__black_level_adu": 220}, {}, r"black level 200 adu instead of 220 adu; record new ones"),
+        ({"camera__bit_depth": 12, "camera__electrons_per_adu": 1.76}, {}, r"bit depth 16 instead of 12; record"),
     ],
 )
 def test_darks_of_something_else_are_refused_by_name(tmp_path, change, options, words):
@@ -158,6 +162,41 @@ def test_darks_of_something_else_are_refused_by_name(tmp_path, change, options, 
         scanned(tmp_path / "run.h5", changed("tiny", **change), darks=path, **options)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run.h5").exists()
+
+
+def without(path, *names):
+    """The file as an older version wrote it."""
+    with h5py.File(path, "r+") as file:
+        found = []
+        file.visit(lambda name: found.append(name) if name.rsplit("/", 1)[-1] in names else None)
+        for name in found:
+            del file[name]
+
+
+def test_darks_of_a_run_are_held_to_its_black_level_and_bits_too(tmp_path):
+    own = scanned(tmp_path / "own.h5")
+    with pytest.raises(DatasetError, match="black level 200 adu instead of 220 adu"):
+        scanned(tmp_path / "run.h5", changed("tiny", camera__black_level_adu=220), darks=own.path)
+    with open_run(own.path) as run:
+        assert run.camera.bit_depth == 16
+    # An older run says how many bits only in its profile.
+    without(own.path, schema.BIT_DEPTH)
+    with pytest.raises(DatasetError, match="bit depth 16 instead of 12"):
+        scanned(
+            tmp_path / "run.h5", changed("tiny", camera__bit_depth=12, camera__electrons_per_adu=1.76), darks=own.path
+        )
+    scanned(tmp_path / "second.h5", darks=own.path)
+
+
+def test_darks_of_an_older_version_serve_as_far_as_they_say_what_they_are(tmp_path):
+    dark_set, _ = recorded()
+    path = tmp_path / "darks.h5"
+    write_dark_set(path, dark_set, TINY.model_dump_json())
+    without(path, schema.BLACK_LEVEL, schema.BIT_DEPTH)
+    again = read_dark_set(path)
+    assert np.isnan(again.black_level_adu)
+    assert again.bit_depth == 16
+    scanned(tmp_path / "run.h5", changed("tiny", camera__black_level_adu=201), darks=path)
 
 
 def test_dark_files_are_written_once_and_are_no_runs(tmp_path):
