@@ -219,6 +219,8 @@ def _basler_settings(profile: Profile) -> BaslerSettings:
         serial=c.serial,
         origin=c.origin,
         gain_db=c.gain_db,
+        min_exposure_s=c.min_exposure_s,
+        max_exposure_s=c.max_exposure_s,
     )
 
 

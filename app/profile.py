@@ -71,13 +71,22 @@ class CameraProfile(_Section):
     full_well_e: Positive
     """Electrons at which a pixel saturates."""
     min_exposure_s: Positive
-    """Shortest exposure, s."""
+    """Shortest exposure that is allowed, s; a real camera's own limits hold besides."""
     max_exposure_s: Positive
-    """Longest exposure, s."""
+    """Longest exposure that is allowed, s; likewise."""
     frame_overhead_s: NonNegative = 0.03
     """Read-out and trigger time per frame, s."""
     hot_pixels: Annotated[int, Field(ge=0)] = 0
     """Simulated: number of pixels with a large dark current."""
+
+    @model_validator(mode="after")
+    def _exposures(self) -> CameraProfile:
+        if self.min_exposure_s > self.max_exposure_s:
+            raise ValueError(
+                f"min_exposure_s {self.min_exposure_s:.6g} s is above max_exposure_s {self.max_exposure_s:.6g} s; "
+                "exchange them"
+            )
+        return self
 
 
 class StageProfile(_Section):

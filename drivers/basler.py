@@ -57,6 +57,7 @@ class BaslerSettings:
         serial: which camera; "" takes the only one found.
         origin: row and column of the sensor where the frame begins; None centres it.
         gain_db: analogue gain.
+        min_exposure_s, max_exposure_s: exposures are accepted inside these and the camera's own limits.
     """
 
     shape: tuple[int, int]
@@ -67,6 +68,8 @@ class BaslerSettings:
     serial: str = ""
     origin: tuple[int, int] | None = None
     gain_db: float = 0.0
+    min_exposure_s: float = 0.0
+    max_exposure_s: float = math.inf
 
 
 def load_pylon() -> tuple[Any, Any]:
@@ -282,7 +285,6 @@ class BaslerCamera:
     def _describe_as(self, black_level_adu: float, gain_db: float) -> CameraInfo:
         assert self._region is not None
         device, s = self._present, self._settings
-        node = device.camera.ExposureTime
         return CameraInfo(
             model=device.model,
             serial=device.serial,
@@ -293,9 +295,21 @@ class BaslerCamera:
             electrons_per_adu=s.electrons_per_adu / 10 ** (gain_db / 20),
             black_level_adu=black_level_adu,
             gain_db=gain_db,
-            exposure_s=Interval(node.Min / _US, node.Max / _US, "s"),
+            exposure_s=self._exposures(),
             simulated=self._wire is not None,
         )
+
+    def _exposures(self) -> Interval:
+        """What both the camera and its settings allow. Raises `LimitError` when that is nothing."""
+        s, node = self._settings, self._present.camera.ExposureTime
+        low, high = node.Min / _US, node.Max / _US
+        if max(low, s.min_exposure_s) > min(high, s.max_exposure_s):
+            raise LimitError(
+                self._name,
+                f"takes exposures of {low:.6g} .. {high:.6g} s and is allowed {s.min_exposure_s:.6g} .. "
+                f"{s.max_exposure_s:.6g} s; correct camera.min_exposure_s and max_exposure_s in the profile",
+            )
+        return Interval(max(low, s.min_exposure_s), min(high, s.max_exposure_s), "s")
 
     def _release(self) -> None:
         self._info = None

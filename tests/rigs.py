@@ -59,7 +59,16 @@ def emulated() -> Iterator[Rig]:
     simulated_camera, simulated_stage, light, _ = build_bench(SMALL, SAMPLE, clock, 3)
     pylon_wire = PylonWire(simulated_camera.source, clock, longest_wait_s=0.3)
     camera = BaslerCamera(
-        BaslerSettings(SMALL.shape, SMALL.pixel_size_m, SMALL.bit_depth, SMALL.electrons_per_adu, 200.0, SERIAL),
+        BaslerSettings(
+            SMALL.shape,
+            SMALL.pixel_size_m,
+            SMALL.bit_depth,
+            SMALL.electrons_per_adu,
+            200.0,
+            SERIAL,
+            min_exposure_s=SMALL.min_exposure_s,
+            max_exposure_s=SMALL.max_exposure_s,
+        ),
         clock,
         pylon_wire,
     )

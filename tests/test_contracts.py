@@ -23,6 +23,7 @@ from drivers.base import (
     StagePosition,
 )
 from tests.rigs import RIGS, Rig
+from tests.simulators.bench_settings import SMALL
 
 PATIENCE_S = 30.0
 
@@ -114,6 +115,11 @@ def test_an_exposure_is_accepted_as_far_as_the_camera_can(rig, camera):
         accepted = camera.set_exposure(wanted)
         assert accepted == pytest.approx(wanted, abs=rig.accepted_s + 1e-12)
         assert camera.acquire().exposure_s == pytest.approx(accepted, abs=rig.accepted_s + 1e-12)
+
+
+def test_exposures_end_where_the_profile_says(camera):
+    limits = camera.info.exposure_s
+    assert (limits.low, limits.high) == (SMALL.min_exposure_s, SMALL.max_exposure_s)
 
 
 @pytest.mark.parametrize("factor", [0.5, -1.0, math.nan, math.inf])

@@ -90,6 +90,20 @@ def test_devices_are_closed_until_entered_and_after_leaving():
         _ = devices.camera.info
 
 
+@pytest.mark.parametrize("name", ["tiny", "emulated"])
+def test_the_profile_bounds_the_exposures(name):
+    if name == "emulated":
+        pytest.importorskip("pty", reason="emulated controllers need a POSIX system")
+    loaded = load_profile(name)
+    camera = loaded.camera.model_copy(update={"min_exposure_s": 3e-4, "max_exposure_s": 0.3})
+    opened = open_devices(loaded.model_copy(update={"camera": camera})).camera
+    opened.open()
+    try:
+        assert (opened.info.exposure_s.low, opened.info.exposure_s.high) == (3e-4, 0.3)
+    finally:
+        opened.close()
+
+
 def test_an_emulated_camera_has_its_own_serial_number():
     pytest.importorskip("pty", reason="emulated controllers need a POSIX system")
     emulated = load_profile("emulated")

@@ -234,6 +234,22 @@ def test_the_ends_of_the_exposure_range_are_legal(feed):
 # Regions
 
 
+def test_exposures_have_to_satisfy_the_settings_too(watched):
+    camera, _ = watched(min_exposure_s=2e-3, max_exposure_s=5e-2)
+    limits = camera.info.exposure_s
+    assert (limits.low, limits.high) == (2e-3, 5e-2)
+    assert limits.contains(camera.acquire().exposure_s)
+    for wrong in (1e-3, 0.1):
+        with pytest.raises(LimitError, match=r"camera: exposure .* is outside 0\.002 \.\. 0\.05 s"):
+            camera.set_exposure(wrong)
+    # What the camera does not take is not promised.
+    camera, _ = watched(min_exposure_s=1e-12, max_exposure_s=1e9)
+    node = camera._device.camera.ExposureTime
+    assert (camera.info.exposure_s.low, camera.info.exposure_s.high) == (node.Min / 1e6, node.Max / 1e6)
+    with pytest.raises(LimitError, match=r"camera: takes exposures of .* is allowed 1e\+08 \.\. 1e\+09 s; correct"):
+        watched(min_exposure_s=1e8, max_exposure_s=1e9)
+
+
 def test_regions_are_centred_and_follow_each_other_in_any_order(watched):
     camera, _ = watched(shape=(1024, 1024))
     assert camera.info.region == Region(1536, 1536, 1024, 1024)
