@@ -16,7 +16,7 @@ from app.acquire.plan import Plan
 from app.acquire.planning import approach_point
 from app.devices import Devices
 from app.profile import Profile
-from drivers.base import InstrumentError, Interval, LightState
+from drivers.base import CameraInfo, InstrumentError, Interval, LightState
 from drivers.manual import ManualLight
 
 SUFFIXES = (".h5", ".hdf5")
@@ -59,6 +59,7 @@ def preflight(
     needed_bytes: int,
     *,
     resume: bool = False,
+    gain: Callable[[CameraInfo], float] = lambda camera: camera.electrons_per_adu,
     free: Callable[[Path], int] = free_bytes,
 ) -> list[Finding]:
     """Everything that can be known before the first move.
@@ -69,6 +70,7 @@ def preflight(
         output: the file to be, or None to leave files out.
         needed_bytes: its size.
         resume: the file exists already and has its size.
+        gain: electrons per digital number of the open camera, where more is known than it says of itself.
         free: how much space a folder has.
     """
     findings = [*_devices_alive(profile, devices)]
@@ -76,7 +78,7 @@ def preflight(
     if not any(finding.severity is Severity.ERROR for finding in findings):
         findings += _targets(plan, profile, devices)
         findings += _exposures(plan, profile, devices)
-        findings += _saturation(plan, profile)
+        findings += _saturation(plan, profile, devices.camera.info, gain(devices.camera.info))
     if output is not None:
         findings += _output(output, needed_bytes, resume, free)
     return findings
@@ -228,11 +230,12 @@ def _inside(value: float, limit: Interval) -> float:
     return short if limit.contains(short) else value
 
 
-def _saturation(plan: Plan, profile: Profile) -> list[Finding]:
+def _saturation(plan: Plan, profile: Profile, info: CameraInfo, electrons_per_adu: float) -> list[Finding]:
     camera = profile.camera
     area = np.pi * profile.geometry.pinhole_diameter_m**2 / 4
     rate = profile.light.photons_per_second * camera.quantum_efficiency * camera.pixel_size_m**2 / area
-    capacity = min(camera.full_well_e, (2**camera.bit_depth - 1 - camera.black_level_adu) * camera.electrons_per_adu)
+    # The converter may end far below the full well: analogue gain brings it down.
+    capacity = min(camera.full_well_e, (info.saturation_adu - info.black_level_adu) * electrons_per_adu)
     peak = peak_over_mean(profile)
     findings = []
     for stream, exposure in sorted({(s.stream, s.exposure_s) for s in plan.steps if s.light_on}):

@@ -16,7 +16,7 @@ from app.acquire.plan import Plan, Stream
 from app.acquire.planning import make_low_dose_plan, make_plan
 from app.acquire.preflight import Finding, Severity, preflight, require
 from app.acquire.runner import Runner
-from app.bench.characterisation import SAME_GAIN_DB, Measured, parse
+from app.bench.characterisation import SAME_GAIN_DB, Measured, electrons_per_adu, parse
 from app.bench.darks import SensorGuess, guess_of
 from app.devices import Devices, open_devices
 from app.profile import Profile
@@ -123,7 +123,7 @@ def camera_record(profile: Profile, camera: CameraInfo, measured: Measured | Non
     content = None if measured is None else measured.content
     known = profile if content is None else content.applied_to(profile)
     measured_camera = None if content is None else content.camera
-    gain = camera.electrons_per_adu if measured_camera is None else measured_camera.electrons_per_adu
+    gain = electrons_per_adu(measured, camera)
     full = camera.black_level_adu + known.camera.full_well_e / gain
     margin = FULL_WELL_SIGMAS * known.camera.read_noise_e / gain
     region = camera.region
@@ -175,7 +175,15 @@ def check(
 ) -> list[Finding]:
     """The preflight of a plan: all findings, errors and warnings."""
     known = profile if measured is None else measured.content.applied_to(profile)
-    findings = preflight(plan, known, devices, output, data_bytes(plan, profile, reused_darks), resume=resume)
+    findings = preflight(
+        plan,
+        known,
+        devices,
+        output,
+        data_bytes(plan, profile, reused_darks),
+        resume=resume,
+        gain=lambda camera: electrons_per_adu(measured, camera),
+    )
     if measured is not None and not any(f.severity is Severity.ERROR for f in findings):
         differences = measured.differences(devices.camera.info, devices.stage.info)
         findings += [Finding(Severity.ERROR, line) for line in differences]
@@ -362,7 +370,7 @@ class Scan:
 
     def _sensor(self) -> SensorGuess:
         known = self.profile if self.measured is None else self.measured.content.applied_to(self.profile)
-        return guess_of(self.devices.camera.info, known.camera)
+        return guess_of(self.devices.camera.info, known.camera, self.measured)
 
     def findings(self) -> list[Finding]:
         """All that the preflight finds, errors and warnings; devices are open and only asked. Raises `DatasetError`."""

@@ -166,6 +166,15 @@ class Measured:
         return {name: now - section.date.timestamp() for name, section in sections.items() if section is not None}
 
 
+def electrons_per_adu(measured: Measured | None, camera: CameraInfo) -> float:
+    """Conversion gain at the camera's present analogue gain: as it was measured, else as the camera says of itself.
+
+    The profile's is that of 0 dB and not asked.
+    """
+    content = None if measured is None else measured.content.camera
+    return camera.electrons_per_adu if content is None else content.electrons_per_adu
+
+
 def _other_settings(measured: MeasuredCamera, camera: CameraInfo) -> list[str]:
     """How the same camera is set otherwise than it was measured; what an older file does not say is not compared."""
     found = []

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from app.bench.characterisation import Measured, electrons_per_adu
 from app.bench.session import Session, region_of
 from app.profile import CameraProfile
 from drivers.base import CameraInfo, Cancelled, InstrumentError, LightState
@@ -146,12 +147,13 @@ def record_darks(
 
 def sensor_guess(session: Session) -> SensorGuess:
     """From the camera where it knows, else from profile and characterisation."""
-    return guess_of(session.devices.camera.info, session.known.camera)
+    return guess_of(session.devices.camera.info, session.known.camera, session.measured)
 
 
-def guess_of(info: CameraInfo, camera: CameraProfile) -> SensorGuess:
-    """The same for an open camera and what is known of it."""
-    return SensorGuess(info.black_level_adu, camera.electrons_per_adu, camera.read_noise_e, camera.dark_current_e_s)
+def guess_of(info: CameraInfo, camera: CameraProfile, measured: Measured | None) -> SensorGuess:
+    """The same for an open camera, what is known of it, and the characterisation where that comes from."""
+    gain = electrons_per_adu(measured, info)
+    return SensorGuess(info.black_level_adu, gain, camera.read_noise_e, camera.dark_current_e_s)
 
 
 def require_dark(means_adu: Mapping[float, NDArray[np.float64]], count: int, guess: SensorGuess) -> None:

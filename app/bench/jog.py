@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from app.bench.characterisation import electrons_per_adu
 from app.bench.exposing import CLIPPING, LightError, brightest, find_exposure
 from app.bench.motion import UNITS, words
 from app.bench.session import Session
@@ -134,7 +135,7 @@ def _look(session: Session, before: View | None, number: int) -> tuple[View, int
     if before is not None and before.picture.sum() > 0 and picture.sum() > 0:
         a, b = (ndimage.gaussian_filter(p / p.sum(), 2.0) for p in (before.picture, picture))
         changed = float(np.abs(a - b).sum() / 2)
-    light = float(picture.sum()) * session.known.camera.electrons_per_adu / exposure_s
+    light = float(picture.sum()) * electrons_per_adu(session.measured, info) / exposure_s
     return View(
         session.devices.stage.position(), picture, exposure_s, brightest(picture) / scale, light, changed
     ), number

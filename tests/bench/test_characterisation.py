@@ -5,10 +5,12 @@ from datetime import UTC, datetime
 
 import pytest
 
+from app.acquire.planning import make_plan
 from app.acquire.preflight import PreflightError
-from app.acquire.scan import Scan
+from app.acquire.scan import Scan, check
 from app.bench import characterisation
 from app.bench.characterisation import CharacterisationError, MeasuredAlignment, MeasuredCamera
+from app.devices import open_devices
 from app.profile import PROFILES, load_profile
 from drivers.base import LimitError
 from recon.files.read import open_run
@@ -168,6 +170,19 @@ def test_a_camera_that_is_set_otherwise_than_it_was_measured_is_refused(tmp_path
     # A file of an older version does not say, and is not held to it.
     older = characterisation.save(tmp_path / "older.toml", TINY, camera=CAMERA)
     run(tmp_path / "run.h5", older, changed("tiny", **change))
+
+
+def test_analogue_gain_counts_in_the_check_unless_it_was_measured():
+    profile = changed("tiny", camera__gain_db=24.0)
+    with open_devices(profile) as devices:
+        plan = make_plan(profile)
+        found = [finding.message for finding in check(plan, profile, devices)]
+        # (2^16 - 1 - 200) adu of 0.11 electrons / 10^(24/20).
+        assert "0.3 s (calibration)" in found[0]
+        assert "of 453.46; expose shorter or dim the light" in found[0]
+        camera = CAMERA.model_copy(update={"gain_db": 24.0, "electrons_per_adu": 0.12})
+        content = characterisation.Characterisation(format=1, profile="tiny", simulated=True, camera=camera)
+        assert check(plan, profile, devices, measured=characterisation.Measured("c.toml", "", content)) == []
 
 
 def test_regions_come_in_steps():

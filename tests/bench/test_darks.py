@@ -36,6 +36,12 @@ def test_offset_noise_and_dark_current_come_out_with_their_errors():
     assert sorted(dark_set.darks) == [1e-3, 0.1, 0.5, 1.0]
 
 
+def test_darks_at_analogue_gain_are_told_in_electrons():
+    dark_set, report = recorded(changed("tiny", camera__gain_db=24.0), frames=30, exposures=(1e-3,))
+    assert dark_set.electrons_per_adu == pytest.approx(0.11 / 10**1.2, rel=1e-6)
+    assert report.read_noise_e == pytest.approx(0.3, rel=0.02)
+
+
 class DeadShutter:
     """A light that says that it obeyed."""
 

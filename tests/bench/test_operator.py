@@ -142,6 +142,16 @@ def test_a_stage_outside_its_limits_is_told_how_to_come_back():
     assert "move Y,X" in complaints[0]
 
 
+def test_the_light_of_a_view_does_not_depend_on_the_gain():
+    light = []
+    for gain_db in (0.0, 24.0):
+        with bench(changed("tiny", camera__gain_db=gain_db)) as session:
+            session.devices.stage.home()
+            session.devices.stage.move_to(StagePosition(12.5e-3, 12.5e-3))
+            jog(session, [], lambda view: light.append(view.light), pytest.fail)
+    assert light[1] == pytest.approx(light[0], rel=0.05)
+
+
 def test_jogging_after_homing_begins_where_orders_can_be_obeyed(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("y 50um\nq\n"))
     figure = tmp_path / "jog.png"
