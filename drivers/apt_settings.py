@@ -17,6 +17,37 @@ ACCELERATION_UNIT = 1 / 90.9
 
 
 @dataclass(frozen=True)
+class Actuator:
+    """What may be asked of a motor and its screw; a stepper without an encoder that is driven harder loses its place.
+
+    Attributes:
+        name: of the model.
+        travel_m: from one limit switch to the other, less the zero's distance from it.
+        velocity_m_s, acceleration_m_s2: of any motion, homing included.
+        microsteps_per_m: by the controllers that this driver knows.
+    """
+
+    name: str
+    travel_m: float
+    velocity_m_s: Interval
+    acceleration_m_s2: Interval
+    microsteps_per_m: Interval
+
+
+ZFS25B = Actuator(
+    name="ZFS25B",
+    travel_m=25e-3,
+    # Thorlabs' own settings for it are 1.5 mm/s and 1 mm/s^2, homing at 0.5 mm/s. Twice that speed and five times that
+    # acceleration leave room to try; no data sheet's maxima were at hand, so ask before raising them.
+    velocity_m_s=Interval(1e-6, 3e-3, "m/s"),
+    acceleration_m_s2=Interval(1e-5, 5e-3, "m/s^2"),
+    # 136,533,333 on the oldest controllers, 2,184,533,333 on a KST101 or BSC20x. Within these limits every number fits
+    # the protocol's 32 bits.
+    microsteps_per_m=Interval(1e8, 1e10, "1/m"),
+)
+
+
+@dataclass(frozen=True)
 class MotionParameters:
     """All that shapes a motion, in the protocol's units.
 
@@ -62,6 +93,7 @@ class ThorlabsSettings:
         immediate_stop: stop without braking: stands at once, but an open-loop stepper loses steps then, and every
             position after it is wrong until it is homed.
         simulated: the controllers are emulated ones.
+        actuator: what all of this has to keep within.
     """
 
     limits_y_m: tuple[float, float]
@@ -80,6 +112,7 @@ class ThorlabsSettings:
     switch_mode: int = 2
     immediate_stop: bool = False
     simulated: bool = False
+    actuator: Actuator = ZFS25B
 
     @classmethod
     def gather(cls, section: Mapping[str, Any], **changes: Any) -> ThorlabsSettings:
@@ -117,9 +150,25 @@ class ThorlabsSettings:
             len(set(self.channels)) != 2 or not all(1 <= channel <= 3 for channel in self.channels)
         ):
             raise NotReadyError(device, f"channels {self.channels} must be two of 1, 2 and 3; set stage.channels")
+        self._require_kind(device)
         travel = Interval(0.0, self.travel_m, "m")
         for axis, limits in zip(AXES, (self.limits_y_m, self.limits_x_m), strict=True):
             for limit in limits:
                 travel.require(limit, device, f"{axis} soft limit")
         if self.switch_mode == 1:
             raise NotReadyError(device, "switch mode 1 ignores the limit switches and homing would never end; use 2")
+
+    def _require_kind(self, device: str) -> None:
+        """Raise `LimitError` when the actuator cannot do it."""
+        actuator = self.actuator
+        travel = Interval(0.0, actuator.travel_m, "m")
+        for quantity, value, limits in (
+            ("travel (stage.travel_m)", self.travel_m, travel),
+            ("velocity (stage.velocity_m_s)", self.velocity_m_s, actuator.velocity_m_s),
+            ("acceleration (stage.acceleration_m_s2)", self.acceleration_m_s2, actuator.acceleration_m_s2),
+            ("homing velocity (stage.homing_velocity_m_s)", self.homing_velocity_m_s, actuator.velocity_m_s),
+            ("homing offset (stage.homing_offset_m)", self.homing_offset_m, travel),
+            ("backlash correction (stage.backlash_correction_m)", self.backlash_correction_m, travel),
+            ("resolution (stage.microsteps_per_m)", self.microsteps_per_m, actuator.microsteps_per_m),
+        ):
+            limits.require(value, device, f"{actuator.name} {quantity}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
-from drivers.apt_settings import ThorlabsSettings
-from drivers.base import StagePosition
+from drivers.apt_settings import ZFS25B, ThorlabsSettings
+from drivers.base import Interval, StagePosition
 from drivers.thorlabs import ThorlabsStage
 from simulators.apt_protocol import Id, Message
 from simulators.apt_wire import ANSWER_S, AptWire, WireFault
@@ -22,6 +22,10 @@ HERE = StagePosition(2e-3, 3e-3)
 """A place that is not far."""
 KINDS = pytest.mark.parametrize("controller", ["kst101", "bsc203"])
 MOVES = (Id.MOVE_HOME, Id.MOVE_ABSOLUTE, Id.MOVE_RELATIVE, Id.MOVE_VELOCITY, Id.MOVE_JOG)
+
+
+FASTER = replace(ZFS25B, velocity_m_s=Interval(0, 20e-3, "m/s"), acceleration_m_s2=Interval(0, 2, "m/s^2"))
+"""An actuator that no test has to wait for."""
 
 
 @dataclass

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import fields
 
 import numpy as np
 import pytest
 
 from app.acquire.planning import approach_point, make_plan
-from app.profile import load_profile
-from drivers.apt_settings import ThorlabsSettings
+from app.profile import load_profile, shipped_profiles
+from drivers.apt_settings import ZFS25B, ThorlabsSettings
 from drivers.base import (
     Cancelled,
     InstrumentError,
@@ -232,9 +233,49 @@ def test_closed_it_refuses():
         ({"limits_x_m": (0.0, 0.026)}, r"x soft limit 0\.026 m is outside 0 \.\. 0\.025 m"),
         ({"limits_y_m": (-1e-3, 0.02)}, "y soft limit"),
         ({"switch_mode": 1}, "ignores the limit switches"),
+        (
+            {"velocity_m_s": 0.02},
+            r"stage: ZFS25B velocity \(stage.velocity_m_s\) 0\.02 m/s is outside 1e-06 \.\. 0\.003",
+        ),
+        ({"velocity_m_s": 3.1e-3}, "velocity"),
+        ({"velocity_m_s": 1e-9}, "velocity"),
+        ({"acceleration_m_s2": 100.0}, r"acceleration .* 100 m/s\^2 is outside"),
+        ({"homing_velocity_m_s": 15e-3}, r"homing velocity .* 0\.015 m/s is outside"),
+        ({"homing_offset_m": 1.0}, r"homing offset .* 1 m is outside 0 \.\. 0\.025 m"),
+        ({"backlash_correction_m": 1.5}, r"backlash correction .* 1\.5 m is outside 0 \.\. 0\.025 m"),
+        ({"microsteps_per_m": 1e15}, r"resolution .* 1e\+15 1/m is outside"),
+        ({"travel_m": 1.0}, r"travel .* 1 m is outside 0 \.\. 0\.025 m"),
     ],
 )
 def test_settings_that_make_no_sense_are_named_before_a_port_is_opened(changes, message):
     options = {"limits_y_m": LIMITS, "limits_x_m": LIMITS, "serials": ("x/1", "x/2")} | changes
     with pytest.raises((NotReadyError, LimitError), match=message):
         ThorlabsStage(ThorlabsSettings(**options)).open()
+
+
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_whatever_an_actuator_may_do_can_be_told_to_its_controller(end):
+    """The protocol has 32 bits; a number beyond them would end in a traceback."""
+    extremes = {
+        name: getattr(getattr(ZFS25B, name), end) for name in ("velocity_m_s", "acceleration_m_s2", "microsteps_per_m")
+    }
+    way = ZFS25B.travel_m if end == "high" else 0.0
+    told = ThorlabsSettings(
+        LIMITS,
+        LIMITS,
+        ("x/1", "x/2"),
+        homing_velocity_m_s=extremes["velocity_m_s"],
+        homing_offset_m=way,
+        backlash_correction_m=way,
+        **extremes,
+    )
+    told.require_sense("stage")
+    parameters = told.parameters()
+    assert all(0 <= getattr(parameters, field.name) < 2**31 for field in fields(parameters))
+    assert min(parameters.velocity, parameters.acceleration, parameters.homing_velocity) > 0
+
+
+@pytest.mark.parametrize("name", shipped_profiles())
+def test_the_shipped_profiles_keep_within_the_actuator(name):
+    settings = ThorlabsSettings.gather(load_profile(name).stage.model_dump(), serials=("x/1", "x/2"))
+    settings.require_sense("stage")

@@ -22,7 +22,7 @@ from drivers.base import (
 )
 from simulators.apt_protocol import Id, StatusBit
 from simulators.apt_wire import FaultKind, WireFault
-from tests.drivers.rig import HERE, KINDS, rig, wait_until
+from tests.drivers.rig import FASTER, HERE, KINDS, rig, wait_until
 
 
 def provoke(r, phase, fault):
@@ -119,7 +119,7 @@ def test_a_motion_that_fails_is_a_named_error_and_both_axes_stop(controller, kin
         r.stage.move_to(HERE)
 
 
-FAST_HOMING = {"homing_velocity_m_s": 18e-3, "acceleration_m_s2": 1.0}
+FAST_HOMING = {"homing_velocity_m_s": 18e-3, "acceleration_m_s2": 1.0, "actuator": FASTER}
 """The deadline comes from the programmed velocity, whatever speed the emulated motors have."""
 
 
@@ -224,7 +224,7 @@ def test_news_of_an_end_that_was_lost_is_made_up_for_by_a_standing_counter(monke
 
 def test_a_motion_that_never_ends_is_a_time_out(monkeypatch):
     monkeypatch.setattr("drivers.thorlabs.MARGIN_S", 0.3)
-    with rig(homed=True, velocity_m_s=10e-3, acceleration_m_s2=0.1) as r:
+    with rig(homed=True, velocity_m_s=10e-3, acceleration_m_s2=0.1, actuator=FASTER) as r:
         motor = r.wire.motor(0)
         motor.enabled = True
         monkeypatch.setattr(motor, "bits", lambda now: StatusBit.HOMED | StatusBit.ENABLED | StatusBit.MOVING_FORWARD)

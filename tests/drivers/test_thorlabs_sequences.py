@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from drivers.base import Cancelled, LimitError, NotReadyError, StagePosition
 from simulators.carriage import Carriage
-from tests.drivers.rig import BENCH, LIMITS, MOVES, Rig, rig
+from tests.drivers.rig import BENCH, FASTER, LIMITS, MOVES, Rig, rig
 
 STEP = 1 / BENCH.microsteps_per_m
 EXAMPLES = int(os.environ.get("PTYCHOSCOPE_STAGE_EXAMPLES", "6"))
-FAST = {"velocity_m_s": 15e-3, "acceleration_m_s2": 0.5, "homing_velocity_m_s": 15e-3}
+FAST = {"velocity_m_s": 15e-3, "acceleration_m_s2": 0.5, "homing_velocity_m_s": 15e-3, "actuator": FASTER}
 
 
 class Trail(Carriage):
