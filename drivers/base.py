@@ -225,10 +225,33 @@ class StageInfo:
     settling_s: float
     simulated: bool
 
+    def axes(self, place: StagePosition) -> tuple[tuple[str, float, Interval], ...]:
+        """Name, coordinate and soft limits of each axis."""
+        return (("y", place.y, self.y_m), ("x", place.x, self.x_m))
+
+    def within(self, value: float, limit: Interval) -> bool:
+        """Whether a coordinate lies inside its soft limits.
+
+        Half a microstep beyond them is inside still: limits are no whole microsteps, so a place at one of them may be
+        counted as the microstep next to it, and whoever moves on along the other axis asks for that very place.
+        """
+        return limit.low - self.step_m / 2 <= value <= limit.high + self.step_m / 2
+
     def require(self, target: StagePosition, device: str = "stage") -> None:
         """Raise `LimitError` unless the target lies inside both soft limits."""
-        self.y_m.require(target.y, device, "y position")
-        self.x_m.require(target.x, device, "x position")
+        for axis, value, limit in self.axes(target):
+            if not self.within(value, limit):
+                limit.require(value, device, f"{axis} position")
+
+    def microsteps(self, target: StagePosition) -> tuple[int, int]:
+        """(y, x) whole microsteps next to a target that `require` lets pass, none of them beyond a soft limit."""
+        y, x = (self._inwards(round(value / self.step_m), limit) for _, value, limit in self.axes(target))
+        return y, x
+
+    def _inwards(self, steps: int, limit: Interval) -> int:
+        if steps * self.step_m > limit.high:
+            return steps - 1
+        return steps + 1 if steps * self.step_m < limit.low else steps
 
     def move_duration_s(self, start: StagePosition, end: StagePosition) -> float:
         """Time of a move with a trapezoidal profile; the axes move together and the longer one counts."""

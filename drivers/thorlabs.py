@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 
-import numpy as np
-
 from drivers.apt_axis import LAG_S, STANDING_S, Axis, Watched
 from drivers.apt_link import AptLink
 from drivers.apt_settings import AXES, MotionParameters, ThorlabsSettings
@@ -167,7 +165,7 @@ class ThorlabsStage:
                 raise NotReadyError(self._name, "is not homed, positions mean nothing; home it first")
             self._require_standing()
             start = self.position()
-            targets = self._targets(start, target)
+            targets = self._targets(info, target)
             longest = 1.25 * info.move_duration_s(start, target)
             if self._settings.backlash_correction_m:
                 slack = StagePosition(0.0, abs(self._settings.backlash_correction_m))
@@ -251,20 +249,17 @@ class ThorlabsStage:
                     "accepts in [stage]",
                 )
 
-    def _targets(self, start: StagePosition, target: StagePosition) -> dict[Axis, int | None]:
+    def _targets(self, info: StageInfo, target: StagePosition) -> dict[Axis, int | None]:
         """Microsteps for each axis that has to move. Raises `LimitError`."""
-        s = self._settings
+        correction = self._settings.backlash_correction_m
         targets: dict[Axis, int | None] = {}
-        for axis, limits, begin, end in zip(
-            self._axes, (s.limits_y_m, s.limits_x_m), start.as_tuple(), target.as_tuple(), strict=True
-        ):
-            steps = int(np.rint(end / s.step_m))
-            correction = s.backlash_correction_m
-            if (end - begin) * correction < 0 and not limits[0] <= end - correction <= limits[1]:
+        for axis, (_, end, limit), steps in zip(self._axes, info.axes(target), info.microsteps(target), strict=True):
+            if steps < axis.state.position and correction and not info.within(end - correction, limit):
                 raise LimitError(
                     self._name,
                     f"{axis.name} position {end:.6g} m with the backlash correction of {correction:.6g} m is outside "
-                    f"{limits[0]:.6g} .. {limits[1]:.6g} m; nothing was sent, choose a target farther inside",
+                    f"{limit.low:.6g} .. {limit.high:.6g} m; nothing was sent, choose a target farther inside or a "
+                    "smaller stage.backlash_correction_m in the profile",
                 )
             if steps != axis.state.position:
                 targets[axis] = steps

@@ -120,7 +120,7 @@ class SimulatedStage:
         with self._motion():
             stops = self._stops
             start = self.carriage.counter
-            end = np.rint(np.array(target.as_tuple()) / self._step_m).astype(np.int64)
+            end = np.array(self.info.microsteps(target), np.int64)
             v, a = self._settings.velocity_m_s, self._settings.acceleration_m_s2
             profiles = [Trapezoid(abs(int(d)) * self._step_m, v, a) for d in end - start]
 

@@ -261,6 +261,23 @@ def test_a_target_outside_the_limits_is_refused_before_anything_moves(rig, homed
     assert homed.position() == at
 
 
+def test_a_limit_is_a_place_like_any_other(homed):
+    """Limits are no whole microsteps: what is counted at one must neither leave it nor bar the way along the limit."""
+    info = homed.info
+    assert info.y_m.high / info.step_m % 1 > 0.5, "rounded to the nearest, this limit would lie beyond itself"
+    for y in (info.y_m.low, info.y_m.high):
+        at = homed.move_to(StagePosition(y, 1.2e-3))
+        assert info.y_m.contains(at.y)
+        assert abs(at.y - y) <= info.step_m
+        there = homed.move_to(StagePosition(at.y, at.x + 1e-5))
+        assert (there.y, there.x) == (at.y, pytest.approx(at.x + 1e-5, abs=info.step_m))
+    # Counted beyond it by half a microstep, as another program leaves it.
+    homed.move_to(StagePosition(info.y_m.high + 0.499 * info.step_m, 1.2e-3))
+    assert info.y_m.contains(homed.position().y)
+    with pytest.raises(LimitError, match="y position"):
+        homed.move_to(StagePosition(info.y_m.high + 0.501 * info.step_m, 1.2e-3))
+
+
 def test_a_cancelled_move_has_stopped(rig, homed):
     homed.move_to(rig.near)
     with pytest.raises(Cancelled, match="stage"):

@@ -8,7 +8,7 @@ import numpy as np
 
 from app.acquire import fermat
 from app.acquire.plan import Plan, Step, Stream
-from app.profile import Profile, ProfileError
+from app.profile import Profile, ProfileError, StageProfile
 from drivers.base import StageInfo, StagePosition
 
 
@@ -130,6 +130,13 @@ def exposures_with_darks(profile: Profile) -> tuple[float, ...]:
 def approach_point(target: StagePosition, approach_m: float) -> StagePosition:
     """Where a one-sided approach begins: below the target on both axes, so that the last move always grows."""
     return StagePosition(target.y - approach_m, target.x - approach_m)
+
+
+def lowest_point(target: StagePosition, stage: StageProfile) -> StagePosition:
+    """How low the stage may come on its way to a target: where its approach begins, and on a downward move there the
+    controller's own correction goes below that. Simulated stages have none."""
+    correction = 0.0 if stage.driver == "simulated" else stage.backlash_correction_m
+    return approach_point(target, stage.approach_m + correction)
 
 
 @dataclass(frozen=True)

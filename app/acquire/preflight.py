@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import j0
 
 from app.acquire.plan import Plan
-from app.acquire.planning import approach_point
+from app.acquire.planning import approach_point, lowest_point
 from app.devices import Devices
 from app.profile import Profile
 from drivers.base import CameraInfo, InstrumentError, Interval, LightState
@@ -145,7 +145,7 @@ def _devices_alive(profile: Profile, devices: Devices) -> list[Finding]:
 
 
 def _targets(plan: Plan, profile: Profile, devices: Devices) -> list[Finding]:
-    """Every place that the stage will be sent to, the beginnings of the approaches included."""
+    """Every place that the stage will be sent to, or passes by its controller's doing; approaches included."""
     stage, approach = devices.stage.info, profile.stage.approach_m
     findings = []
     for step in plan.steps:
@@ -153,13 +153,20 @@ def _targets(plan: Plan, profile: Profile, devices: Devices) -> list[Finding]:
             continue
         if step.number and plan.steps[step.number - 1].target == step.target:
             continue  # the stage is there already, and the step that brought it has been checked
-        for what, place in (("target", step.target), ("approach", approach_point(step.target, approach))):
-            for axis, value, limit in (("y", place.y, stage.y_m), ("x", place.x, stage.x_m)):
-                if not limit.contains(value):
+        places = [("target", step.target), ("approach", approach_point(step.target, approach))]
+        lowest = lowest_point(step.target, profile.stage)
+        if lowest != places[-1][1]:
+            places.append(("backlash correction", lowest))
+        for what, place in places:
+            remedy = "move stage.centre_m or park_m, or scan less"
+            if place is lowest:
+                remedy += ", or lower stage.backlash_correction_m"
+            for axis, value, limit in stage.axes(place):
+                if not stage.within(value, limit):
                     findings.append(
                         _error(
                             f"stage: {axis} {what} {value:.6g} m of step {step.number} ({step.stream}) is outside "
-                            f"{limit.low:.6g} .. {limit.high:.6g} m; move stage.centre_m or park_m, or scan less"
+                            f"{limit.low:.6g} .. {limit.high:.6g} m; {remedy}"
                         )
                     )
     return findings

@@ -107,8 +107,8 @@ def jog(
 def _require_inside(session: Session, here: StagePosition) -> None:
     """A stage that stands outside its limits, as after homing, cannot be brought back along one axis at a time."""
     info = session.devices.stage.info
-    for axis, place, limit in (("y", here.y, info.y_m), ("x", here.x, info.x_m)):
-        if not limit.contains(place):
+    for axis, place, limit in info.axes(here):
+        if not info.within(place, limit):
             raise LimitError(
                 "stage",
                 f"{axis} stands at {place:.6g} m, outside {limit.low:.6g} .. {limit.high:.6g} m; leave with q and go "

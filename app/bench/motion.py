@@ -6,7 +6,7 @@ import contextlib
 import re
 from typing import Any
 
-from app.acquire.planning import approach_point
+from app.acquire.planning import lowest_point
 from app.bench.align import EMPTY_FRAMES, FRAMES, STEP_M, STEPS, TINY_M, places
 from app.bench.session import Session
 from app.devices import Devices
@@ -56,7 +56,7 @@ def planned_moves(session: Session, start: StagePosition) -> list[str]:
     way = session.profile.stage.approach_m
     for place in [*places(start), parked]:
         info.require(place)
-        info.require(approach_point(place, way))
+        info.require(lowest_point(place, session.profile.stage))
     reach = STEPS * STEP_M * 1e6
     lines = [] if session.devices.stage.homed else ["moves: home both axes (positions mean nothing before)"]
     return [

@@ -113,8 +113,9 @@ def jog(y_m: float, x_m: float) -> Order:
         if not stage.homed:
             raise NotReadyError("stage", "is not homed, positions mean nothing; home it first")
         here = stage.position()
-        for axis, place, limit in (("y", here.y, stage.info.y_m), ("x", here.x, stage.info.x_m)):
-            if not limit.contains(place):
+        info = stage.info
+        for axis, place, limit in info.axes(here):
+            if not info.within(place, limit):
                 raise LimitError(
                     "stage",
                     f"{axis} stands at {place:.6g} m, outside {limit.low:.6g} .. {limit.high:.6g} m; go inside with "

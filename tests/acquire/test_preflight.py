@@ -61,6 +61,19 @@ def test_an_approach_that_leaves_the_limits_is_refused():
     assert_refused(findings(bench), "x approach", "step")
 
 
+@pytest.mark.parametrize("correction_m", [3e-5, 1e-5])
+def test_the_controllers_own_backlash_correction_counts_too(correction_m):
+    """It goes below the approach; a plan that the driver would refuse in its middle is refused before it begins."""
+    where = {"park_m": (12.5e-3, 0.57e-3), "approach_m": 5e-5, "backlash_correction_m": correction_m}
+    found = findings(changed("stage", driver="emulated", **where))
+    if correction_m > 2e-5:
+        assert_refused(found, "x backlash correction 0.00049 m of step", "or lower stage.backlash_correction_m")
+    else:
+        assert found == []
+    # A simulated stage goes straight to where it is sent.
+    assert findings(changed("stage", **where)) == []
+
+
 def test_an_exposure_out_of_range_is_refused():
     bench = FakeBench(small_profile(evaluation_exposures_s=(1e-7, 3e-4)))
     assert_refused(findings(bench), "exposure 1e-07 s", "1e-06 .. 10 s")

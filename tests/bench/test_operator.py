@@ -133,6 +133,17 @@ def test_orders_that_are_no_numbers_are_complained_of():
     assert "0.5.5 is not a number" in complaints[0]
 
 
+def test_at_a_limit_one_can_still_jog_along_it():
+    with bench(TINY, stream=13) as session:
+        stage = session.devices.stage
+        move_stage(session, "24.5mm,12.5mm", home_first=True)
+        # As a controller that rounds to the nearest microstep counts there.
+        stage.carriage.turn(0, round(24.5e-3 / stage.info.step_m))
+        assert not stage.info.y_m.contains(stage.position().y)
+        end = jog(session, ["x 10um"], lambda view: None, pytest.fail)
+        assert end.as_tuple() == pytest.approx((24.5e-3, 12.51e-3), abs=1e-9)
+
+
 def test_a_stage_outside_its_limits_is_told_how_to_come_back():
     complaints = []
     with bench(TINY, stream=13) as session:

@@ -83,6 +83,18 @@ def test_orders_without_a_bench_are_told(owner):
     assert "stage: is not connected" in texts(owner)
 
 
+def test_at_a_limit_one_can_still_jog_along_it(connected, owner):
+    connected.after(orders.home())
+    stage = owner.setup.devices.stage
+    for y in (stage.info.y_m.low, stage.info.y_m.high):
+        connected.after(orders.move_to(StagePosition(y, 12.5e-3)))
+        # As a controller that rounds to the nearest microstep counts there.
+        stage.carriage.turn(0, round(y / stage.info.step_m))
+        connected.after(orders.jog(0.0, 1e-5))
+        assert "outside" not in texts(owner)
+        assert stage.position().x == pytest.approx(12.51e-3, abs=1e-9)
+
+
 def test_home_move_and_jog(connected, owner):
     connected.after(orders.jog(1e-6, 0.0))
     assert "is not homed" in texts(owner)
