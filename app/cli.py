@@ -27,6 +27,8 @@ from app.options import (
     ProfileOption,
     SeedOption,
     WavelengthOption,
+    above_zero,
+    finite_number,
 )
 from app.stopping import Interrupt, recorder_given_up
 
@@ -97,7 +99,7 @@ def scan(
     enough: Annotated[
         float | None,
         typer.Option(
-            min=0,
+            callback=above_zero,
             help="Spend no light beyond an image that is recovered with this mean deviation at most: a low-dose scan "
             "ends, one with --bright leaves out the exposures that it does not need.",
         ),
@@ -191,7 +193,10 @@ def replay(
     path: Annotated[Path, typer.Argument(help="The run to replay.")],
     out: Annotated[Path, typer.Option(help="The run file to write, .h5: the same frames and positions.")],
     speed: Annotated[
-        float | None, typer.Option(min=1e-3, help="Recorded seconds a second; default: as fast as it goes.")
+        float | None,
+        typer.Option(
+            min=1e-3, max=1e6, callback=finite_number, help="Recorded seconds a second; default: as fast as it goes."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -211,7 +216,9 @@ def gui(
     replay: Annotated[Path | None, typer.Option(help="Show this run again instead; no device is opened.")] = None,
     seed: SeedOption = 0,
     sample: ObjectOption = None,
-    speed: Annotated[float, typer.Option(min=0.1, max=1000, help="How fast simulated time passes.")] = 1.0,
+    speed: Annotated[
+        float, typer.Option(min=0.1, max=1000, callback=finite_number, help="How fast simulated time passes.")
+    ] = 1.0,
     server: Annotated[
         str | None, typer.Option(help="HOST:PORT of a `serve` that reconstructs; default: a process of its own here.")
     ] = None,
@@ -256,10 +263,16 @@ def calibrate(
     probe: ProbeOption = None,
     modes: Annotated[int, typer.Option(min=1, help="Mutually incoherent modes of the probe.")] = 1,
     flux_spread: Annotated[
-        float | None, typer.Option(min=1e-6, help="Search each frame's flux; how far it may be off, relative.")
+        float | None,
+        typer.Option(
+            min=1e-6, callback=finite_number, help="Search each frame's flux; how far it may be off, relative."
+        ),
     ] = None,
     background_spread: Annotated[
-        float | None, typer.Option(min=1e-6, help="Search a uniform background; its size over a pixel's mean signal.")
+        float | None,
+        typer.Option(
+            min=1e-6, callback=finite_number, help="Search a uniform background; its size over a pixel's mean signal."
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs in all; default: by the kind of data.")] = None,
     checkpoint: Annotated[
@@ -268,7 +281,11 @@ def calibrate(
     batch: Annotated[int | None, typer.Option(min=1, help="Frames per step of all processes; default: few.")] = None,
     memory: Annotated[
         float | None,
-        typer.Option(min=0, help="GB of frames to hold in each process, the rest is streamed; default: half of free."),
+        typer.Option(
+            min=0,
+            callback=finite_number,
+            help="GB of frames to hold in each process, the rest is streamed; default: half of free.",
+        ),
     ] = None,
     no_uncertainty: Annotated[
         bool, typer.Option("--no-uncertainty", help="Leave the standard deviations out.")
@@ -328,7 +345,9 @@ def reconstruct(
     pose: Annotated[
         str | None, typer.Option(help="latent: free (default; the sample was put in by hand) or known.")
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=0, help="paper: Adam's; default: the best of two.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(callback=above_zero, help="paper: Adam's; default: the best of two.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="paper, conventional: passes over the patterns.")] = None,
     start: Annotated[str | None, typer.Option(help="paper: mean (default, of the training latents) or random.")] = None,
     loss: Annotated[
@@ -345,12 +364,18 @@ def reconstruct(
         ),
     ] = False,
     position_sigma: Annotated[
-        float | None, typer.Option(min=0, help="latent, m: integrate out positions uncertain by this, each by itself.")
+        float | None,
+        typer.Option(
+            min=0, callback=finite_number, help="latent, m: integrate out positions uncertain by this, each by itself."
+        ),
     ] = None,
     flux_sigma: Annotated[
-        float | None, typer.Option(min=0, help="latent, relative: the same of the light at each stop.")
+        float | None,
+        typer.Option(min=0, callback=finite_number, help="latent, relative: the same of the light at each stop."),
     ] = None,
-    distance_sigma: Annotated[float | None, typer.Option(min=0, help="latent, m: the same of the distance.")] = None,
+    distance_sigma: Annotated[
+        float | None, typer.Option(min=0, callback=finite_number, help="latent, m: the same of the distance.")
+    ] = None,
     rehearsals: Annotated[
         int | None, typer.Option(min=1, help="hybrid: standard deviations from so many rehearsals; 8 do.")
     ] = None,

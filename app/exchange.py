@@ -17,6 +17,8 @@ from app.options import (
     JsonOption,
     PixelSizeOption,
     WavelengthOption,
+    above_zero,
+    finite_number,
 )
 
 if TYPE_CHECKING:
@@ -91,7 +93,8 @@ def export_command(
         str, typer.Option("--format", help="cxi (cdtools, ptychodus, ptypy), ptylab, or npz (plain arrays).")
     ] = "cxi",
     exposure: Annotated[
-        float | None, typer.Option(help="An exposure of the evaluation series, s; without it the bright scan.")
+        float | None,
+        typer.Option(callback=above_zero, help="An exposure of the evaluation series, s; without it the bright scan."),
     ] = None,
     nominal: Annotated[
         bool, typer.Option("--nominal", help="Positions and distance before calibration, although there is one.")
@@ -131,8 +134,12 @@ def import_command(
     pixel_size: PixelSizeOption = None,
     far_field: FarFieldOption = False,
     zero_in_corner: CornerOption = False,
-    electrons_per_count: Annotated[float, typer.Option(min=0, help="Conversion of the file's counts.")] = 1.0,
-    read_noise: Annotated[float, typer.Option(min=0, help="Noise without light, electrons rms.")] = 0.0,
+    electrons_per_count: Annotated[
+        float, typer.Option(callback=above_zero, help="Conversion of the file's counts.")
+    ] = 1.0,
+    read_noise: Annotated[
+        float, typer.Option(min=0, callback=finite_number, help="Noise without light, electrons rms.")
+    ] = 0.0,
     as_json: JsonOption = False,
 ) -> None:
     """Other people's data as a CXI file that `calibrate` and other programs read. The source is never changed."""

@@ -238,6 +238,8 @@ class AptWire:
         switch_pause_s: float = 0.0,
         clock: Clock | None = None,
     ):
+        if not 0 < speed < math.inf:
+            raise ValueError(f"speed {speed} is not a finite number above 0")
         self._clock = clock or SystemClock()
         self._speed = speed
         self._faults = list(faults)

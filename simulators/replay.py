@@ -147,9 +147,9 @@ class Playhead:
             self._playing = False
 
     def set_speed(self, speed: float) -> None:
-        """Recorded seconds a second, above 0."""
-        if not speed > 0:
-            raise ValueError(f"speed {speed} is not above 0")
+        """Recorded seconds a second, finite and above 0."""
+        if not 0 < speed < np.inf:
+            raise ValueError(f"speed {speed} is not a finite number above 0")
         with self._lock:
             self._set(self._now())
             self._speed = speed

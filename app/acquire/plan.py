@@ -125,7 +125,8 @@ class Plan:
 
     def last_visit(self, point: int) -> tuple[Step, ...]:
         """The steps of the last visit to a scan point; none where it is never visited."""
-        steps = [step for step in self.steps if step.position_index == point]
+        # Darks and the empty beam, which belong to no point, have a negative index.
+        steps = [step for step in self.steps if step.position_index == point >= 0]
         if not steps:
             return ()
         start = self.start_of_visit(steps[-1].number)

@@ -12,7 +12,15 @@ from typing import Annotated
 import typer
 
 from app.errors import EXIT_KNOWN, Interrupted
-from app.options import CharacterisationOption, JsonOption, ObjectOption, ProfileOption, SeedOption, YesOption
+from app.options import (
+    CharacterisationOption,
+    JsonOption,
+    ObjectOption,
+    ProfileOption,
+    SeedOption,
+    YesOption,
+    above_zero,
+)
 
 SUFFIXES = (".h5", ".hdf5")
 COMPLETED, ABORTED = "completed", "aborted"
@@ -73,7 +81,8 @@ def darks(
     out: Annotated[Path, typer.Option(help="The file of darks to write, .h5; its picture gets the same name, .png.")],
     profile: ProfileOption = "quick",
     exposure: Annotated[
-        list[float] | None, typer.Option(help="Exposure, s; may be given again. Default: all of the profile's scan.")
+        list[float] | None,
+        typer.Option(callback=above_zero, help="Exposure, s; may be given again. Default: all of the profile's scan."),
     ] = None,
     frames: Annotated[int | None, typer.Option(min=2, help="Darks of each exposure; default: the profile's.")] = None,
     seed: SeedOption = 0,

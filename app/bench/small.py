@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from app.errors import UsageError
-from app.options import CharacterisationOption, JsonOption, ObjectOption, ProfileOption, SeedOption
+from app.options import CharacterisationOption, JsonOption, ObjectOption, ProfileOption, SeedOption, above_zero
 
 FRAME_SUFFIXES = (".tiff", ".tif", ".png", ".npy")
 
@@ -16,7 +16,9 @@ FRAME_SUFFIXES = (".tiff", ".tif", ".png", ".npy")
 def snap(
     out: Annotated[Path, typer.Option(help="The frame to write: 16-bit .tiff or .png, or .npy.")],
     profile: ProfileOption = "quick",
-    exposure: Annotated[float | None, typer.Option(min=0, help="s; default: as bright as fits, found.")] = None,
+    exposure: Annotated[
+        float | None, typer.Option(callback=above_zero, help="s; default: as bright as fits, found.")
+    ] = None,
     seed: SeedOption = 0,
     sample: ObjectOption = None,
     characterisation: CharacterisationOption = None,

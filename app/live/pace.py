@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 
@@ -9,13 +10,14 @@ class PacedClock:
     """Real time stretched by a factor. Implements `drivers.base.Clock`.
 
     Args:
-        speed: seconds that pass a real second, above 0.
+        speed: seconds that pass a real second, finite and above 0.
         start: seconds since the epoch at which it begins; None: now.
     """
 
     def __init__(self, speed: float = 1.0, start: float | None = None):
-        if not speed > 0:
-            raise ValueError(f"speed {speed} is not above 0")
+        # At an infinite or undefined speed the difference of two times is no number, and no wait ever ends.
+        if not 0 < speed < math.inf:
+            raise ValueError(f"speed {speed} is not a finite number above 0")
         self.speed = speed
         self._begin = time.monotonic()
         self._start = time.time() if start is None else start

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from app.options import DeviceOption, JsonOption
+from app.options import DeviceOption, JsonOption, above_zero, finite_number
 
 study = typer.Typer(help="Simulate and reconstruct, many times: what a method needs, in figures.", no_args_is_help=True)
 
@@ -72,15 +72,19 @@ def next_frame(
         str, typer.Option(help="mnist:test, a .npy or .npz stack (N, 32, 32) in 0..1, or a folder of images.")
     ] = "mnist:test",
     count: Annotated[int | None, typer.Option(min=1, help="Objects, the first ones; default 8, or all.")] = None,
-    photons: Annotated[float, typer.Option(help="Photons in one frame, in the illumination.")] = 300.0,
+    photons: Annotated[
+        float, typer.Option(callback=above_zero, help="Photons in one frame, in the illumination.")
+    ] = 300.0,
     frames: Annotated[int, typer.Option(min=1, max=96, help="Frames of each scan.")] = 16,
     candidates: Annotated[int, typer.Option(help="16, 48 or 96 of the spiral's points to choose from.")] = 48,
-    read_noise: Annotated[float, typer.Option(help="Electrons a pixel.")] = 0.3,
+    read_noise: Annotated[float, typer.Option(min=0, callback=finite_number, help="Electrons a pixel.")] = 0.3,
     truth: Annotated[str, typer.Option(help="matched (grey, the decoder's own resize) or mask (binary).")] = "matched",
     orders: Annotated[
         str, typer.Option(help="Of spiral (every 6th point), random, prior, posterior and deviation.")
     ] = "spiral,random,prior,posterior",
-    sigma: Annotated[float, typer.Option(help="The target: recovered, with at most this mean deviation.")] = 0.1,
+    sigma: Annotated[
+        float, typer.Option(callback=above_zero, help="The target: recovered, with at most this mean deviation.")
+    ] = 0.1,
     decoder: Annotated[str, typer.Option(help="The decoder.")] = "mnist",
     seeds: Annotated[int, typer.Option(min=1, help="Scans of each object, with their own noise.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder of finished scans, table and figure; go on in it.")] = Path("next"),
@@ -128,12 +132,15 @@ def landscape(
     index: Annotated[int, typer.Option(min=0, help="Simulated: which of them; MNIST's fifth test digit is a 4.")] = 4,
     truth: Annotated[str, typer.Option(help="Simulated: matched (grey) or mask (binary).")] = "matched",
     photons: Annotated[str, typer.Option(help="Simulated: photons per exposure.")] = "300,1e6",
-    read_noise: Annotated[float, typer.Option(help="Simulated: electrons a pixel.")] = 0.3,
+    read_noise: Annotated[
+        float, typer.Option(min=0, callback=finite_number, help="Simulated: electrons a pixel.")
+    ] = 0.3,
     positions: Annotated[int, typer.Option(help="Simulated: 16 or 96 of the spiral's points.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Simulated: of the noise.")] = 0,
     run: Annotated[Path | None, typer.Option(help="A calibrated run instead of the simulated scene.")] = None,
     exposure: Annotated[
-        list[float] | None, typer.Option(help="With --run: s; may be given again. Default longest and shortest.")
+        list[float] | None,
+        typer.Option(callback=above_zero, help="With --run: s; may be given again. Default longest and shortest."),
     ] = None,
     pose: Annotated[str, typer.Option(help="With --run: free (found at the brightest exposure) or known.")] = "free",
     decoder: Annotated[
@@ -148,7 +155,7 @@ def landscape(
     units: Annotated[
         str, typer.Option(help="Where the window is a square: whitened, or paper (latents as they are).")
     ] = "whitened",
-    reach: Annotated[float, typer.Option(help="Half of the window, standard deviations.")] = 3.0,
+    reach: Annotated[float, typer.Option(callback=above_zero, help="Half of the window, standard deviations.")] = 3.0,
     points: Annotated[int, typer.Option(help="Each way.")] = 101,
     out: Annotated[Path, typer.Option(help="Folder for figures, table and grids.")] = Path("landscape"),
     device: DeviceOption = "auto",
@@ -195,7 +202,13 @@ def decoder(
         list[str] | None, typer.Option(help="A decoder; may be given again. Default: those of the paper's Fig. 3.")
     ] = None,
     threshold: Annotated[
-        float, typer.Option(help="An axis of the latents counts if its variance exceeds this share of the largest.")
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            callback=finite_number,
+            help="An axis of the latents counts if its variance exceeds this share of the largest.",
+        ),
     ] = 0.01,
     digits: Annotated[str, typer.Option(help="The two digits to interpolate between.")] = "9,0",
     count: Annotated[int, typer.Option(min=2, help="Validation images, at most.")] = 10_000,

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from typing import Annotated, get_origin, get_type_hints
 
 import h5py
 import pytest
@@ -226,6 +227,39 @@ def test_json_has_no_number_that_is_not_finite():
         "d": 3,
         "e": "x",
     }
+
+
+def float_options():
+    """(command, option) of every option of the program that takes numbers with a fraction."""
+    found = []
+    groups = [((), app), *(((group.name,), group.typer_instance) for group in app.registered_groups)]
+    for path, group in groups:
+        for command in group.registered_commands:
+            name = command.name or command.callback.__name__.replace("_", "-")
+            hints = get_type_hints(command.callback, include_extras=True)
+            for parameter, hint in hints.items():
+                if get_origin(hint) is Annotated and "float" in str(hint.__origin__):
+                    given = [word for word in hint.__metadata__[0].param_decls or () if word.startswith("--")]
+                    found.append(((*path, name), given[0] if given else "--" + parameter.replace("_", "-")))
+    return found
+
+
+def test_every_command_with_numbers_is_known_to_the_test_below():
+    found = float_options()
+    assert len(found) > 30
+    assert (("gui",), "--speed") in found
+    assert (("study", "landscape"), "--exposure") in found
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1"])
+@pytest.mark.parametrize(("command", "option"), float_options(), ids=lambda part: str(part).strip("-"))
+def test_options_take_finite_numbers_in_their_range_only(capsys, tmp_path, monkeypatch, command, option, value):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(capsys, *command, f"{option}={value}")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: Invalid value for '{option}'")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_bug_keeps_its_traceback():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import struct
@@ -623,3 +624,9 @@ def test_what_was_heard_is_kept_with_its_axis():
         wire.report(1, 9, "too hot")
         (report,) = parsed(answer(handle, 74))
         assert (report.source, report.code) == (0x23, 9)
+
+
+@pytest.mark.parametrize("speed", [0.0, -1.0, math.nan, math.inf])
+def test_motors_turn_at_a_finite_speed(speed):
+    with pytest.raises(ValueError, match="is not a finite number above 0"):
+        AptWire(Carriage(BENCH, 0), speed=speed)

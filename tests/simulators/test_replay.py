@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -183,9 +185,9 @@ def test_from_its_end_it_begins_again(playhead, clock):
     assert playhead.playing
 
 
-@pytest.mark.parametrize("speed", [0.0, -1.0])
+@pytest.mark.parametrize("speed", [0.0, -1.0, math.nan, math.inf])
 def test_speeds_are_above_zero(playhead, speed):
-    with pytest.raises(ValueError, match="is not above 0"):
+    with pytest.raises(ValueError, match="is not a finite number above 0"):
         playhead.set_speed(speed)
 
 
