@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from app.acquire.planning import approach_point
+from app.acquire.planning import lowest_point
 from app.bench import registration
 from app.bench.beam import Beam, FreeSpace, Grid, find_light, fit_beam
 from app.bench.characterisation import MeasuredAlignment
@@ -144,10 +144,9 @@ def align(session: Session, start: StagePosition, now: float) -> Alignment:
     camera, stage = devices.camera, devices.stage
     todo = places(start)
     parked = StagePosition(*profile.stage.park_m)
-    way = profile.stage.approach_m
     for place in [*todo, parked]:
         stage.info.require(place)
-        stage.info.require(approach_point(place, way))
+        stage.info.require(lowest_point(place, profile.stage))
     before = camera.info.region
     try:
         return _align(session, todo, parked, now)

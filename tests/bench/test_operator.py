@@ -4,9 +4,11 @@ import io
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 
+from app.bench.align import STEP_M, STEPS, align
 from app.bench.environment import Computer, gpus, hints
 from app.bench.jog import jog
 from app.bench.motion import move_stage, named_place, parse_place, planned_moves
@@ -122,6 +124,19 @@ def test_the_moves_of_an_alignment_are_listed_before():
         assert "x 20.0000 mm" in text
         with pytest.raises(LimitError):
             planned_moves(session, StagePosition(24.4e-3, 12.5e-3))
+
+
+def test_an_alignment_leaves_room_for_the_controllers_backlash_correction():
+    stage = {"stage__backlash_correction_m": 2e-4}
+    with bench(TINY, stream=13) as session:
+        place = StagePosition(0.5e-3 + STEPS * STEP_M + TINY.stage.approach_m + 1e-4, 12.5e-3)
+        # A simulated stage has no controller of its own.
+        assert planned_moves(replace(session, profile=changed("tiny", **stage)), place)
+        real = replace(session, profile=changed("tiny", stage__driver="emulated", **stage))
+        for begin in (lambda: planned_moves(real, place), lambda: align(real, place, 0.0)):
+            with pytest.raises(LimitError, match=r"y position 0\.0004 m is outside"):
+                begin()
+        assert session.devices.stage.position().as_tuple() == (0.0, 0.0)
 
 
 def test_orders_that_are_no_numbers_are_complained_of():
@@ -351,7 +366,6 @@ def test_check_tells_what_is_connected(capsys):
 
 
 def test_a_device_that_fails_does_not_hide_the_others(capsys, monkeypatch):
-    from dataclasses import replace
 
     from app import check as module
     from app.devices import open_devices
