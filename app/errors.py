@@ -47,7 +47,11 @@ def known_message(error: BaseException) -> str | None:
         return _one_line(error.format_message() if hasattr(error, "format_message") else str(error))
     if isinstance(error, OSError):
         if error.errno == errno.ENOSPC or "No space left" in str(error):
-            return "disk: full while writing; what was committed is safe, make room and resume the run"
+            what = f"disk full while writing ({error.strerror})" if error.strerror else "disk full while writing"
+            return _one_line(
+                f"{error.filename or 'disk'}: {what}; what was committed is safe: make room, then resume the run or "
+                "give the command again"
+            )
         name = f"{error.filename}: " if error.filename else ""
         return _one_line(f"{name}{error.strerror or error}; check the path and its permissions")
     return None

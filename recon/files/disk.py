@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,13 @@ def as_os_error(path: Path) -> Iterator[None]:
         found = re.search(r"errno = (\d+)", str(error))
         number = int(found.group(1)) if found else getattr(error, "errno", None) or errno.EIO
         raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def require_room(path: Path, size: int) -> None:
+    """Raise OSError where the disk of a new file has less than `size` bytes: HDF5 does not survive a full one."""
+    free = shutil.disk_usage(path.parent).free
+    if free < size:
+        raise OSError(errno.ENOSPC, f"needs {size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free", str(path))
 
 
 def fsync(path: Path) -> None:

@@ -19,8 +19,11 @@ from numpy.typing import NDArray
 from recon.dataset import DatasetError, Ptychogram
 
 from . import schema
+from .disk import require_room
 from .skeleton import LIGHT_SPEED, PLANCK, put, put_text
 
+OVERHEAD = 4 << 20
+"""Bytes of a file beside its large arrays, with some to spare."""
 CXI_INVALID = 1
 """The mask's bit for a pixel that must not be used (CXI 1.6, Table 7)."""
 
@@ -72,6 +75,8 @@ def export(data: Ptychogram, path: Path, form: ExchangeFormat, solution: Solutio
         ExchangeFormat.NPZ: _write_npz,
     }[form]
     part = path.with_name(path.name + ".part")
+    arrays = (data.frames, data.dark_variance, data.mask, data.empty, solution.probe, solution.object)
+    require_room(part, OVERHEAD + sum(array.nbytes for array in arrays if array is not None))
     try:
         write(part, data, solution)
         part.replace(path)

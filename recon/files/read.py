@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.dataset import DatasetError, Geometry, Ptychogram, Truth
+from recon.files.journal import recover
 from recon.streaming import Electrons, Streamed
 
 from . import schema
@@ -75,6 +76,7 @@ def open_hdf5(path: Path) -> h5py.File:
     """An HDF5 file for reading only. Raises `DatasetError`."""
     if not path.is_file():
         raise DatasetError(f"{path}: does not exist or is not a file; check the name")
+    recover(path)
     try:
         return h5py.File(path, "r")
     except BlockingIOError:

@@ -1,10 +1,13 @@
-"""Results inside a run: the calibration CXI style, and named arrays per exposure. The measured data stay untouched."""
+"""Results inside a run: the calibration CXI style, and named arrays per exposure.
+
+The measured data stay untouched, however storing ends: `recon.files.journal`.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +18,11 @@ from numpy.typing import NDArray
 
 from recon.dataset import DatasetError
 from recon.errorbars import Uncertainty
-from recon.files.opening import open_for_writing
+from recon.files.journal import changing
 
 from . import schema
 from .read import open_run
 from .skeleton import put, put_text
-
-_NEW = "new_result"
 
 
 @dataclass(frozen=True)
@@ -60,21 +61,23 @@ def store_calibration(path: Path | str, calibration: StoredCalibration) -> None:
 
     Raises:
         DatasetError: not a run of this program, or open elsewhere.
+        OSError: the disk is full; the run is as it was.
     """
-    with _results(Path(path)) as file:
+    path = Path(path)
+    with _results(path) as file:
         entry = file[schema.entry_name(1)]
-        with _replacing(entry, schema.PROBE_IMAGE) as group:
-            _image(group, "probe", calibration.probe, calibration.probe_pixel_m)
-        with _replacing(entry, schema.OBJECT_IMAGE) as group:
-            _image(group, "object", calibration.object, calibration.object_pixel_m)
-        with _replacing(entry, schema.CALIBRATION) as group:
-            put(group, schema.RESULT_DISTANCE, float(calibration.distance_m), "m")
-            put(group, schema.RESULT_POSITIONS, np.asarray(calibration.positions_m, np.float64), "m")
-            put(group, schema.RESULT_LOSS, np.asarray(calibration.loss, np.float64))
-            put_text(group, schema.RESULT_SETTINGS, json.dumps(dict(calibration.settings)))
-            put_text(group, schema.RESULT_SOFTWARE, json.dumps(dict(calibration.software)))
-            if calibration.uncertainty is not None:
-                _put_uncertainty(group.create_group(schema.UNCERTAINTY), calibration.uncertainty)
+        probe = _replacing(path, entry, schema.PROBE_IMAGE)
+        _image(probe, "probe", calibration.probe, calibration.probe_pixel_m)
+        image = _replacing(path, entry, schema.OBJECT_IMAGE)
+        _image(image, "object", calibration.object, calibration.object_pixel_m)
+        group = _replacing(path, entry, schema.CALIBRATION)
+        put(group, schema.RESULT_DISTANCE, float(calibration.distance_m), "m")
+        put(group, schema.RESULT_POSITIONS, np.asarray(calibration.positions_m, np.float64), "m")
+        put(group, schema.RESULT_LOSS, np.asarray(calibration.loss, np.float64))
+        put_text(group, schema.RESULT_SETTINGS, json.dumps(dict(calibration.settings)))
+        put_text(group, schema.RESULT_SOFTWARE, json.dumps(dict(calibration.software)))
+        if calibration.uncertainty is not None:
+            _put_uncertainty(group.create_group(schema.UNCERTAINTY), calibration.uncertainty)
         source = entry[schema.SOURCE]
         if "illumination" not in source:
             source["illumination"] = h5py.SoftLink(f"{entry.name}/{schema.PROBE_IMAGE}/{schema.DATA}")
@@ -148,15 +151,17 @@ def store_result(
 
     Raises:
         DatasetError: not a run of this program, no such entry, a name that belongs to measured data, or open elsewhere.
+        OSError: the disk is full; the run is as it was.
     """
-    with _results(Path(path)) as file:
+    path = Path(path)
+    with _results(path) as file:
         group_name = schema.entry_name(entry)
         if group_name not in file:
             raise DatasetError(f"{path}: no entry {entry} to store {name!r} in")
-        with _replacing(file[group_name], name) as group:
-            for key, array in arrays.items():
-                put(group, key, np.asarray(array))
-            put_text(group, schema.RESULT_SETTINGS, json.dumps(dict(settings)))
+        group = _replacing(path, file[group_name], name)
+        for key, array in arrays.items():
+            put(group, key, np.asarray(array))
+        put_text(group, schema.RESULT_SETTINGS, json.dumps(dict(settings)))
 
 
 def load_result(
@@ -184,31 +189,26 @@ def _image(group: h5py.Group, title: str, values: NDArray, pixel_m: float) -> No
 
 @contextmanager
 def _results(path: Path) -> Iterator[h5py.File]:
-    """A run open for adding results."""
+    """A run to add results to: all that is written in the block, or nothing where it ends badly."""
     open_run(path).close()
-    try:
-        file = open_for_writing(path)
-    except OSError as error:
-        reason = " ".join(str(error).split())
-        raise DatasetError(
-            f"{path}: cannot be opened to store results ({reason}); is it in use or read-only?"
-        ) from None
-    with file:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(changing(path))
+        except OSError as error:
+            reason = " ".join(str(error).split())
+            raise DatasetError(
+                f"{path}: cannot be opened to store results ({reason}); is it in use or read-only?"
+            ) from None
         yield file
 
 
-@contextmanager
-def _replacing(parent: h5py.Group, name: str) -> Iterator[h5py.Group]:
-    """A new group that takes the place of an old one only when it is complete."""
-    if name in parent and parent[name].attrs.get("result") is None:
-        raise DatasetError(f"{parent.file.filename}: {parent.name}/{name} is measured data; choose another name")
-    if _NEW in parent:
-        del parent[_NEW]
-    group = parent.create_group(_NEW)
+def _replacing(path: Path, parent: h5py.Group, name: str) -> h5py.Group:
+    """A new group in the place of an old one. Raises `DatasetError` where measured data are."""
+    if name in parent:
+        if parent[name].attrs.get("result") is None:
+            raise DatasetError(f"{path}: {parent.name}/{name} is measured data; choose another name")
+        del parent[name]
+    group = parent.create_group(name)
     group.attrs["result"] = 1
     put_text(group, schema.NAME, name)
-    yield group
-    parent.file.flush()
-    if name in parent:
-        del parent[name]
-    parent.move(_NEW, name)
+    return group

@@ -2,7 +2,8 @@
 
 One entry per exposure: `entry_1` holds the calibration scan, `entry_2 ... entry_k` the evaluation series in ascending
 exposure. Everything that changes while a scan runs is a dataset of fixed size, allocated when the file is created and
-overwritten in place: after the skeleton no write touches the file's metadata, so a kill cannot tear it.
+overwritten in place: while a scan runs no write touches the file's metadata, so a kill cannot tear it. Results, which
+come later and do, are added as a whole or not at all (`recon.files.journal`).
 """
 
 from __future__ import annotations

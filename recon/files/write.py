@@ -17,6 +17,7 @@ import numpy as np
 
 from recon.dataset import DatasetError
 from recon.files.disk import as_os_error, fsync, reason_of, reopen
+from recon.files.journal import recover
 
 from . import schema, skeleton
 from .darks import DarkAccumulator, DarkSummary
@@ -147,6 +148,7 @@ class RunWriter:
         Raises:
             DatasetError: not a run of this program, damaged, or open in another process.
         """
+        recover(path)
         try:
             file = reopen(path)
         except FileNotFoundError:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -45,6 +48,15 @@ def some_data(seed: int = 0, shape: tuple[int, int] = (6, 6)) -> Ptychogram:
         empty=rng.uniform(0, 9, shape).astype(np.float32),
         empty_exposure_s=0.3,
     )
+
+
+@pytest.mark.parametrize(("form", "suffix"), [("cxi", ".cxi"), ("ptylab", ".hdf5"), ("npz", ".npz")])
+def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkeypatch, form, suffix):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_000_000))
+    with pytest.raises(OSError, match=r"needs 4 MB, 1 MB are free.*data") as caught:
+        export(some_data(), tmp_path / f"data{suffix}", ExchangeFormat(form))
+    assert caught.value.errno == errno.ENOSPC
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("form", "suffix"), [("cxi", ".cxi"), ("ptylab", ".hdf5"), ("npz", ".npz")])
