@@ -366,7 +366,6 @@ def test_check_tells_what_is_connected(capsys):
 
 
 def test_a_device_that_fails_does_not_hide_the_others(capsys, monkeypatch):
-
     from app import check as module
     from app.devices import open_devices
     from drivers.base import ConnectionLost
