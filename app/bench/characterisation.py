@@ -80,7 +80,7 @@ class MeasuredAlignment(_Section):
     stage_to_object: tuple[tuple[Number, Number], tuple[Number, Number]]
     """Object position = this matrix times the displacement from the centre."""
     centre_m: tuple[Number, Number]
-    """(y, x) displacement at which the beam hits the sample's middle, m."""
+    """(y, x) displacement at which the beam hits the sample's middle, m; not measured but as it was known before."""
     origin: tuple[int, int]
     """Row and column of the sensor where the frame begins."""
     rotation_deg: Number
