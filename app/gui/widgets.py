@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from PyQt5 import sip
 from PyQt5.QtCore import Qt, pyqtSignal
 from PyQt5.QtGui import QValidator
 from PyQt5.QtWidgets import (
+    QApplication,
     QDoubleSpinBox,
     QFileDialog,
     QFrame,
@@ -185,6 +187,7 @@ class ConfirmBar(QFrame):
         column.addLayout(row)
         self._then: Callable[[], object] | None = None
         self._otherwise: Callable[[], object] | None = None
+        self._before: QWidget | None = None
         self.yes.clicked.connect(lambda: self._answer(True))
         self.no.clicked.connect(lambda: self._answer(False))
         self.hide()
@@ -202,6 +205,7 @@ class ConfirmBar(QFrame):
         self._words.setText(words)
         self.yes.setText(yes)
         self._then, self._otherwise = then, otherwise
+        self._before = QApplication.focusWidget()
         self.show()
         self.no.setFocus()
 
@@ -213,10 +217,22 @@ class ConfirmBar(QFrame):
     def _answer(self, yes: bool) -> None:
         then, otherwise = self._then, self._otherwise
         self._then = self._otherwise = None
+        self._give_focus_back()
         self.hide()
         chosen = then if yes else otherwise
         if chosen is not None:
             chosen()
+
+    def _give_focus_back(self) -> None:
+        """To who had it before the question: hidden with it, the bar would pass it on to the next button at hand."""
+        before, self._before = self._before, None
+        now = QApplication.focusWidget()
+        if now is None or not self.isAncestorOf(now):
+            return
+        if before is None or sip.isdeleted(before) or not before.isEnabled() or not before.isVisible():
+            # No key does anything to the window itself.
+            before = self.window()
+        before.setFocus()
 
 
 def heading(text: str) -> QLabel:
