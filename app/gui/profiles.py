@@ -118,6 +118,13 @@ class ProfilePlot(QWidget):
         else:
             self.first.setData(picture.radius, picture.radial)
 
+    def clear(self) -> None:
+        """Show nothing until there is something again."""
+        self._view = None
+        for curve in (self.first, self.second):
+            curve.setData([], [])
+        self._show_axes(False)
+
     def restyle(self, theme: Theme) -> None:
         self.canvas.setBackground(theme.plot)
         style_plot(self.plot, theme)

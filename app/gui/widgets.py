@@ -10,7 +10,7 @@ from typing import Any
 
 from PyQt5 import sip
 from PyQt5.QtCore import Qt, pyqtSignal
-from PyQt5.QtGui import QValidator
+from PyQt5.QtGui import QPainter, QValidator
 from PyQt5.QtWidgets import (
     QApplication,
     QDoubleSpinBox,
@@ -112,9 +112,13 @@ class QuantityEdit(QDoubleSpinBox):
     def show_value(self, value: float) -> None:
         """Show a value that nobody typed; not while somebody is typing."""
         if not self.hasFocus() and self.value() != value:
-            self.blockSignals(True)
-            self.setValue(value)
-            self.blockSignals(False)
+            self.put_value(value)
+
+    def put_value(self, value: float) -> None:
+        """Show a value that nobody typed, whoever is typing."""
+        self.blockSignals(True)
+        self.setValue(value)
+        self.blockSignals(False)
 
     def textFromValue(self, value: float) -> str:
         return quantity(value, self._unit, 4 if self._ladder else 7)
@@ -233,6 +237,31 @@ class ConfirmBar(QFrame):
             # No key does anything to the window itself.
             before = self.window()
         before.setFocus()
+
+
+class ElidedLabel(QLabel):
+    """One line that never widens its window: what does not fit ends in an ellipsis, and all of it is the tool tip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setSizePolicy(QSizePolicy.Ignored, QSizePolicy.Preferred)
+
+    def setText(self, text: str) -> None:
+        super().setText(text)
+        self.setToolTip(text)
+
+    @property
+    def seen(self) -> str:
+        """What of the text can be read."""
+        return self.fontMetrics().elidedText(self.text(), Qt.ElideRight, self.contentsRect().width())
+
+    def paintEvent(self, event: Any) -> None:
+        painter = QPainter(self)
+        role = self.foregroundRole()
+        flags = int(Qt.AlignLeft | Qt.AlignVCenter)
+        self.style().drawItemText(
+            painter, self.contentsRect(), flags, self.palette(), self.isEnabled(), self.seen, role
+        )
 
 
 def heading(text: str) -> QLabel:

@@ -67,7 +67,7 @@ class Window(QMainWindow):
         self._seen_error = 0
         self._asked: Asked | None = None
         self._waiting_for: QWidget | None = None
-        self.camera = CameraPanel(self.owner, self.viewer, self.journal, self.folder)
+        self.camera = CameraPanel(self.owner, self.viewer, self.journal, self.folder, clock)
         self.light = LightPanel(self.owner)
         self.stage = StagePanel(self.owner, self.light)
         self.scan = ScanPanel(self.owner, self.planner, self.journal, clock, self.folder)
