@@ -16,6 +16,7 @@ from PyQt5.QtWidgets import (
     QDoubleSpinBox,
     QFileDialog,
     QFrame,
+    QGridLayout,
     QHBoxLayout,
     QLabel,
     QPushButton,
@@ -280,7 +281,8 @@ def button(text: str, tip: str, act: Callable[[], object], *, primary: bool = Fa
     """A push button; its tool tip says what happens and on which key."""
     made = QPushButton(text)
     made.setToolTip(tip)
-    made.setAccessibleName(text)
+    # Who hears the window hears words, no signs.
+    made.setAccessibleName(text if any(letter.isalpha() for letter in text) else tip.split(" (")[0])
     if primary:
         made.setObjectName("primary")
     made.clicked.connect(lambda: act())
@@ -298,19 +300,55 @@ def toggle(text: str, tip: str) -> QToolButton:
     return made
 
 
+class FileDialog(QFileDialog):
+    """Qt's own dialog (Esc has to reach the program), whose questions are bars inside it: Qt's would be modal boxes.
+
+    Args:
+        parent: whose window it belongs to.
+        title, folder, kinds: its title, where it begins, and its filter, "Runs (*.h5)".
+        save: whether the file is to be written.
+    """
+
+    def __init__(self, parent: QWidget, title: str, folder: Path, kinds: str, *, save: bool):
+        super().__init__(parent, title, str(folder), kinds)
+        self.setOption(QFileDialog.DontUseNativeDialog)
+        self.setOption(QFileDialog.DontUseCustomDirectoryIcons)
+        self.setOption(QFileDialog.DontConfirmOverwrite)
+        # Deleting asks in a modal box as well; who saves may want a new folder.
+        self.setOption(QFileDialog.ReadOnly, not save)
+        self.setAcceptMode(QFileDialog.AcceptSave if save else QFileDialog.AcceptOpen)
+        self.setFileMode(QFileDialog.AnyFile if save else QFileDialog.ExistingFile)
+        if save:
+            self.setDefaultSuffix(kinds.split("*.")[1].split(" ")[0].rstrip(")"))
+        self.setModal(False)
+        self.setAttribute(Qt.WA_DeleteOnClose)
+        self._save = save
+        self._agreed: Path | None = None
+        self.confirm = ConfirmBar()
+        grid = self.layout()
+        assert isinstance(grid, QGridLayout)
+        grid.addWidget(self.confirm, grid.rowCount(), 0, 1, grid.columnCount())
+
+    def accept(self) -> None:
+        """Take the file, once it is sure that it is the one that is meant."""
+        chosen = Path(self.selectedFiles()[0]) if self.selectedFiles() else None
+        if chosen is None or chosen.is_dir() or (chosen.is_file() != self._save) or chosen == self._agreed:
+            super().accept()
+        elif self._save:
+            self.confirm.ask(f"{chosen.name} exists already. Write over it?", "Write over", lambda: self._take(chosen))
+        else:
+            self.confirm.ask(f"{chosen} does not exist. Choose another file.", "Understood", lambda: None)
+
+    def _take(self, chosen: Path) -> None:
+        self._agreed = chosen
+        self.accept()
+
+
 def choose_file(
     parent: QWidget, title: str, folder: Path, kinds: str, then: Callable[[Path], object], *, save: bool = False
-) -> QFileDialog:
-    """Ask for a file without blocking anything; `then` gets it. Qt's own dialog: Esc has to reach the program."""
-    dialog = QFileDialog(parent, title, str(folder), kinds)
-    dialog.setOption(QFileDialog.DontUseNativeDialog)
-    dialog.setOption(QFileDialog.DontUseCustomDirectoryIcons)
-    dialog.setAcceptMode(QFileDialog.AcceptSave if save else QFileDialog.AcceptOpen)
-    dialog.setFileMode(QFileDialog.AnyFile if save else QFileDialog.ExistingFile)
-    if save:
-        dialog.setDefaultSuffix(kinds.split("*.")[1].split(" ")[0].rstrip(")"))
-    dialog.setModal(False)
-    dialog.setAttribute(Qt.WA_DeleteOnClose)
+) -> FileDialog:
+    """Ask for a file without blocking anything; `then` gets it."""
+    dialog = FileDialog(parent, title, folder, kinds, save=save)
     dialog.fileSelected.connect(lambda name: then(Path(name)))
     dialog.show()
     return dialog

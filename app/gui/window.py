@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -193,8 +194,14 @@ class Window(QMainWindow):
 
     def stop(self) -> None:
         """STOP: straight to the stage, in this thread."""
-        self.owner.stop()
-        self.journal.warning("STOP: the stage stands, a scan is aborted and can be resumed")
+        stop: Callable[[], object] = self.owner.stop
+        if stop() is False:
+            self.journal.error(
+                "STOP: the stage did not confirm it and MAY STILL BE MOVING: cut its power if it does;"
+                " a scan is aborted and can be resumed"
+            )
+        else:
+            self.journal.warning("STOP: the stage stands, a scan is aborted and can be resumed")
 
     def connect_bench(self, choice: Choice) -> None:
         """Open a profile's bench; nothing moves."""
@@ -379,7 +386,9 @@ class Window(QMainWindow):
         )
         complaint = remembered.save(self._path, self.settings)
         if complaint:
+            # The log's window is gone by now.
             self.journal.warning(complaint)
+            sys.stderr.write(f"{complaint}\n")
 
     def _remember_places(self) -> None:
         self.settings = replace(self.settings, geometry=_text(self.saveGeometry()), layout=_text(self.saveState()))

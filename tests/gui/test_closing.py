@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import pytest
 from PyQt5.QtCore import Qt
 
 from app.acquire.observer import RunState
@@ -128,6 +130,40 @@ def test_a_bad_settings_file_never_stops_the_start(qtbot, tmp_path, at_desk):
 def test_a_settings_folder_that_cannot_be_written_is_a_message(tmp_path):
     (tmp_path / "file").write_text("in the way")
     assert "cannot be written" in settings.save(tmp_path / "file" / "window.json", settings.Settings())
+
+
+def test_settings_that_cannot_be_written_are_told_to_who_started_the_window(at_desk, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    window = Window(at_desk.clock, tmp_path / "file" / "window.json")
+    window.show()
+    window.leave()
+    at_desk.until(lambda: not window.isVisible() and not window.owner.alive)
+    at_desk.until(lambda: window._finished)
+    assert "cannot be written" in capsys.readouterr().err
+    window.deleteLater()
+
+
+@pytest.mark.parametrize("name", ["deep", "x" * 300, "guarded"])
+def test_no_settings_file_raises(tmp_path, monkeypatch, name):
+    path = tmp_path / name
+    if name == "deep":
+        path.write_text("[" * 200_000)
+    elif name == "guarded":
+        # As a folder that may not be entered answers; root may enter all.
+        monkeypatch.setattr(Path, "read_text", refuse)
+        monkeypatch.setattr(Path, "exists", refuse)
+    found, complaint = settings.load(path)
+    assert found == settings.Settings()
+    assert "cannot be read" in complaint
+
+
+def refuse(path: Path, *_: object, **__: object) -> str:
+    raise PermissionError(13, "Permission denied", str(path))
+
+
+def test_a_settings_path_that_names_no_file_is_a_message(tmp_path):
+    assert "cannot be written" in settings.save(Path("/"), settings.Settings())
+    assert settings.load(tmp_path / "none") == (settings.Settings(), "")
 
 
 def test_good_values_of_a_partly_bad_file_are_kept(tmp_path):
