@@ -79,7 +79,7 @@ class CameraPanel(Panel):
         framed.setContentsMargins(0, 0, 0, 0)
         framed.setSpacing(GAP // 2)
         framed.addLayout(self._looking)
-        framed.addWidget(self.canvas)
+        framed.addWidget(self.canvas, 1)
         split.addWidget(left)
         split.addWidget(self.plots)
         split.setStretchFactor(0, 1)
@@ -194,10 +194,6 @@ class CameraPanel(Panel):
         self.fit = button("Fit", "Show the whole frame (0)", lambda: self.plot.autoRange(padding=0.01))
         self._display = QHBoxLayout()
         self._display.setSpacing(GAP)
-        for box in (self.scale, self.colours):
-            # The longest entry must not widen the window.
-            box.setSizeAdjustPolicy(QComboBox.AdjustToMinimumContentsLengthWithIcon)
-            box.setMinimumContentsLength(6)
         for widget in (self.scale, self.colours, self.lock, self.overlay, self.dark):
             self._display.addWidget(widget)
         self._display.addStretch()

@@ -64,7 +64,7 @@ class ProfilePlot(QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(GAP // 2)
         column.addLayout(row)
-        column.addWidget(self.canvas)
+        column.addWidget(self.canvas, 1)
         self.setMinimumWidth(220)
         self.choose(HISTOGRAM)
         self._show_axes(False)
