@@ -217,7 +217,7 @@ def test_images_that_are_there_and_not_stored_are_lost_as_well(followed, tmp_pat
 
 
 def test_a_run_that_nobody_follows_takes_the_place_of_the_one_before(followed, tmp_path):
-    live, source, image = followed
+    live, _, image = followed
     live._journal = Journal(SystemClock())
     live._hear(image())
     assert live.shown.name == "run.h5"
