@@ -193,6 +193,7 @@ def live(p: Photographer, folder: Path, speed: float) -> None:
     w.scan._edited()
     p.live(0, w.scan.begin.isEnabled)
     w.scan.begin.click()
+    w.scan.confirm.yes.click()
     w.show_panel("guest-0")
     p.live(0, lambda: panel.live.shown is not None and len(panel.live.shown.epochs) >= 24)
     p.take("calibration", panel)

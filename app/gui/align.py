@@ -13,6 +13,7 @@ from PyQt5.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QProgressBar, QVBo
 from app.bench.align import Alignment
 from app.bench.characterisation import CharacterisationError, default_path, save
 from app.errors import UsageError
+from app.gui.questions import outdated
 from app.gui.theme import GAP, Theme, style_plot
 from app.gui.widgets import ConfirmBar, Panel, QuantityEdit, button, faint, heading
 from app.live import alignment
@@ -116,13 +117,15 @@ class AlignPanel(Panel):
             plot.titleLabel.setText(plot.titleLabel.text, color=theme.faint, size="9pt")
 
     def refresh(self, bench: BenchState, age_s: float) -> None:
-        self._bench = bench
-        if bench.known is not None and bench.known is not self._known:
+        before, self._bench = self._bench, bench
+        if outdated(before, bench):
+            self.confirm.cancel()
+        if bench.known is not self._known:
             self._known = bench.known
-            self.y.show_value(bench.known.stage.centre_m[0])
-            self.x.show_value(bench.known.stage.centre_m[1])
-            self._show_moves([])
-            self._show_result(None)
+            self._forget()
+            if bench.known is not None:
+                self.y.show_value(bench.known.stage.centre_m[0])
+                self.x.show_value(bench.known.stage.centre_m[1])
         ready = bench.may_move
         for widget in (self.y, self.x, self.plan):
             widget.setEnabled(ready)
@@ -143,6 +146,16 @@ class AlignPanel(Panel):
             self._seen_result = result.number
             self._show_result(result.item)
         self.keep.setEnabled(self.result is not None and bench.idle)
+
+    def _forget(self) -> None:
+        """Nothing that was planned or measured on another bench holds for this one."""
+        self._start = None
+        # An answer that is still on its way came from the other bench.
+        plan, result = self._plans.newest(), self._results.newest()
+        self._seen_plan = 0 if plan is None else plan.number
+        self._seen_result = 0 if result is None else result.number
+        self._show_moves([])
+        self._show_result(None)
 
     def _show_moves(self, lines: list[str]) -> None:
         self.moves.setText("\n".join(f"· {line}" for line in lines) or "Not planned yet")

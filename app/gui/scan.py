@@ -8,6 +8,7 @@ from pathlib import Path
 from PyQt5.QtCore import Qt, QTimer
 from PyQt5.QtGui import QColor
 from PyQt5.QtWidgets import (
+    QDockWidget,
     QGridLayout,
     QHBoxLayout,
     QLabel,
@@ -20,10 +21,11 @@ from PyQt5.QtWidgets import (
 
 from app.acquire.observer import RunState
 from app.acquire.preflight import Severity
+from app.gui.questions import outdated
 from app.gui.scanform import ScanForm
 from app.gui.scanmap import ScanMap
 from app.gui.theme import DARK, GAP, Theme
-from app.gui.widgets import ConfirmBar, Panel, button, choose_file, data_size, duration, faint, heading, quantity
+from app.gui.widgets import ConfirmBar, Panel, button, choose_file, data_size, duration, faint, quantity
 from app.live import orders
 from app.live.journal import Journal
 from app.live.orders import Checked, ScanRequest
@@ -61,13 +63,19 @@ class ScanPanel(Panel):
         self._seen_plan = self._seen_check = 0
         self._planned: Planned | None = None
         self._checked: Checked[ScanRequest] | None = None
-        self._last_run: object = None
+        self._known_run: object = None
+        self._wants_run = False
+        self._asked: ScanRequest | None = None
         self.map = ScanMap(self._selection)
-        self.map.setMinimumHeight(220)
+        self.map.setMinimumHeight(200)
+        self.shown = faint()
+        self.shown.setWordWrap(True)
+        self.switch = button("Show the run", "The map shows what is planned, or the last run", self._switch)
         self.form = ScanForm(folder)
         self.form.changed.connect(self._edited)
         self.estimates = QGridLayout()
         self.estimates.setHorizontalSpacing(GAP * 2)
+        self.estimates.setVerticalSpacing(2)
         self.numbers: dict[str, QLabel] = {}
         places = {"Time": (0, 0, 1), "Frames": (0, 2, 1), "Travel": (1, 0, 1), "Disk": (1, 2, 1)}
         places |= {"Dose": (2, 0, 3), "Overlap": (3, 0, 3)}
@@ -104,8 +112,6 @@ class ScanPanel(Panel):
         column.setContentsMargins(0, 0, GAP, 0)
         column.setSpacing(GAP)
         column.addWidget(self.form)
-        column.addWidget(heading("This will take"))
-        column.addLayout(self.estimates)
         column.addStretch()
         scroll = QScrollArea()
         scroll.setWidget(inside)
@@ -123,7 +129,13 @@ class ScanPanel(Panel):
         whole.setContentsMargins(GAP * 3 // 2, GAP, GAP * 3 // 2, GAP)
         whole.setSpacing(GAP)
         whole.addWidget(self.map, 3)
+        mapped = QHBoxLayout()
+        mapped.addWidget(self.shown, 1)
+        mapped.addWidget(self.switch)
+        whole.addLayout(mapped)
         whole.addWidget(scroll, 5)
+        # Beside Start, in view whatever the window's size: what one is about to begin.
+        whole.addLayout(self.estimates)
         whole.addWidget(self.findings)
         whole.addWidget(self.confirm)
         whole.addLayout(run)
@@ -137,32 +149,41 @@ class ScanPanel(Panel):
 
     def refresh(self, bench: BenchState, age_s: float) -> None:
         before, self._bench = self._bench, bench
-        if bench.profile is not None and bench.profile is not before.profile:
-            self.form.show_profile(bench.profile)
-            self._checked = None
-            self._show_findings()
-            self._timer.start(0)
+        if outdated(before, bench):
+            self.confirm.cancel()
+        if bench.profile is not before.profile:
+            self._forget()
+            if bench.profile is not None:
+                self.form.show_profile(bench.profile)
+                self._timer.start(0)
         elif _devices(before) != _devices(bench) and bench.kind is not Kind.REPLAY:
             self._timer.start()
+        elif bench.idle and not before.idle and self._checked is None:
+            # What was typed meanwhile was planned, but no device could be asked.
+            self._timer.start()
+        # Answers to what is not asked for any more are not shown.
         plan = self._planner.answers.newest(self._seen_plan)
         if plan is not None:
             self._seen_plan = plan.number
-            self._show_planned(plan.item)
+            if plan.item.ask.request == self._request():
+                self._show_planned(plan.item)
         check = self._checks.newest(self._seen_check)
         if check is not None:
             self._seen_check = check.number
-            self._checked = check.item
-            self._show_findings()
+            if check.item.request == self._request():
+                self._checked = check.item
+                self._show_findings()
         self._show_run(before)
         self._enable()
 
     def _show_run(self, before: BenchState) -> None:
         """A run in progress, or the one that is replayed, is what the map shows; else what is being planned."""
         run, bench = self._bench.run, self._bench
-        shows_run = run is not None and (run.running or bench.kind is Kind.REPLAY or run.plan is self._last_run)
-        if run is not None and run.running and run.plan is not self._last_run:
-            self._last_run = run.plan
-            self.map.selected.clear()
+        another = run is not None and run.plan is not self._known_run
+        if run is not None and another:
+            self._known_run = run.plan
+            self._wants_run = True
+        shows_run = run is not None and (run.running or bench.kind is Kind.REPLAY or self._wants_run)
         if bench.kind is Kind.REPLAY and run is not None and self.form.path.text() != str(run.path):
             self.form.path.setText(str(run.path))
         if shows_run and run is not None:
@@ -170,8 +191,10 @@ class ScanPanel(Panel):
             self.map.show_progress(run.step, run.state is RunState.COMPLETED and bench.kind is not Kind.REPLAY)
         elif self._planned is not None:
             self.map.show_plan(self._planned.plan, self._planned.ask.known)
-        if before.run is not None and before.run.running and run is not None and not run.running:
+        over = run is not None and not run.running and bench.kind is not Kind.REPLAY
+        if over and (another or (before.run is not None and before.run.running)):
             self.form.offer_path(self._folder())
+            self._forget()
             self._timer.start(0)
 
     def _show_planned(self, planned: Planned) -> None:
@@ -232,17 +255,42 @@ class ScanPanel(Panel):
         self.abort.setEnabled(scanning)
         self.resume.setEnabled(bench.idle and not bound)
         self.form.setEnabled(not scanning and not bound)
-        finished = run is not None and run.state is RunState.COMPLETED and self._bench.kind is not Kind.REPLAY
         if self._planned is not None and self._planned.cost is not None:
             homing = "" if bench.stage.homed else " and homing"
             self.numbers["Time"].setText(duration(self._planned.cost.duration_s) + homing)
-        self.again.setEnabled(bool(finished) and bench.idle and bool(self.map.selected))
-        self.again.setText(f"Take {len(self.map.selected)} again" if self.map.selected else "Take again")
+        self._enable_again()
+        if self._asked is not None and not self.begin.isEnabled():
+            self.confirm.cancel()
+
+    def _enable_again(self) -> None:
+        """Points are those of the run: they are chosen, and taken again, only while the map shows that run."""
+        run, chosen, recorded = self._bench.run, len(self.map.selected), self._bench.kind is Kind.REPLAY
+        shown = run is not None and self.map.plan is run.plan
+        self.map.choosable = shown and not recorded
+        complete = run is not None and run.state is RunState.COMPLETED
+        self.again.setEnabled(shown and complete and not recorded and self._bench.idle and chosen > 0)
+        self.again.setText(f"Take {chosen} again" if chosen else "Take again")
+        told = run is not None and not recorded
+        self.shown.setVisible(told)
+        self.switch.setVisible(told and run is not None and not run.running)
+        if run is None or recorded:
+            return
+        self.shown.setToolTip(str(run.path))
+        if not shown:
+            words = "The plan. Points of the last run: show the run"
+        elif complete:
+            words = "The last run. Click points to take them again"
+        elif run.running:
+            words = "The run in progress"
+        else:
+            words = f"The last run, {run.state.value}: complete it to take points again"
+        self.shown.setText(words)
+        self.switch.setText("Show the plan" if self._wants_run else "Show the run")
 
     def _checked_well(self) -> bool:
-        """Whether what is asked for now has been checked and can be done."""
+        """Whether what is asked for now has been planned and checked and can be done."""
         checked = self._checked
-        if checked is None or checked.error or checked.request != self._request():
+        if checked is None or self._planned is None or checked.error or checked.request != self._request():
             return False
         return not any(finding.severity is Severity.ERROR for finding in checked.findings)
 
@@ -252,14 +300,30 @@ class ScanPanel(Panel):
         return self.form.request()
 
     def _edited(self) -> None:
-        self._last_run = None
+        self._wants_run = False
+        self.confirm.cancel()
+        self._forget()
         self._enable()
         self._timer.start()
+
+    def _forget(self) -> None:
+        """What was planned and checked is not what is asked for any more."""
+        self._planned = self._checked = None
+        self._show_numbers("…" if self._bench.name and self._bench.kind is not Kind.REPLAY else "–")
+        self._show_findings()
+
+    def _show_numbers(self, words: str) -> None:
+        for label in self.numbers.values():
+            label.setText(words)
+
+    def _switch(self) -> None:
+        self._wants_run = not self._wants_run
 
     def _think(self) -> None:
         request = self.form.request()
         if request is None:
             if self.form.error:
+                self._show_numbers("–")
                 self._checked = Checked(self.form.last, error=self.form.error) if self.form.last else None
                 self._show_findings()
             return
@@ -270,9 +334,36 @@ class ScanPanel(Panel):
         self._planner.ask(Ask(request, changed, self._bench.stage.info))
 
     def _start(self) -> None:
-        request = self._request()
-        if request is not None and self._checked_well():
+        request, planned = self._request(), self._planned
+        if request is None or planned is None or not self._checked_well():
+            return
+        homed = self._bench.stage.homed
+        if homed and not self.visibleRegion().isEmpty():
             self._owner.give(orders.scan(request))
+            return
+        # From another panel by key nobody sees what would begin, and homing goes to the ends of the travel.
+        self._come_to_front()
+        takes = f"{self.numbers['Frames'].text()} frames, {self.numbers['Time'].text()}."
+        self.confirm.ask(
+            f"Scan? {takes}" if homed else f"Home both axes and scan? {takes} Look that nothing is in their way.",
+            "Scan" if homed else "Home and scan",
+            lambda: self._answered(request),
+            self._not_asked,
+        )
+        self._asked = request
+
+    def _answered(self, request: ScanRequest) -> None:
+        self._not_asked()
+        self._owner.give(orders.scan(request))
+
+    def _not_asked(self) -> None:
+        self._asked = None
+
+    def _come_to_front(self) -> None:
+        dock = self.parentWidget()
+        if isinstance(dock, QDockWidget):
+            dock.show()
+            dock.raise_()
 
     def _pause(self) -> None:
         if self._bench.run is not None and self._bench.run.state is RunState.PAUSED:

@@ -10,18 +10,16 @@ from pydantic import ValidationError
 from PyQt5.QtCore import pyqtSignal
 from PyQt5.QtWidgets import (
     QCheckBox,
-    QComboBox,
-    QDoubleSpinBox,
     QGridLayout,
     QHBoxLayout,
     QLineEdit,
     QPushButton,
-    QSpinBox,
     QVBoxLayout,
     QWidget,
 )
 
 from app.acquire.scan import Label
+from app.gui.still import StillComboBox, StillDoubleSpinBox, StillSpinBox
 from app.gui.theme import GAP
 from app.gui.widgets import QuantityEdit, button, choose_file, faint, quantity
 from app.live.orders import ScanRequest
@@ -51,14 +49,14 @@ class ScanForm(QWidget):
         self._kept: tuple[tuple[object, ...], ScanRequest | None] | None = None
         self.error = ""
         self.last: ScanRequest | None = None
-        self.mode = QComboBox()
+        self.mode = StillComboBox()
         self.mode.addItems([SINGLE, LOW_DOSE])
         self.mode.setToolTip("Single trajectory: bright frame and series at each point. Low dose: no bright scan")
         self.positions = _whole(1, 100_000, "Points of the Fermat spiral")
-        self.overlap = QDoubleSpinBox()
+        self.overlap = StillDoubleSpinBox()
         self.overlap.setRange(0, 99)
         self.overlap.setDecimals(1)
-        self.overlap.setButtonSymbols(QDoubleSpinBox.NoButtons)
+        self.overlap.setButtonSymbols(StillDoubleSpinBox.NoButtons)
         self.overlap.setMinimumWidth(56)
         self.overlap.setSuffix(" %")
         self.overlap.setToolTip("Linear: 1 - mean distance of nearest neighbours / diameter of the illumination")
@@ -87,10 +85,12 @@ class ScanForm(QWidget):
         self.notes = QLineEdit()
         self.notes.setPlaceholderText("Notes, stored with the run")
         self._lay_out()
-        for spin in (self.positions, self.overlap, self.evaluation, self.darks, self.empty, self.passes):
-            spin.setKeyboardTracking(False)
+        for spin in (self.positions, self.overlap, self.evaluation, self.darks, self.empty, self.passes, self.bright):
+            # Each key counts: what is on the screen is what is checked and what would be started.
+            spin.setKeyboardTracking(True)
             spin.valueChanged.connect(lambda _: self.changed.emit())
-        self.bright.edited.connect(lambda _: self.changed.emit())
+            spin.lineEdit().textChanged.connect(lambda _: self.changed.emit())
+            spin.editingFinished.connect(self._finished)
         for text in (self.series, self.path, self.sample, self.notes):
             text.textEdited.connect(lambda _: self.changed.emit())
         self.after.toggled.connect(lambda _: self.changed.emit())
@@ -171,9 +171,17 @@ class ScanForm(QWidget):
             self._kept = (own, self._made())
         return self._kept[1]
 
+    @property
+    def _spins(self) -> dict[str, StillSpinBox | StillDoubleSpinBox | QuantityEdit]:
+        """The fields with a number, by their names, as far as they are asked for."""
+        own = self.passes if self.mode.currentText() == LOW_DOSE else self.bright
+        fields = (self.positions, self.overlap, self.evaluation, self.darks, self.empty, own)
+        return {field.accessibleName(): field for field in fields}
+
     def _values(self) -> tuple[object, ...]:
         return (
             id(self._profile),
+            tuple(spin.text() for spin in self._spins.values() if not spin.hasAcceptableInput()),
             self.mode.currentText(),
             self.positions.value(),
             self.overlap.value(),
@@ -202,6 +210,11 @@ class ScanForm(QWidget):
         if not self.path.text().strip():
             self.error = "scan: give the run file a name"
             return None
+        for name, spin in self._spins.items():
+            if not spin.hasAcceptableInput():
+                low, high = (spin.textFromValue(limit) for limit in (spin.minimum(), spin.maximum()))
+                self.error = f"scan: {name.lower()} {spin.text()!r} is no number from {low} to {high}"
+                return None
         try:
             scan = self._scan_profile(self._profile.scan)
         except ValidationError as error:
@@ -255,6 +268,11 @@ class ScanForm(QWidget):
         return tuple(found)
 
     # ---- What a person does ------------------------------------------------------------------------------------------
+
+    def _finished(self) -> None:
+        """A field that is left takes back what is no number."""
+        if self._kept is not None and self._kept[0] != self._values():
+            self.changed.emit()
 
     def _mode_changed(self) -> None:
         low_dose = self.mode.currentText() == LOW_DOSE
@@ -328,10 +346,10 @@ def unused_name(folder: Path) -> Path:
     return path
 
 
-def _whole(low: int, high: int, tip: str) -> QSpinBox:
-    spin = QSpinBox()
+def _whole(low: int, high: int, tip: str) -> StillSpinBox:
+    spin = StillSpinBox()
     spin.setRange(low, high)
-    spin.setButtonSymbols(QSpinBox.NoButtons)
+    spin.setButtonSymbols(StillSpinBox.NoButtons)
     spin.setMinimumWidth(56)
     spin.setToolTip(tip)
     return spin

@@ -22,6 +22,10 @@ class ScanMap(pg.PlotWidget):
 
     Args:
         chosen: called when the choice of points changes.
+
+    Attributes:
+        selected: the points that were chosen; of the plan that is shown, none of another.
+        choosable: whether points can be chosen.
     """
 
     def __init__(self, chosen: Callable[[], object]):
@@ -36,6 +40,7 @@ class ScanMap(pg.PlotWidget):
         self._half_m = 1.0
         self._light = self._lit = np.zeros((GRID, GRID), np.int32)
         self.selected: set[int] = set()
+        self.choosable = False
         plot = self.getPlotItem()
         plot.setMenuEnabled(False)
         plot.hideButtons()
@@ -56,12 +61,17 @@ class ScanMap(pg.PlotWidget):
         self.dots.sigClicked.connect(self._clicked)
         self.setToolTip("Grey: illumination at each point. Orange: evaluation points. Green: done. Click: take again")
 
+    @property
+    def plan(self) -> Plan | None:
+        """What is shown."""
+        return self._plan
+
     def show_plan(self, plan: Plan | None, profile: Profile | None) -> None:
         """Draw a plan; the same one is not drawn again."""
         if plan is self._plan:
             return
         self._plan = plan
-        self.selected = {point for point in self.selected if plan is not None and point < len(plan.positions_m)}
+        self.selected.clear()
         self._done, self._current = frozenset(), None
         if plan is None or profile is None:
             self._points = np.zeros((0, 2))
@@ -159,6 +169,8 @@ class ScanMap(pg.PlotWidget):
             )
 
     def _clicked(self, _: object, spots: list) -> None:
+        if not self.choosable:
+            return
         for spot in spots[:1]:
             self.selected ^= {int(spot.data())}
         self._draw()

@@ -143,6 +143,13 @@ class Desk:
     def messages(self) -> str:
         return "\n".join(message.text for message in self.window.journal.since(0))
 
+    def start_scan(self) -> None:
+        """Start, and say yes when it asks: it does before it homes, and when nobody sees its panel."""
+        scan = self.window.scan
+        self.click(scan.begin)
+        if scan.confirm.isVisibleTo(scan):
+            self.click(scan.confirm.yes)
+
     def ready_to_scan(self, path: Path) -> None:
         """Type the name of the run file and wait for the checks."""
         self.window.show_panel("scan")

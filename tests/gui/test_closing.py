@@ -17,7 +17,7 @@ from tests.gui.rigs import SLOW, Desk
 def scanning(desk: Desk, path) -> None:
     desk.connect(30.0)
     desk.ready_to_scan(path)
-    desk.click(desk.window.scan.begin)
+    desk.start_scan()
     desk.until(lambda: desk.bench.run is not None and desk.bench.run.done > 3)
 
 

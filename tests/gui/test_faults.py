@@ -88,7 +88,7 @@ def test_a_camera_that_dies_in_a_scan_leaves_a_failed_run_that_reconnecting_resu
     at_desk.connect(camera=lambda camera: FaultyCamera(camera, Fault("acquire", 15, dead)))
     at_desk.ready_to_scan(tmp_path / "run.h5")
     window = at_desk.window
-    at_desk.click(window.scan.begin)
+    at_desk.start_scan()
     at_desk.until(lambda: at_desk.bench.run is not None and at_desk.bench.run.state is RunState.FAILED)
     at_desk.until(lambda: lamp(at_desk, "camera") is Health.FAULT)
     assert "sent no frame" in at_desk.bench.run.error

@@ -52,8 +52,8 @@ class LiveDesk:
     def scan(self, path: Path, speed: float = 300.0) -> None:
         self.desk.connect(speed)
         self.desk.ready_to_scan(path)
+        self.desk.start_scan()
         self.desk.window.show_panel("guest-0")
-        self.desk.click(self.desk.window.scan.begin)
         self.desk.until(lambda: self.desk.bench.run is not None)
 
     def finish(self) -> None:

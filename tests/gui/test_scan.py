@@ -25,7 +25,7 @@ def test_a_whole_scan_driven_by_clicks_is_the_scan_of_the_command_line(at_desk, 
     at_desk.ready_to_scan(tmp_path / "run.h5")
     at_desk.bot.keyClicks(at_desk.window.scan.form.sample, "digit on glass")
     at_desk.bot.keyClicks(at_desk.window.scan.form.notes, "from the window")
-    at_desk.click(at_desk.window.scan.begin)
+    at_desk.start_scan()
     at_desk.until(lambda: at_desk.bench.run is not None)
     run_to_the_end(at_desk)
     assert at_desk.bench.run.state is RunState.COMPLETED
@@ -44,7 +44,7 @@ def test_pause_holds_the_scan_and_continue_completes_it(at_desk, tmp_path):
     at_desk.connect(speed=30.0)
     at_desk.ready_to_scan(tmp_path / "run.h5")
     scan = at_desk.window.scan
-    at_desk.click(scan.begin)
+    at_desk.start_scan()
     at_desk.until(lambda: at_desk.bench.run is not None and at_desk.bench.run.done > 0)
     at_desk.click(scan.pause)
     at_desk.until(lambda: at_desk.bench.run.state is RunState.PAUSED)
@@ -72,7 +72,7 @@ def test_an_aborted_scan_is_resumed_and_is_the_same_measurement(at_desk, tmp_pat
     at_desk.connect(speed=30.0)
     at_desk.ready_to_scan(tmp_path / "run.h5")
     scan = at_desk.window.scan
-    at_desk.click(scan.begin)
+    at_desk.start_scan()
     # In the darks: no visit to a point is interrupted, so that the rest must be equal to the last bit.
     at_desk.until(lambda: at_desk.bench.run is not None and at_desk.bench.run.done > 0)
     at_desk.click(scan.abort)
@@ -95,7 +95,7 @@ def test_points_are_taken_again_by_clicking_them(at_desk, tmp_path):
     at_desk.connect()
     at_desk.ready_to_scan(tmp_path / "run.h5")
     scan = at_desk.window.scan
-    at_desk.click(scan.begin)
+    at_desk.start_scan()
     at_desk.until(lambda: at_desk.bench.run is not None)
     run_to_the_end(at_desk)
     point = next(spot for spot in scan.map.dots.points() if spot.data() == 4)
@@ -138,7 +138,7 @@ def test_numbers_of_the_form_make_the_plan(at_desk, tmp_path):
 def test_a_second_scan_is_refused_while_one_runs(at_desk, tmp_path):
     at_desk.connect(speed=30.0)
     at_desk.ready_to_scan(tmp_path / "run.h5")
-    at_desk.click(at_desk.window.scan.begin)
+    at_desk.start_scan()
     at_desk.until(lambda: at_desk.bench.activity.doing is Doing.SCANNING)
     at_desk.until(lambda: not at_desk.window.scan.begin.isEnabled())
     from app.live import orders
@@ -178,7 +178,7 @@ def test_a_person_who_holds_the_shutter_is_asked_in_the_window(at_desk, tmp_path
     at_desk.connect(profile=manual_light(tmp_path))
     at_desk.ready_to_scan(tmp_path / "run.h5")
     confirm = at_desk.window.notices.confirm
-    at_desk.click(at_desk.window.scan.begin)
+    at_desk.start_scan()
     at_desk.until(confirm.isVisible)
     assert "block the beam" in confirm.words
     at_desk.click(confirm.yes)
@@ -191,7 +191,7 @@ def test_a_person_who_holds_the_shutter_is_asked_in_the_window(at_desk, tmp_path
 def test_an_abort_ends_the_question(at_desk, tmp_path):
     at_desk.connect(profile=manual_light(tmp_path))
     at_desk.ready_to_scan(tmp_path / "run.h5")
-    at_desk.click(at_desk.window.scan.begin)
+    at_desk.start_scan()
     at_desk.until(at_desk.window.notices.confirm.isVisible)
     at_desk.click(at_desk.window.scan.abort)
     run_to_the_end(at_desk)
@@ -202,7 +202,7 @@ def test_an_abort_ends_the_question(at_desk, tmp_path):
 def test_a_beam_that_nobody_blocked_is_told(at_desk, tmp_path):
     at_desk.connect(profile=manual_light(tmp_path))
     at_desk.ready_to_scan(tmp_path / "run.h5")
-    at_desk.click(at_desk.window.scan.begin)
+    at_desk.start_scan()
     at_desk.until(at_desk.window.notices.confirm.isVisible)
     at_desk.click(at_desk.window.notices.confirm.no)
     run_to_the_end(at_desk)

@@ -94,7 +94,7 @@ def test_escape_stops_homing(at_desk):
 def test_stop_in_a_scan_leaves_a_run_that_can_be_resumed(at_desk, tmp_path):
     at_desk.connect(30.0)
     at_desk.ready_to_scan(tmp_path / "run.h5")
-    at_desk.click(at_desk.window.scan.begin)
+    at_desk.start_scan()
     at_desk.until(lambda: at_desk.bench.run is not None and at_desk.bench.run.done > 3)
     at_desk.bot.keyClick(at_desk.window, Qt.Key_Escape)
     at_desk.until(lambda: at_desk.bench.idle and not at_desk.bench.run.running)
