@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyqtgraph as pg
 from PyQt5.QtCore import Qt
@@ -14,7 +13,6 @@ from PyQt5.QtWidgets import (
     QButtonGroup,
     QCheckBox,
     QComboBox,
-    QDoubleSpinBox,
     QGridLayout,
     QHBoxLayout,
     QLabel,
@@ -39,6 +37,7 @@ from app.gui.livepictures import (
     heat,
     icon_of,
 )
+from app.gui.still import StillComboBox, StillDoubleSpinBox
 from app.gui.theme import DARK, GAP, Theme
 from app.gui.widgets import Panel, button, faint, quantity, toggle
 from app.live.owner import DeviceOwner
@@ -54,21 +53,6 @@ CLOSING_S = 2.0
 """What has come is stored within so long when the window closes."""
 OWN_DECODER = "of the profile"
 NUMBERS = ("Frames", "Photons counted", "Mean deviation", "Success", "Expected", "Time")
-
-
-class Still:
-    """Leaves the mouse wheel to whatever scrolls: on its way over the panel it changes nothing in mid-scan."""
-
-    def wheelEvent(self, event: Any) -> None:
-        event.ignore()
-
-
-class StillChoice(Still, QComboBox):
-    """A choice."""
-
-
-class StillNumber(Still, QDoubleSpinBox):
-    """A number."""
 
 
 class LivePanel(Panel):
@@ -113,17 +97,16 @@ class LivePanel(Panel):
         self.follow.setChecked(self.live.wanted)
         self.follow.toggled.connect(self.live.follow)
         self.again = button("Reconstruct", "The recorded run as far as it has been shown", self._again, primary=True)
-        self.decoder = StillChoice()
+        self.decoder = StillComboBox()
         self.decoder.addItems([OWN_DECODER, *shipped_decoders()])
         self.decoder.setToolTip("What the object is looked for in")
         self.decoder.setAccessibleName("Decoder")
-        self.pose = StillChoice()
+        self.pose = StillComboBox()
         self.pose.addItems(["free", "known"])
         self.pose.setToolTip("Free: the sample was put in by hand. Known: it sits where the decoder draws it")
         self.pose.setAccessibleName("Pose")
         for box, letters in ((self.decoder, 9), (self.pose, 4)):
             box.setMinimumContentsLength(letters)
-            box.setFocusPolicy(Qt.StrongFocus)
             box.setSizeAdjustPolicy(QComboBox.AdjustToMinimumContentsLengthWithIcon)
             box.currentTextChanged.connect(lambda _: self._choose())
         self.until = QCheckBox("Enough: recovered and σ at most")
@@ -131,8 +114,7 @@ class LivePanel(Panel):
             "A low-dose scan ends between two points as soon as its newest image is recovered with this mean "
             "deviation; a single trajectory under an earlier calibration leaves out the exposures from such a one on"
         )
-        self.sigma = StillNumber()
-        self.sigma.setFocusPolicy(Qt.StrongFocus)
+        self.sigma = StillDoubleSpinBox()
         self.sigma.setRange(0.01, 0.5)
         self.sigma.setSingleStep(0.01)
         self.sigma.setDecimals(3)
