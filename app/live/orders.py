@@ -276,7 +276,11 @@ def _left(path: Path) -> tuple[int, ...]:
 
 
 def _taken_again(owner: DeviceOwner, path: Path, points: Sequence[int], whole: bool) -> None:
-    for point in points:
+    for place, point in enumerate(points):
+        if owner.stopped() or owner.aborted:
+            left = ", ".join(str(other) for other in points[place:])
+            owner.journal.warning(f"scan: aborted, not taken again: {left}, {path}")
+            return
         made = replace(Scan.interrupted(path, devices=owner.setup.devices), retaken=point, whole=whole)
         outcome = _carried_out(owner, made)
         owner.journal.info(f"scan: point {point} taken again, {outcome.value}, {path}")
