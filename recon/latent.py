@@ -52,7 +52,8 @@ class LatentSettings:
         mended: draws from the Laplace mixture at which the sketch is mended.
         proposals: draws from it that are weighed.
         chains: those that go on as chains.
-        settling: first moves of each chain, which find their length.
+        settling: first moves of each chain, which find their length and leave the proposals behind. Two are too few:
+            at 300 photons the truth's area of strokes then had a mean rank of 0.56 among the draws, after four 0.50.
         decisions: how often the decoder accepts or refuses what a chain has come to, before its state is kept for the
             result, and again before it is kept a second time.
         leaps: gradients of the stand-in between two decisions.
@@ -67,7 +68,7 @@ class LatentSettings:
     mended: int = 192
     proposals: int = 768
     chains: int = 128
-    settling: int = 2
+    settling: int = 4
     decisions: int = 2
     leaps: int = 3
     seed: int = 0

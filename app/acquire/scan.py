@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib import metadata
@@ -16,18 +16,19 @@ from app.acquire.plan import Plan, Stream
 from app.acquire.planning import make_low_dose_plan, make_plan
 from app.acquire.preflight import Finding, Severity, preflight, require
 from app.acquire.runner import Runner
-from app.bench.characterisation import SAME_GAIN_DB, Measured, electrons_per_adu, parse
+from app.acquire.sameness import asked, other_devices
+from app.bench.characterisation import Measured, electrons_per_adu, parse
 from app.bench.darks import SensorGuess, guess_of
 from app.devices import Devices, open_devices
 from app.profile import Profile
 from app.runs import stored_plan
-from drivers.base import CameraInfo, HasNodeMap, StageInfo
+from drivers.base import CameraInfo, HasNodeMap
 from drivers.manual import Ask, nobody
 from recon.dataset import DatasetError, Geometry
 from recon.files.dark_sets import read_dark_set
 from recon.files.darks import DarkSummary
-from recon.files.layout import SAME_LEVEL_ADU, CameraRecord, RunDescription, StageRecord
-from recon.files.read import RunFile, open_run
+from recon.files.layout import CameraRecord, RunDescription, StageRecord
+from recon.files.read import open_run
 from recon.files.reuse import Source, differences
 from recon.files.write import RunWriter
 
@@ -184,38 +185,14 @@ def check(
         resume=resume,
         gain=lambda camera: electrons_per_adu(measured, camera),
     )
-    if measured is not None and not any(f.severity is Severity.ERROR for f in findings):
-        differences = measured.differences(devices.camera.info, devices.stage.info)
-        findings += [Finding(Severity.ERROR, line) for line in differences]
-    return findings
+    known_devices = asked(devices)
+    if measured is None or known_devices is None:
+        return findings
+    return [*_errors(measured.differences(*known_devices)), *findings]
 
 
-def other_devices(run: RunFile, camera: CameraInfo, stage: StageInfo) -> list[str]:
-    """How the devices differ from those that an interrupted run was begun with, one line each."""
-    own, region = run.camera, camera.region
-    stage_model, stage_serial = run.stage
-    found = []
-    for what, recorded, connected in (
-        ("camera", f"{own.model} {own.serial}", f"{camera.model} {camera.serial}"),
-        ("stage", f"{stage_model} {stage_serial}", f"{stage.model} {stage.serial}"),
-    ):
-        if recorded != connected:
-            found.append(f"was begun with {what} {recorded}, connected is {connected}; connect the former")
-    if abs(own.gain_db - camera.gain_db) > SAME_GAIN_DB:
-        found.append(f"was begun at a gain of {own.gain_db:g} dB, the camera has {camera.gain_db:g} dB; set it back")
-    if abs(own.black_level_adu - camera.black_level_adu) > SAME_LEVEL_ADU:
-        found.append(
-            f"was begun at a black level of {own.black_level_adu:g} adu, the camera has {camera.black_level_adu:g} "
-            "adu; set it back"
-        )
-    if own.bit_depth not in (None, camera.bit_depth):
-        found.append(f"was begun with {own.bit_depth} bits, the camera has {camera.bit_depth}; set them back")
-    present = (region.top, region.left, region.rows, region.columns)
-    if own.region != present:
-        found.append(
-            f"was begun with region (top, left, rows, columns) {own.region}, the camera has {present}; set it back"
-        )
-    return [f"{run.path}: {line}, or begin a new scan" for line in found]
+def _errors(lines: Sequence[str]) -> list[Finding]:
+    return [Finding(Severity.ERROR, line) for line in lines]
 
 
 def _to_stderr(line: str) -> None:
@@ -386,10 +363,11 @@ class Scan:
         for source in (self.calibration, self.lent):
             if source is not None:
                 findings += self._same_bench(source)
-        if self.resume and not any(f.severity is Severity.ERROR for f in findings):
+        known_devices = asked(self.devices)
+        if self.resume and known_devices is not None and self.path.is_file():
             with open_run(self.path) as run:
-                lines = other_devices(run, self.devices.camera.info, self.devices.stage.info)
-            findings += [Finding(Severity.ERROR, line) for line in lines]
+                # First: a camera that is set otherwise is why it would be too bright, or its frames have another shape.
+                findings = [*_errors(other_devices(run, *known_devices)), *findings]
         return findings
 
     def _preflight(self) -> None:
