@@ -94,7 +94,7 @@ class ScanPanel(Panel):
         self.findings.setSelectionMode(QListWidget.NoSelection)
         self.findings.setFixedHeight(44)
         self.confirm = ConfirmBar()
-        self.begin = button("Start scan", "Homes if needed, then scans (Ctrl+Return)", self._start, primary=True)
+        self.begin = button("Start scan", "Scans; asks before it homes (Ctrl+Return)", self._start, primary=True)
         self.pause = button("Pause", "Wait before the next step (Ctrl+P); goes on where it was", self._pause)
         self.abort = button("Abort", "End the scan now; it can be resumed", owner.abort)
         self.resume = button("Resume…", "Complete a run that was interrupted", self._ask_resume)
@@ -277,7 +277,7 @@ class ScanPanel(Panel):
             return
         self.shown.setToolTip(str(run.path))
         if not shown:
-            words = "The plan. Points of the last run: show the run"
+            words = "The plan. To take points again, show the run"
         elif complete:
             words = "The last run. Click points to take them again"
         elif run.running:
@@ -334,8 +334,12 @@ class ScanPanel(Panel):
         self._planner.ask(Ask(request, changed, self._bench.stage.info))
 
     def _start(self) -> None:
-        request, planned = self._request(), self._planned
-        if request is None or planned is None or not self._checked_well():
+        request = self._request()
+        if request is None or not self._checked_well():
+            return
+        if self._asked is not None:
+            # The key once more, or held down, is no answer.
+            self.confirm.no.setFocus()
             return
         homed = self._bench.stage.homed
         if homed and not self.visibleRegion().isEmpty():

@@ -19,6 +19,8 @@ import hashlib
 import io
 import os
 import struct
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,12 +32,14 @@ import numpy as np
 
 from recon.dataset import DatasetError
 from recon.files.disk import fsync
-from recon.files.opening import open_for_writing
+from recon.files.opening import LOOK_S, PATIENCE_S, open_for_writing
 
 MAGIC = b"ptychoscope journal 1\n"
 SUFFIX = ".journal"
 PAGE = 4096
 """Bytes that are looked at together: a page that was touched is held in memory."""
+_STORING = threading.RLock()
+"""Held while this process stores into a run or opens one."""
 _HEAD, _PIECE = struct.Struct("<QQQ"), struct.Struct("<QQ")
 
 Fault = Callable[[str], None]
@@ -307,10 +311,7 @@ def changing(path: Path, fault: Fault = no_fault) -> Iterator[h5py.File]:
         OSError: no such file, in use elsewhere, or the disk is full.
     """
     recover(path)
-    # HDF5 knows who in this process still reads it, and waits for them.
-    open_for_writing(path).close()
-    with path.open("r+b", buffering=0) as raw:
-        _lock(raw)
+    with _held(path) as raw:
         overlay = Overlay(raw)
         with h5py.File(overlay, "r+") as file:
             yield file
@@ -319,6 +320,32 @@ def changing(path: Path, fault: Fault = no_fault) -> Iterator[h5py.File]:
         except OSError as error:
             number = error.errno or errno.EIO
             raise OSError(number, os.strerror(number), str(path)) from error
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Opening a run in this block waits for what this process is storing."""
+    with _STORING:
+        yield
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[BinaryIO]:
+    """The file, locked; who reads it in this process is waited for, as `open_for_writing` does."""
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        # HDF5 knows who in this process still reads it, also where files have no locks.
+        open_for_writing(path).close()
+        with _STORING, path.open("r+b", buffering=0) as raw:
+            try:
+                _lock(raw)
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise
+            else:
+                yield raw
+                return
+        time.sleep(LOOK_S)
 
 
 def _lock(file: BinaryIO) -> None:

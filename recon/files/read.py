@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.dataset import DatasetError, Geometry, Ptychogram, Truth
-from recon.files.journal import recover
+from recon.files.journal import recover, undisturbed
 from recon.streaming import Electrons, Streamed
 
 from . import schema
@@ -76,9 +76,10 @@ def open_hdf5(path: Path) -> h5py.File:
     """An HDF5 file for reading only. Raises `DatasetError`."""
     if not path.is_file():
         raise DatasetError(f"{path}: does not exist or is not a file; check the name")
-    recover(path)
     try:
-        return h5py.File(path, "r")
+        with undisturbed():
+            recover(path)
+            return h5py.File(path, "r")
     except BlockingIOError:
         raise DatasetError(f"{path}: another process is writing it; wait until the scan has ended") from None
     except OSError as error:

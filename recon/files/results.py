@@ -21,7 +21,7 @@ from recon.errorbars import Uncertainty
 from recon.files.journal import changing
 
 from . import schema
-from .read import open_run
+from .read import open_hdf5, open_run
 from .skeleton import put, put_text
 
 
@@ -86,7 +86,7 @@ def store_calibration(path: Path | str, calibration: StoredCalibration) -> None:
 def load_calibration(path: Path | str) -> StoredCalibration | None:
     """The calibration in a run, or None. Raises `DatasetError` as `open_run`."""
     open_run(path).close()
-    with h5py.File(path, "r") as file:
+    with open_hdf5(Path(path)) as file:
         entry = file[schema.entry_name(1)]
         if schema.CALIBRATION not in entry:
             return None
@@ -169,7 +169,7 @@ def load_result(
 ) -> tuple[dict[str, NDArray], dict[str, Any]] | None:
     """The arrays and settings that `store_result` wrote, or None. Raises `DatasetError` as `open_run`."""
     open_run(path).close()
-    with h5py.File(path, "r") as file:
+    with open_hdf5(Path(path)) as file:
         group = file.get(f"{schema.entry_name(entry)}/{name}")
         if group is None:
             return None

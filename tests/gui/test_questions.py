@@ -38,6 +38,9 @@ def test_a_scan_from_another_panel_asks_and_shows_what_it_asks(at_desk, tmp_path
     at_desk.until(lambda: not scan.confirm.visibleRegion().isEmpty())
     assert scan.confirm.words.startswith("Scan?" if homed else "Home both axes and scan?")
     assert f"{scan.numbers['Frames'].text()} frames, " in scan.confirm.words
+    press_key(at_desk)
+    assert scan.confirm.isVisibleTo(scan)
+    assert at_desk.bench.idle
     at_desk.click(scan.confirm.no)
     at_desk.until(scan.begin.isEnabled)
     assert at_desk.stage.motions == motions
