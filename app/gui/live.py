@@ -3,6 +3,7 @@ whether it can be believed."""
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from PyQt5.QtWidgets import (
     QButtonGroup,
     QCheckBox,
     QComboBox,
-    QDoubleSpinBox,
     QGridLayout,
     QHBoxLayout,
     QLabel,
@@ -22,6 +22,7 @@ from PyQt5.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+from safetensors import SafetensorError, safe_open
 
 import recon
 from app.gui.livepictures import (
@@ -36,6 +37,7 @@ from app.gui.livepictures import (
     heat,
     icon_of,
 )
+from app.gui.still import StillComboBox, StillDoubleSpinBox
 from app.gui.theme import DARK, GAP, Theme
 from app.gui.widgets import Panel, button, faint, quantity, toggle
 from app.live.owner import DeviceOwner
@@ -69,6 +71,7 @@ class LivePanel(Panel):
         self._theme = DARK
         self._chosen: float | None = None
         self._page: bool | None = None
+        self._begun: Shown | None = None
         self._build()
         self.restyle(DARK)
         self._aim()
@@ -94,11 +97,11 @@ class LivePanel(Panel):
         self.follow.setChecked(self.live.wanted)
         self.follow.toggled.connect(self.live.follow)
         self.again = button("Reconstruct", "The recorded run as far as it has been shown", self._again, primary=True)
-        self.decoder = QComboBox()
+        self.decoder = StillComboBox()
         self.decoder.addItems([OWN_DECODER, *shipped_decoders()])
         self.decoder.setToolTip("What the object is looked for in")
         self.decoder.setAccessibleName("Decoder")
-        self.pose = QComboBox()
+        self.pose = StillComboBox()
         self.pose.addItems(["free", "known"])
         self.pose.setToolTip("Free: the sample was put in by hand. Known: it sits where the decoder draws it")
         self.pose.setAccessibleName("Pose")
@@ -111,7 +114,7 @@ class LivePanel(Panel):
             "A low-dose scan ends between two points as soon as its newest image is recovered with this mean "
             "deviation; a single trajectory under an earlier calibration leaves out the exposures from such a one on"
         )
-        self.sigma = QDoubleSpinBox()
+        self.sigma = StillDoubleSpinBox()
         self.sigma.setRange(0.01, 0.5)
         self.sigma.setSingleStep(0.01)
         self.sigma.setDecimals(3)
@@ -122,9 +125,12 @@ class LivePanel(Panel):
         self.dose = faint()
         self.status = faint()
         self.verdict = QLabel()
+        self.run = faint()
+        self.run.setToolTip("The run that this is about")
+        self.run.setAlignment(Qt.AlignRight | Qt.AlignVCenter)
         self.reason = QLabel()
         self.reason.setWordWrap(True)
-        for label in (self.status, self.dose, self.verdict, self.reason):
+        for label in (self.status, self.dose, self.verdict, self.run, self.reason):
             label.setTextInteractionFlags(Qt.TextSelectableByMouse)
             # Long words must not widen the window.
             label.setSizePolicy(QSizePolicy.Ignored, QSizePolicy.Preferred)
@@ -199,7 +205,10 @@ class LivePanel(Panel):
         for row in (first, third, second):
             whole.addLayout(row)
         whole.addWidget(self.dose)
-        whole.addWidget(self.verdict)
+        fourth = QHBoxLayout()
+        fourth.addWidget(self.verdict, 2)
+        fourth.addWidget(self.run, 1)
+        whole.addLayout(fourth)
         whole.addWidget(self.reason)
         whole.addWidget(self.stack, 1)
         whole.addWidget(scroll)
@@ -219,11 +228,9 @@ class LivePanel(Panel):
         replaying = bench.kind is Kind.REPLAY
         self.again.setVisible(replaying)
         self.follow.setVisible(not replaying)
-        before = None if self.live.shown is None else self.live.shown.run
         new = self.live.gather()
-        shown = self.live.shown
-        if shown is not None and shown.run != before:
-            self._begin(shown)
+        if self.live.shown is not self._begun:
+            self._begin(self.live.shown)
         if new and self.isVisible():
             self._show()
         elif new:
@@ -235,14 +242,15 @@ class LivePanel(Panel):
 
     _stale = False
 
-    def _begin(self, shown: Shown) -> None:
-        """Another run: its exposures, and nothing of the one before."""
+    def _begin(self, shown: Shown | None) -> None:
+        """Another run, or none: its exposures, and nothing of the one before."""
+        self._begun = shown
         while self.strip.count():
             item = self.strip.takeAt(0)
             if item.widget() is not None:
                 item.widget().deleteLater()
         self.exposures, self._chosen, self._page = {}, None, None
-        for exposure in shown.exposures:
+        for exposure in () if shown is None else shown.exposures:
             made = exposure_button(f"Exposure {quantity(exposure, 's')}; again to follow the newest")
             made.setText(quantity(exposure, "s", 3))
             made.clicked.connect(partial(self._choose_exposure, exposure))
@@ -309,8 +317,12 @@ class LivePanel(Panel):
 
     def _show_words(self) -> None:
         shown, theme = self.live.shown, self._theme
+        self.run.setText("" if shown is None else shown.name)
         if shown is None:
             self._words("No run is followed", theme.faint, "A scan that begins is reconstructed while it goes on")
+            return
+        if not shown.followed:
+            self._words("Not followed", theme.faint, shown.words[0])
             return
         imaging = self._image(shown)
         verdict = imaging.numbers.get("verdict")
@@ -390,7 +402,19 @@ class LivePanel(Panel):
 
 
 def shipped_decoders() -> list[str]:
-    """Names of the decoders that come with the program."""
+    """Names of the decoders that come with the program and that the live engine takes: those that draw an amplitude.
+
+    As `recon.decoders.package.installed_packages`, which would load torch into the window.
+    """
     (folder,) = recon.__path__
     found = (Path(folder) / "decoders" / "pretrained").glob("*.safetensors")
-    return sorted(path.stem for path in found if not path.stem.endswith(".prior"))
+    return sorted(path.stem for path in found if not path.stem.endswith(".prior") and _amplitude(path))
+
+
+def _amplitude(path: Path) -> bool:
+    """Whether a package's file says that it draws one channel. A broken one is listed: loading it says why."""
+    try:
+        with safe_open(path, framework="np") as handle:
+            return bool(json.loads((handle.metadata() or {})["architecture"]).get("channels", 1) == 1)
+    except (SafetensorError, OSError, KeyError, AttributeError, ValueError):
+        return True

@@ -10,6 +10,8 @@ from typing import Any
 
 from PyQt5.QtCore import QStandardPaths
 
+from recon.files.whole import whole
+
 NAME = "window.json"
 VARIABLE = "PTYCHOSCOPE_SETTINGS"
 
@@ -76,10 +78,9 @@ def load(path: Path) -> tuple[Settings, str]:
 def save(path: Path, settings: Settings) -> str:
     """Write them, at once or not at all; a line about why it failed, or ""."""
     try:
-        part = path.with_name(path.name + ".part")
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(asdict(settings), indent=1), encoding="utf-8")
-        part.replace(path)
+        with whole(path) as part:
+            part.write_text(json.dumps(asdict(settings), indent=1), encoding="utf-8")
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         return f"settings {path}: cannot be written ({why}); they are forgotten"

@@ -54,6 +54,15 @@ class Order:
     doing: Doing = Doing.NOTHING
 
 
+@dataclass(frozen=True)
+class Given:
+    """An order, and how often STOP and Abort had been pressed when it was given."""
+
+    order: Order
+    stops: int
+    aborts: int
+
+
 class RunListener(Protocol):
     """Somebody who wants to follow runs, as a live reconstruction does."""
 

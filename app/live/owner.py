@@ -19,7 +19,7 @@ from app.acquire.observer import RunState
 from app.acquire.runner import Runner
 from app.live.asking import Question
 from app.live.journal import Journal
-from app.live.order import DEVICES, Look, Order, RunListener, device_of, line_of, lost
+from app.live.order import DEVICES, Given, Look, Order, RunListener, device_of, line_of, lost
 from app.live.setup import MakeSetup, Setup
 from app.live.slot import Slot
 from app.live.state import (
@@ -72,6 +72,7 @@ class DeviceOwner:
         frames: the newest frame.
         question: what a person is asked.
         listeners: told of every run that begins.
+        at_connecting: called in the devices' thread whenever another bench takes the place of the one before; be quick.
         wants_live: whether live view is on, or comes back when a camera is connected.
     """
 
@@ -80,12 +81,15 @@ class DeviceOwner:
         self.bench: Slot[BenchState] = Slot(clock)
         self.frames: Slot[Look] = Slot(clock)
         self.listeners: list[RunListener] = []
+        self.at_connecting: list[Callable[[], None]] = []
         self._clock = clock
         self._wake = threading.Condition()
-        self._queue: deque[tuple[Order, int]] = deque()
-        self._current: tuple[Order, int] | None = None
+        self._queue: deque[Given] = deque()
+        self._current: Given | None = None
         self._ending = False
-        self._stops = 0
+        self._stops = self._aborts = 0
+        self._pausing = False
+        self._pause_lock = threading.Lock()
         self._state_lock = threading.Lock()
         self._state = BenchState()
         self._setup: Setup | None = None
@@ -108,8 +112,8 @@ class DeviceOwner:
         with self._wake:
             if self._ending:
                 return False
-            busy = self._current[0] if self._current is not None else None
-            waiting = [other for other, _ in self._queue if other.doing is not Doing.NOTHING]
+            busy = self._current.order if self._current is not None else None
+            waiting = [other.order for other in self._queue if other.order.doing is not Doing.NOTHING]
             hindrance = busy if busy is not None and busy.doing is not Doing.NOTHING else None
             hindrance = hindrance or (waiting[0] if waiting else None)
             scanning = hindrance is not None and hindrance.doing is Doing.SCANNING
@@ -117,16 +121,18 @@ class DeviceOwner:
                 self.journal.warning(f"{order.name}: not now, {hindrance.name} is under way; wait for it or press STOP")
                 return False
             if order.key:
-                kept = [(other, stops) for other, stops in self._queue if other.key != order.key]
-                self._queue = deque(kept)
-            self._queue.append((order, self._stops))
+                self._queue = deque(other for other in self._queue if other.order.key != order.key)
+            self._queue.append(Given(order, self._stops, self._aborts))
             self._wake.notify_all()
         return True
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
         """STOP: whatever moves stands, a run is aborted and can be resumed, orders that wait are forgotten.
 
         Goes straight to the stage, in the calling thread, whatever the devices' thread is doing. Never raises.
+
+        Returns:
+            Whether the stage took it; also true where there is none. False: the journal says why.
         """
         # First the numbers, so that nobody who notices the stop goes on; then the run, so that it knows why its move
         # ends; then the stage.
@@ -140,21 +146,33 @@ class DeviceOwner:
                 setup.devices.stage.stop()
             except Exception as error:
                 self.journal.error(f"STOP: {line_of(error)}")
+                return False
+        return True
+
+    # A run that is still being made, and the points that are taken again one after the other, have no runner yet, or
+    # none any more: what is wanted is kept for the next one of the same order.
 
     def pause(self) -> None:
         """Pause the run in progress before its next step."""
-        if self._runner is not None:
-            self._runner.pause()
+        with self._pause_lock:
+            self._pausing = True
+            if self._runner is not None:
+                self._runner.pause()
 
     def proceed(self) -> None:
         """Let a paused run go on."""
-        if self._runner is not None:
-            self._runner.proceed()
+        with self._pause_lock:
+            self._pausing = False
+            if self._runner is not None:
+                self._runner.proceed()
 
     def abort(self) -> None:
         """End the run in progress now; it can be resumed."""
-        if self._runner is not None:
-            self._runner.abort()
+        # First the number, then the runner: see `running`.
+        self._aborts += 1
+        runner = self._runner
+        if runner is not None:
+            runner.abort()
 
     def end(self) -> None:
         """Stop everything, close the devices and let the thread end; `alive` tells when it has."""
@@ -200,12 +218,17 @@ class DeviceOwner:
     def stopped(self) -> bool:
         """The `Cancel` of an order: whether STOP was pressed since it was given. Looks at the bench meanwhile."""
         self.watch()
-        return self._current is None or self._stops != self._current[1] or self._ending
+        return self._current is None or self._stops != self._current.stops or self._ending
+
+    @property
+    def aborted(self) -> bool:
+        """Whether Abort was pressed since the order in progress was given."""
+        return self._current is not None and self._aborts != self._current.aborts
 
     def _unasked(self) -> bool:
         """Whether nobody needs to answer any more."""
         runner = self._runner
-        return self.stopped() or (runner is not None and runner.abort_wanted)
+        return self.stopped() or self.aborted or (runner is not None and runner.abort_wanted)
 
     def watch(self) -> None:
         """Look at stage and live frames if it is time to; never raises."""
@@ -248,10 +271,13 @@ class DeviceOwner:
     @contextmanager
     def running(self, runner: Runner) -> Iterator[None]:
         """Inside, this run can be paused and aborted from any thread."""
-        self._runner = runner
+        with self._pause_lock:
+            self._runner = runner
+            if self._pausing:
+                runner.pause()
         try:
-            # A stop between the order and this line did not know of the runner.
-            if self.stopped():
+            # A stop or an abort between the order and this line did not know of the runner.
+            if self.stopped() or self.aborted:
                 runner.abort()
             yield
         finally:
@@ -260,10 +286,14 @@ class DeviceOwner:
     def connect(self, make: MakeSetup) -> None:
         """Close what is open and open a bench, each device for itself. Nothing moves.
 
-        Raises: what making it raises; a device that does not open is a fault and no error.
+        Raises: what making it raises, all as it was; a device that does not open is a fault and no error.
         """
-        self.close()
+        # Made first, its devices closed: a typing error in a profile costs nobody the bench that is homed. Opened only
+        # when the old ones are closed: no two drivers share a port.
         setup = make(self.question)
+        self.close()
+        for act in self.at_connecting:
+            act()
         self._setup = setup
         self.publish(name=setup.name, kind=setup.kind, profile=setup.profile, known=setup.known, run=None)
         self.reconnect(*DEVICES)
@@ -343,7 +373,7 @@ class DeviceOwner:
                     break
                 self._current = self._queue.popleft() if self._queue else None
             if self._current is not None:
-                self._obey(*self._current)
+                self._obey(self._current)
                 with self._wake:
                     self._current = None
             if self._clock.monotonic() - self._looked >= LOOK_S:
@@ -352,10 +382,14 @@ class DeviceOwner:
                 self._look_live(REST_S)
         self.close()
 
-    def _obey(self, order: Order, stops: int) -> None:
-        if stops != self._stops and order.doing is not Doing.NOTHING:
+    def _obey(self, given: Given) -> None:
+        order = given.order
+        if given.stops != self._stops and order.doing is not Doing.NOTHING:
             self.journal.warning(f"{order.name}: not begun because of STOP")
             return
+        if order.doing is Doing.SCANNING:
+            # A pause of an earlier scan is none of this one.
+            self._pausing = False
         if order.doing is not Doing.NOTHING:
             self.publish(activity=Activity(order.doing, order.name))
         try:

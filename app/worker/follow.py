@@ -237,6 +237,7 @@ class Follower:
         choice: how it is to be reconstructed.
         say: told why a run cannot be followed.
         judge, ahead: see `RunningSource`.
+        missed: told of a run that is not followed, and why.
     """
 
     def __init__(
@@ -246,17 +247,22 @@ class Follower:
         say: Callable[[str], None],
         judge: Callable[[str], Enough | None] = lambda _: None,
         ahead: Callable[[str, tuple[int, ...]], int | None] = lambda _, points: None,
+        missed: Callable[[Path, str], None] = lambda path, why: None,
     ):
         self._watch, self._choice, self._say, self._judge, self._ahead = watch, choice, say, judge, ahead
+        self._missed = missed
 
     def run_begins(self, scan: Scan) -> Observer | None:
         if self._choice() is None:
+            self._missed(scan.path, "Live was off when it began")
             return None
         try:
             source = RunningSource(scan, judge=self._judge, say=self._say, ahead=self._ahead)
         except Exception as error:
             # Whatever it is, the scan goes on; what matters to it it says itself.
-            self._say(f"reconstruction: cannot follow this run: {' '.join(str(error).split())}")
+            words = " ".join(str(error).split())
+            self._say(f"reconstruction: cannot follow this run: {words}")
+            self._missed(scan.path, f"it cannot be followed: {words}")
             return None
         self._watch(source, scan.path)
         return source

@@ -55,6 +55,13 @@ class Keeper:
             self._run = None if source is None else _Run(source, path, Plan.from_json(source.begin.plan))
 
     @property
+    def kept(self) -> tuple[Path | None, bool]:
+        """The file of the run whose results are kept, and whether one that has come is not stored yet."""
+        with self._lock:
+            run = self._run
+            return (None, False) if run is None else (run.path, bool(run.waiting))
+
+    @property
     def waiting(self) -> bool:
         """Whether something of the run is still to be stored, as far as it is known by now."""
         with self._lock:
@@ -100,7 +107,7 @@ class Keeper:
         except Exception as error:
             # A full disk, a file in use, a result that makes no sense: none of them ends the line to the worker.
             run.tries += 1
-            if run.tries < TRIES:
+            if run.tries < TRIES and self._run is run:
                 with self._lock:
                     run.waiting = waiting | run.waiting
             else:

@@ -31,7 +31,7 @@ from app.worker.message import (
     decode,
     encode,
 )
-from app.worker.place import Worker
+from app.worker.place import AGAIN_S, Worker
 from app.worker.source import Source
 
 POLL_MS = 20
@@ -85,7 +85,7 @@ class Link:
         say: told what goes wrong, for people.
 
     Attributes:
-        results: what came back, in order.
+        results: what came back, in order, if `gathered`: whether somebody takes it from there.
     """
 
     def __init__(
@@ -99,6 +99,7 @@ class Link:
         self._worker, self._keys, self._heard, self._say, self._idle = worker, keys, heard, say, idle
         self._stumbled = False
         self.results: queue.SimpleQueue[ToWindow] = queue.SimpleQueue()
+        self.gathered = False
         self._client = uuid.uuid4().hex
         self._lock = threading.Lock()
         self._source: Source | None = None
@@ -114,6 +115,9 @@ class Link:
         self._sent: Key = (0, 0)
         self._ended = ""
         self._welcomed = False
+        self._missed = ""
+        self._hindered = ""
+        self._attempts, self._next = 0, 0.0
 
     # ---- From any thread ---------------------------------------------------------------------------------------------
 
@@ -164,13 +168,10 @@ class Link:
                             socket.close(0)
                         socket = None
                         self._worker.end()
-                        self._status = LinkStatus()
+                        self._status, self._missed = LinkStatus(), ""
                     time.sleep(POLL_MS / 1e3)
                     continue
-                if self._worker.look() or (socket is None and self._worker.address is not None):
-                    if socket is not None:
-                        socket.close(0)
-                    socket = self._connect(context)
+                socket = self._looked(context, socket)
                 if socket is None:
                     self._tell(LinkState.STARTING)
                     time.sleep(POLL_MS / 1e3)
@@ -193,8 +194,42 @@ class Link:
         while time.monotonic() < end and socket.poll(POLL_MS):
             self._hear(socket)
 
+    def _looked(self, context: zmq.Context, socket: zmq.Socket | None) -> zmq.Socket | None:
+        """The socket to the worker by now. What hinders its start is said once, and tried again after a while."""
+        if time.monotonic() < self._next:
+            return socket
+        try:
+            if self._worker.look() or (socket is None and self._worker.address is not None):
+                if socket is not None:
+                    socket.close(0)
+                    socket = None
+                socket = self._connect(context)
+                self._hindered, self._attempts = "", 0
+        except Exception as error:
+            # A temporary folder that is full, no memory for another process, a name that nobody knows.
+            words = known_message(error) or f"{type(error).__name__}: {error}"
+            # Not by its words: each try names another folder.
+            kind = f"{type(error).__name__} {getattr(error, 'errno', '')}"
+            if kind != self._hindered:
+                self._hindered = kind
+                self._say(f"reconstruction: there is no worker: {words}; it is tried again")
+            self._next = time.monotonic() + AGAIN_S[min(self._attempts, len(AGAIN_S) - 1)]
+            self._attempts += 1
+        return socket
+
     def _connect(self, context: zmq.Context) -> zmq.Socket:
         socket = context.socket(zmq.DEALER)
+        try:
+            self._set_up(socket)
+        except BaseException:
+            # The context waits for it at the end.
+            socket.close(0)
+            raise
+        self._answered, self._pinged, self._welcomed = time.monotonic(), 0.0, False
+        self._tell(LinkState.STARTING)
+        return socket
+
+    def _set_up(self, socket: zmq.Socket) -> None:
         for name, value in (
             (zmq.LINGER, 0),
             (zmq.SNDHWM, WAITING),
@@ -213,9 +248,6 @@ class Link:
             socket.curve_serverkey = self._keys.server
         assert self._worker.address is not None
         socket.connect(self._worker.address)
-        self._answered, self._pinged, self._welcomed = time.monotonic(), 0.0, False
-        self._tell(LinkState.STARTING)
-        return socket
 
     def _say_something(self, socket: zmq.Socket) -> None:
         with self._lock:
@@ -235,10 +267,18 @@ class Link:
                 self._send(socket, Hello(self._client))
             self._ping(socket, source)
             self._guarded(self._idle)
-            if now - self._answered > SILENT_S and self._welcomed:
+            if now - self._answered > SILENT_S and self._status.state is not LinkState.SILENT:
                 # Whoever answers next may be another one, or have results that were lost.
                 self._welcomed = False
                 self._tell(LinkState.SILENT)
+                self._miss()
+
+    def _miss(self) -> None:
+        """Say once that nobody answers at this address, until somebody has."""
+        address = self._worker.address or ""
+        if self._worker.remedy and self._missed != address:
+            self._missed = address
+            self._say(f"reconstruction: no answer from {address.removeprefix('tcp://')}; {self._worker.remedy}")
 
     def _guarded(self, act: Callable[[], None]) -> None:
         """What goes wrong with a result is said once, and ends nothing."""
@@ -271,7 +311,7 @@ class Link:
                 continue
             self._answered = time.monotonic()
             if isinstance(message, Welcome):
-                self._welcomed = True
+                self._welcomed, self._missed = True, ""
                 where = (self._worker.address or "").removeprefix("tcp://")
                 self._tell(LinkState.CONNECTED, where=f"{where}, {message.device}")
             elif isinstance(message, Pong):
@@ -279,7 +319,8 @@ class Link:
             else:
                 result: ToWindow = message  # type: ignore[assignment]
                 self._guarded(lambda result=result: self._heard(result))  # type: ignore[misc]
-                self.results.put(result)
+                if self.gathered:
+                    self.results.put(result)
 
     def _answer(self, socket: zmq.Socket, pong: Pong) -> None:
         refused = self._refused + pong.refused

@@ -85,7 +85,12 @@ class Live:
         self._keeper = Keeper(self._say, self._complain, self._dose_values)
         self.link = Link(self.worker, keys, self._hear, self._complain, self._idle)
         self.follower = Follower(
-            self._follow, lambda: self.choice if self.wanted else None, self._warn, self._judge, self._ahead
+            self._follow,
+            lambda: self.choice if self.wanted else None,
+            self._warn,
+            self._judge,
+            self._ahead,
+            self._missed,
         )
         self.target: Target | None = None
         # By run and exposure, the newest last: numbers of an image, and how many frames it has.
@@ -94,6 +99,7 @@ class Live:
         # What one more frame would tell, by exposure and point, of the run that is followed.
         self._gains: dict[str, dict[float, dict[int, float]]] = {}
         self.failed = ""
+        self._complained = ""
         self.heard = 0
         self._frames: dict[tuple[str, float], tuple[int, bool]] = {}
         self.choice = Choose("")
@@ -102,6 +108,8 @@ class Live:
         self._lock = threading.Lock()
         # Whether there is to be a worker is decided by one at a time.
         self._wish = threading.Lock()
+        # What is to be shown from the next `gather` on: nothing at all first, then another run.
+        self._cleared = False
         self._next: Shown | None = None
         self._source: Source | None = None
         self._plan: Plan | None = None
@@ -110,6 +118,9 @@ class Live:
     def join(self, owner: DeviceOwner) -> None:
         """Follow the runs of these devices."""
         owner.listeners.append(self.follower)
+        owner.at_connecting.append(self._clear)
+        # A window gathers what comes; without one it would only pile up.
+        self.link.gathered = True
         self.begin(owner.journal)
 
     def begin(self, journal: Journal) -> None:
@@ -175,9 +186,10 @@ class Live:
         with self._lock:
             # What another decoder said of its image ends no scan.
             self._judged, self._frames, self._gains = {}, {}, {}
+            self._complained = ""
             source = self._source
         self._keeper.forget_images()
-        if self.shown is not None:
+        if self.shown is not None and self.shown.followed:
             self.shown.forget_images()
             if source is not None and source.begin.run == self.shown.run:
                 self.shown.look = self._look(source)
@@ -194,6 +206,7 @@ class Live:
             except Exception as error:
                 self._complain(f"reconstruction: {known_message(error) or error}")
                 return
+            self._drop()
             self._keeper.watch(None, replay.recorded.path)
             self._watch(source)
 
@@ -208,17 +221,43 @@ class Live:
             messages.append(self.link.results.get_nowait())
         with self._lock:
             following, self._next = self._next, None
+            cleared, self._cleared = self._cleared, False
+        if cleared:
+            self.shown = self._dosed = None
         if following is not None:
             self.shown, self._dosed = following, None
         source = self._source
         if self.shown is not None and source is not None and source.committed != self._dosed:
             self._dosed, self.shown.dose = source.committed, self._dose(self.shown.run)
         taken = [self.shown.take(message) for message in messages] if self.shown is not None else []
-        return following is not None or any(taken)
+        return cleared or following is not None or any(taken)
 
     # ---- From other threads ------------------------------------------------------------------------------------------
 
+    def _clear(self) -> None:
+        """Another bench: what is shown is of the one before. It is still computed and stored."""
+        with self._lock:
+            self._next, self._cleared = None, True
+
+    def _missed(self, path: Path, why: str) -> None:
+        """A run begins that nobody follows: nothing of the one before may stand for it."""
+        with self._lock:
+            self._next = Shown.missed(path.name, why)
+        if self.target is not None:
+            self._warn(f"scan: enough light cannot be told of {path.name}, {why}; all that is planned is taken")
+
+    def _drop(self, path: Path | None = None) -> None:
+        """Say what is lost of the run before, as another one takes its place, which may go on with the same file."""
+        before, stored = self._keeper.kept
+        with self._lock:
+            source = self._source
+        if before is None or source is None or before == path:
+            return
+        if stored or not self._imaged(source.committed[0], final=True):
+            self._complain(f"{before.name}: its images were not finished; `ptychoscope reconstruct {before}`")
+
     def _follow(self, source: Source, path: Path) -> None:
+        self._drop(path)
         self._keeper.watch(source, path)
         self._watch(source)
 
@@ -228,7 +267,7 @@ class Live:
         with self._wish:
             with self._lock:
                 self._source, self._plan, self.failed = source, plan, ""
-                self._next = Shown(source.begin.run, plan.evaluation_exposures_s, look=look)
+                self._next = Shown(source.begin.run, plan.evaluation_exposures_s, look=look, name=source.begin.name)
             self.link.watch(source, self.choice)
             self.link.want(True)
         if self.target is not None and not source.begin.reuses and not source.begin.lent and not source.ended:
@@ -267,8 +306,12 @@ class Live:
         if isinstance(message, Said) and message.bad:
             with self._lock:
                 source = self._source
+                fresh = False
                 if source is not None and source.begin.run == message.run:
                     self.failed = f"{message.what}: {message.words}"
+                    fresh, self._complained = self._complained != message.run, message.run
+            if source is not None and fresh:
+                self._complain(f"reconstruction: {source.begin.name}: {message.what}: {message.words}")
         if isinstance(message, Estimate):
             numbers = json.loads(message.numbers)
             with self._lock:

@@ -27,13 +27,18 @@ class Worker(Protocol):
         ...
 
     def look(self) -> bool:
-        """Start it if need be, or again; true when its address is a new one. Quick."""
+        """Start it if need be, or again; true when its address is a new one. Quick. Raises what hinders its start."""
         ...
 
     def end(self) -> None: ...
 
     @property
     def restarts(self) -> int: ...
+
+    @property
+    def remedy(self) -> str:
+        """What to look at when it does not answer, for people; "" where it is none of their business."""
+        ...
 
 
 @dataclass
@@ -42,6 +47,7 @@ class Elsewhere:
 
     address: str | None
     restarts: int = 0
+    remedy: str = "is it running, of this release, with these keys?"
     _told: bool = False
 
     def look(self) -> bool:
@@ -69,6 +75,7 @@ class OwnWorker:
         self._next = 0.0
         self._starts = 0
         self.address: str | None = None
+        self.remedy = ""
 
     @property
     def process(self) -> subprocess.Popen[bytes] | None:
@@ -95,9 +102,9 @@ class OwnWorker:
         return False
 
     def _start(self) -> None:
-        self._starts += 1
+        number = self._starts + 1
         self._folder = self._folder or tempfile.TemporaryDirectory(prefix="ptychoscope-")
-        self._file = Path(self._folder.name) / f"{self._starts}"
+        self._file = Path(self._folder.name) / f"{number}"
         cores = os.cpu_count() or 1
         # A core is left to the scan and the window; on busy ones a second thread makes torch ten times slower.
         own = {"OMP_NUM_THREADS": str(max(1, cores - 1)), "OMP_WAIT_POLICY": "PASSIVE"}
@@ -107,6 +114,7 @@ class OwnWorker:
             stdout=subprocess.DEVNULL,
             env={**own, **os.environ},
         )
+        self._starts = number
 
     def _forget(self) -> None:
         if self._process is not None and self._process.stdin is not None:

@@ -47,6 +47,7 @@ class Shown:
         words: the last thing that was said, and whether it is bad.
         count: of messages taken in, so that a viewer knows when something is new.
         look: decoder and pose; images made with others are left alone.
+        name: of its file.
     """
 
     run: str
@@ -59,6 +60,17 @@ class Shown:
     words: tuple[str, bool] = ("", False)
     count: int = 0
     look: tuple[str, str] | None = None
+    name: str = ""
+
+    @classmethod
+    def missed(cls, name: str, why: str) -> Shown:
+        """Of a run that nobody follows: there is nothing to see of it, and nothing of the one before either."""
+        return cls("", (), words=(why, False), name=name)
+
+    @property
+    def followed(self) -> bool:
+        """Whether anything of this run is to come."""
+        return bool(self.run)
 
     @property
     def calibrating(self) -> bool:

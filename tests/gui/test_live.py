@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PyQt5.QtCore import Qt
+from PyQt5.QtCore import QPoint, QPointF, Qt
+from PyQt5.QtGui import QWheelEvent
+from PyQt5.QtWidgets import QApplication
 
 from app.acquire.observer import Observer, RunState, SilentObserver
 from app.acquire.scan import Scan
@@ -23,6 +25,7 @@ from app.profile import load_profile
 from app.worker.link import LinkState
 from app.worker.live import Live
 from app.worker.place import OwnWorker
+from recon.decoders.package import installed_packages
 from recon.files.read import open_run
 from recon.files.results import load_calibration, load_result
 from tests.gui.rigs import Desk, desk
@@ -256,8 +259,9 @@ def test_switched_off_there_is_no_worker(live_desk, tmp_path):
     live_desk.desk.until(lambda: panel.live.status.state is LinkState.OFF and live_desk.worker.process is None)
     live_desk.scan(tmp_path / "run.h5")
     live_desk.desk.until(lambda: not live_desk.desk.bench.run.running and live_desk.desk.bench.idle)
-    assert panel.live.shown is None
-    assert panel.verdict.text() == "No run is followed"
+    live_desk.desk.until(lambda: panel.verdict.text() == "Not followed")
+    assert panel.run.text() == "run.h5"
+    assert panel.reason.text() == "Live was off when it began"
     panel.follow.click()
     live_desk.desk.until(lambda: panel.live.status.state is LinkState.CONNECTED)
 
@@ -290,3 +294,50 @@ def test_words_and_pictures_survive_light_colours(live_desk, tmp_path):
     live_desk.desk.window.set_theme("light")
     assert live_desk.panel.widget.grab().width() > 300
     live_desk.desk.bot.keyClick(live_desk.panel.follow, Qt.Key_Tab)
+
+
+def test_a_run_that_is_not_followed_and_another_bench_do_not_stand_under_the_verdict_before(live_desk, tmp_path):
+    at, panel = live_desk.desk, live_desk.panel
+    live_desk.scan(tmp_path / "first.h5")
+    live_desk.finish()
+    at.until(lambda: panel.verdict.text() == "Recovered" and panel.run.text() == "first.h5")
+    at.until(lambda: "image of 0.03 s" in at.messages())
+    at.click(panel.follow)
+    request = ScanRequest(tmp_path / "second.h5", at.bench.profile)
+    at.until(lambda: at.window.owner.give(orders.scan(request)))
+    at.until(lambda: panel.verdict.text() == "Not followed" and panel.run.text() == "second.h5")
+    assert panel.numbers["Frames"].text() == "–"
+    assert panel.exposures == {}
+    at.until(lambda: at.bench.run.path.name == "second.h5" and not at.bench.run.running and at.bench.idle)
+    at.window.open_recording(tmp_path / "first.h5")
+    at.until(lambda: panel.verdict.text() == "No run is followed")
+    assert panel.run.text() == ""
+
+
+def test_the_mouse_wheel_changes_nothing_on_its_way_over_the_panel(live_desk):
+    panel = live_desk.panel
+    live_desk.desk.window.show_panel("guest-0")
+    panel.until.click()
+    live_desk.desk.until(panel.sigma.isVisible)
+    for field, value in ((panel.sigma, panel.sigma.value), (panel.decoder, panel.decoder.currentText)):
+        field.setFocus()
+        before = value()
+        for delta in (120, -120, -240):
+            place = QPointF(field.rect().center())
+            everywhere = QPointF(field.mapToGlobal(field.rect().center()))
+            event = QWheelEvent(
+                place, everywhere, QPoint(), QPoint(0, delta), Qt.NoButton, Qt.NoModifier, Qt.NoScrollPhase, False
+            )
+            QApplication.sendEvent(field, event)
+            assert value() == before
+            assert not event.isAccepted()
+    assert panel.pose.focusPolicy() == panel.sigma.focusPolicy() == Qt.StrongFocus
+    assert type(panel.pose) is type(panel.decoder)
+
+
+def test_only_decoders_that_the_live_engine_takes_are_offered(live_desk):
+    box = live_desk.panel.decoder
+    offered = [box.itemText(row) for row in range(1, box.count())]
+    assert offered == installed_packages(1)
+    assert set(installed_packages(2)).isdisjoint(offered)
+    assert installed_packages(2)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
 from app.acquire.frame import Frame
 from app.acquire.observer import Progress, RunState
+from app.acquire.scan import Scan
 from app.live import orders
 from app.live.journal import Journal, Severity
 from app.live.order import Order
@@ -17,8 +19,10 @@ from app.live.owner import DeviceOwner
 from app.live.pace import PacedClock
 from app.live.planner import Ask, Planner, planned
 from app.live.setup import Setup
-from app.live.state import Doing, Health
+from app.live.state import Doing, Health, RunStatus
+from app.profile import load_profile
 from drivers.base import StagePosition, SystemClock, VirtualClock
+from recon.files.read import open_run
 
 PATIENCE_S = 20.0
 
@@ -46,6 +50,18 @@ class Done:
         while not self.owner.give(Order("turn", lambda _: turn.set())):
             pass
         assert turn.wait(PATIENCE_S)
+
+    def idle(self) -> None:
+        """Wait until the order that was given is over."""
+        until(lambda: self.owner._current is None and not self.owner._queue)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """For what nobody tells of."""
+    never, end = threading.Event(), SystemClock().monotonic() + PATIENCE_S
+    while not condition():
+        assert SystemClock().monotonic() < end
+        never.wait(0.01)
 
 
 @pytest.fixture
@@ -133,6 +149,153 @@ def test_stop_without_anything_is_harmless(owner):
     owner.stop()
     Done(owner).after(orders.disconnect())
     owner.stop()
+
+
+def test_stop_says_whether_the_stage_took_it(connected, owner, monkeypatch):
+    assert owner.stop()
+    connected.after(orders.reconnect("stage"))
+    monkeypatch.setattr(owner.setup.devices.stage, "stop", lambda: 1 / 0)
+    assert not owner.stop()
+    assert "STOP: ZeroDivisionError" in texts(owner)
+
+
+def test_a_bench_that_cannot_be_made_leaves_the_one_that_is_there(connected, owner):
+    connected.after(orders.home())
+    before, told = owner.setup, []
+    owner.at_connecting.append(lambda: told.append(len(told)))
+    connected.after(orders.connect(lambda ask: Setup.of_profile("nowhere", ask)))
+    assert texts(owner).count("profile 'nowhere': cannot be read") == 1
+    assert owner.setup is before
+    assert owner.state.stage.homed
+    assert (owner.state.name, told) == ("tiny", [])
+    connected.after(orders.connect(lambda ask: Setup.of_profile("tiny", ask, 0, clock=VirtualClock(1.7e9))))
+    assert owner.setup is not before
+    assert not owner.state.stage.homed
+    assert told == [0]
+
+
+class Held:
+    """Holds up the making of a run in the devices' thread, until it is let go."""
+
+    def __init__(self, monkeypatch, name: str = "scan", after: int = 0):
+        self.reached, self.go_on = threading.Event(), threading.Event()
+        self.made = 0
+        kind = ScanRequest if name == "scan" else Scan
+        real = getattr(kind, name)
+
+        def made(*args, **options):
+            self.made += 1
+            if self.made == after + 1:
+                self.reached.set()
+                assert self.go_on.wait(PATIENCE_S)
+            return real(*args, **options)
+
+        monkeypatch.setattr(kind, name, made)
+
+
+class Ends:
+    """Notices how runs end, and when one is paused."""
+
+    def __init__(self, owner: DeviceOwner):
+        self.paused, self.over = threading.Event(), threading.Event()
+        self.states: list[RunState] = []
+        owner.listeners.append(self)
+
+    def run_begins(self, scan):
+        return self
+
+    def state_changed(self, state: RunState) -> None:
+        self.states.append(state)
+        if state is RunState.PAUSED:
+            self.paused.set()
+        if state in (RunState.COMPLETED, RunState.ABORTED, RunState.FAILED):
+            self.over.set()
+
+    def frame_committed(self, frame: Frame, progress: Progress) -> None:
+        pass
+
+
+def test_an_abort_while_a_run_is_being_made_ends_it(connected, owner, tmp_path, monkeypatch):
+    held, ends = Held(monkeypatch), Ends(owner)
+    owner.give(orders.scan(ScanRequest(tmp_path / "run.h5", owner.state.profile)))
+    assert held.reached.wait(PATIENCE_S)
+    owner.abort()
+    held.go_on.set()
+    assert ends.over.wait(PATIENCE_S)
+    assert ends.states[-1] is RunState.ABORTED
+    with open_run(tmp_path / "run.h5") as run:
+        assert (run.outcome, run.steps_committed) == ("aborted", 0)
+    connected.idle()
+    # It was that scan's abort and nobody else's.
+    connected.after(orders.scan(ScanRequest(tmp_path / "run.h5", owner.state.profile, resume=True)))
+    assert ends.states[-1] is RunState.COMPLETED
+
+
+def test_a_pause_while_a_run_is_being_made_holds_it(connected, owner, tmp_path, monkeypatch):
+    held, ends = Held(monkeypatch), Ends(owner)
+    owner.give(orders.scan(ScanRequest(tmp_path / "run.h5", owner.state.profile)))
+    assert held.reached.wait(PATIENCE_S)
+    owner.pause()
+    held.go_on.set()
+    assert ends.paused.wait(PATIENCE_S)
+    assert owner.state.run.done == 0
+    owner.proceed()
+    assert ends.over.wait(PATIENCE_S)
+    assert ends.states[-1] is RunState.COMPLETED
+
+
+def test_a_pause_that_was_taken_back_or_of_an_earlier_scan_holds_nothing(connected, owner, tmp_path, monkeypatch):
+    held, ends = Held(monkeypatch), Ends(owner)
+    owner.pause()
+    owner.give(orders.scan(ScanRequest(tmp_path / "run.h5", owner.state.profile)))
+    assert held.reached.wait(PATIENCE_S)
+    owner.pause()
+    owner.proceed()
+    held.go_on.set()
+    assert ends.over.wait(PATIENCE_S)
+    assert RunState.PAUSED not in ends.states
+    connected.idle()
+    owner.pause()
+    connected.after(orders.scan(ScanRequest(tmp_path / "next.h5", owner.state.profile)))
+    assert RunState.PAUSED not in ends.states
+    assert ends.states.count(RunState.COMPLETED) == 2
+
+
+def test_an_abort_between_two_points_takes_none_of_those_to_come(connected, owner, tmp_path, monkeypatch):
+    path = tmp_path / "run.h5"
+    connected.after(orders.scan(ScanRequest(path, owner.state.profile)))
+    ends, held = Ends(owner), Held(monkeypatch, "interrupted", after=1)
+    frames = owner.frames.newest().number
+    owner.give(orders.retake(path, (1, 2, 3)))
+    assert held.reached.wait(PATIENCE_S)
+    of_one = owner.frames.newest().number - frames
+    owner.abort()
+    held.go_on.set()
+    connected.idle()
+    assert held.made == 2
+    assert owner.frames.newest().number - frames == of_one
+    # The one that was being made began and ended at once.
+    assert ends.states[-1] is RunState.ABORTED
+    assert "point 2 taken again, aborted" in texts(owner)
+
+
+def test_an_abort_at_the_end_of_a_point_takes_none_of_those_to_come(connected, owner, tmp_path):
+    path = tmp_path / "run.h5"
+    connected.after(orders.scan(ScanRequest(path, owner.state.profile)))
+    ends = Ends(owner)
+    changed = ends.state_changed
+
+    def late(state: RunState) -> None:
+        changed(state)
+        if state is RunState.COMPLETED:
+            owner.abort()
+
+    ends.state_changed = late
+    connected.after(orders.retake(path, (1, 2, 3)))
+    assert ends.states.count(RunState.RUNNING) == 1
+    assert "scan: aborted, not taken again: 2, 3" in texts(owner)
+    with open_run(path) as run:
+        assert run.outcome == "completed"
 
 
 class Listener:
@@ -228,5 +391,48 @@ def test_a_paced_clock_runs_faster_and_begins_where_it_is_told():
     assert clock.monotonic() - begin >= 2.0
     assert clock.now() >= 52.0
     assert (clock.monotonic() - begin) >= 900.0 * (real.monotonic() - real_begin) - 1.0
-    with pytest.raises(ValueError, match="is not above 0"):
+    with pytest.raises(ValueError, match="is not a finite number above 0"):
         PacedClock(0.0)
+
+
+class Announcing:
+    """A lock that says when somebody else wants it."""
+
+    def __init__(self, wanted: threading.Event):
+        self._lock, self._wanted = threading.Lock(), wanted
+
+    def __enter__(self) -> None:
+        if self._lock.locked():
+            self._wanted.set()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_a_pause_is_not_lost_to_the_frame_that_is_told_meanwhile(owner, tmp_path, monkeypatch):
+    """Runner and recorder tell at the same moment: the pause comes while a frame's status is being made."""
+    made = Scan.new(load_profile("tiny"), tmp_path / "run.h5", 0)
+    watcher = orders._Watcher(owner, made)
+    watcher.state_changed(RunState.RUNNING)
+    had_its_turn = threading.Event()
+    watcher._lock = Announcing(had_its_turn)
+
+    def paused() -> None:
+        watcher.state_changed(RunState.PAUSED)
+        had_its_turn.set()
+
+    runner = threading.Thread(target=paused)
+
+    def replaced(status: RunStatus, **changes: object) -> RunStatus:
+        if "done" in changes:
+            runner.start()
+            assert had_its_turn.wait(PATIENCE_S)
+        return replace(status, **changes)
+
+    monkeypatch.setattr(orders, "replace", replaced)
+    watcher._put(done=3)
+    runner.join(PATIENCE_S)
+    assert not runner.is_alive()
+    assert owner.state.run.state is RunState.PAUSED
+    assert owner.state.run.done == 3

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +36,14 @@ def scanned(tmp_path_factory) -> Path:
     with scan.devices:
         scan.runner().run()
     return path
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """For what nobody tells of."""
+    never, end = threading.Event(), time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end
+        never.wait(0.01)
 
 
 class Listener:
@@ -143,6 +153,85 @@ def test_results_that_were_lost_come_again_after_a_hello(scanned):
     assert any(isinstance(m, Calibrated | Estimate) for m in found[1:])
 
 
+NO_ANSWER = "reconstruction: no answer from {}; is it running, of this release, with these keys?"
+
+
+def test_a_worker_that_never_answers_is_said_once_to_be_silent(monkeypatch):
+    monkeypatch.setattr("app.worker.link.SILENT_S", 1.0)
+    listener = Listener()
+    with served() as server:
+        address = server.address
+    with linked(Elsewhere(address), listener) as link:
+        until(lambda: link.status.state is LinkState.SILENT)
+        pings = link._number
+        until(lambda: link._number > pings + 3)
+        assert listener.said == [NO_ANSWER.format(address.removeprefix("tcp://"))]
+        with served(address):
+            until(lambda: link.status.state is LinkState.CONNECTED)
+        # It had answered: that it does so no longer is news again.
+        until(lambda: len(listener.said) == 2)
+        assert link.status.state is LinkState.SILENT
+
+
+@pytest.mark.parametrize("given", ["none", "others"])
+def test_with_the_wrong_keys_a_worker_is_silent(tmp_path, monkeypatch, given):
+    monkeypatch.setattr("app.worker.link.SILENT_S", 0.5)
+    for name in ("own", "others"):
+        keys.make_keys(tmp_path / name)
+    held = None if given == "none" else keys.client_keys(tmp_path / given)
+    listener = Listener()
+    with served(keys=keys.server_keys(tmp_path / "own")) as server:
+        with linked(Elsewhere(server.address), listener, keys=held) as link:
+            until(lambda: link.status.state is LinkState.SILENT and bool(listener.said))
+        assert listener.said == [NO_ANSWER.format(server.address.removeprefix("tcp://"))]
+
+
+def test_a_worker_of_another_release_is_silent(monkeypatch):
+    monkeypatch.setattr("app.worker.link.SILENT_S", 0.5)
+    listener = Listener()
+
+    def older(message):
+        head, *rest = encode(message)
+        assert b'"ptychoscope":' in head
+        return [re.sub(rb'"ptychoscope":\d+', b'"ptychoscope":0', head), *rest]
+
+    with served() as server:
+        monkeypatch.setattr("app.worker.link.encode", older)
+        with linked(Elsewhere(server.address), listener) as link:
+            until(lambda: link.status.state is LinkState.SILENT and bool(listener.said))
+    assert listener.said == [NO_ANSWER.format(server.address.removeprefix("tcp://"))]
+    assert server.refused > 0
+
+
+def test_a_worker_that_cannot_be_started_is_told_once_and_tried_again(tmp_path, monkeypatch):
+    folder, listener = tmp_path / "gone", Listener()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    monkeypatch.setattr("app.worker.link.AGAIN_S", (0.01,))
+    worker = OwnWorker((sys.executable, *COMMAND), listener.said.append)
+    with linked(worker, listener) as link:
+        until(lambda: link._attempts > 2)
+        assert link.alive
+        assert link.status.state is LinkState.STARTING
+        folder.mkdir()
+        until(lambda: link.status.state is LinkState.CONNECTED)
+        assert link.status.restarts == 0
+    (told,) = listener.said
+    assert told.startswith("reconstruction: there is no worker: ")
+    assert str(folder) in told
+    assert told.endswith("; it is tried again")
+
+
+def test_an_address_that_is_none_is_told_once_and_ends_nothing(monkeypatch):
+    monkeypatch.setattr("app.worker.link.AGAIN_S", (0.01,))
+    listener, place = Listener(), Elsewhere("tcp://nowhere")
+    with served() as server, linked(place, listener) as link:
+        until(lambda: link._attempts > 2)
+        place.address = server.address
+        until(lambda: link.status.state is LinkState.CONNECTED)
+    assert len(listener.said) == 1
+    assert "there is no worker" in listener.said[0]
+
+
 @contextmanager
 def raw(address: str, identity: bytes = b"somebody") -> Iterator[zmq.Socket]:
     context = zmq.Context()
@@ -212,7 +301,7 @@ def test_with_keys_only_who_has_them_is_let_in(tmp_path, scanned):
                 listener.heard.clear()
                 own.watch(RecordedSource(scanned), Choose(""))
                 listener.until(lambda: len(listener.finals()) == 2)
-            assert link.status.state is LinkState.STARTING
+            assert link.status.state is not LinkState.CONNECTED
     with pytest.raises(UsageError, match="holds keys already"):
         keys.make_keys(folder)
     (folder / "client.key").unlink()
