@@ -56,7 +56,7 @@ def test_closing_and_staying_answers_no_question_about_the_light(at_desk, tmp_pa
     at_desk.connect(by_hand=True)
     at_desk.ready_to_scan(tmp_path / "run.h5")
     notices = at_desk.window.notices
-    at_desk.click(at_desk.window.scan.begin)
+    at_desk.start_scan()
     at_desk.until(notices.confirm.isVisible)
     question = at_desk.window.owner.question.asked
     at_desk.window.close()

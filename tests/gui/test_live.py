@@ -133,7 +133,7 @@ def test_a_window_closed_in_mid_scan_takes_its_worker_along(live_desk, tmp_path)
     live_desk.desk.until(lambda: live_desk.panel.live.status.run != "" and live_desk.desk.bench.run.done > 4)
     process = live_desk.worker.process
     live_desk.desk.window.close()
-    live_desk.desk.click(live_desk.desk.window.notices.confirm.yes)
+    live_desk.desk.click(live_desk.desk.window.notices.closing.yes)
     live_desk.desk.until(lambda: not live_desk.desk.window.isVisible())
     live_desk.desk.until(lambda: process.poll() is not None)
     with open_run(path) as run:
