@@ -31,6 +31,7 @@ from app.options import (
     finite_number,
 )
 from app.stopping import Interrupt, recorder_given_up
+from app.streams import drain, spare_work
 
 app = typer.Typer(
     help="Optical ptychography bench: scan, calibrate, and recover objects from a handful of photons.",
@@ -42,11 +43,13 @@ app = typer.Typer(
 
 def main() -> None:
     """The `ptychoscope` program."""
-    code = run_guarded(lambda: app(standalone_mode=False))
+    spare_work()
+    try:
+        code = run_guarded(lambda: app(standalone_mode=False))
+    finally:
+        drain()
     if recorder_given_up():
         # A thread that hangs in its disk would hold the end of the program up as well.
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -10,13 +11,20 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from app.streams import resilient
+
+
+def stderr_console(*, quiet: bool = False) -> Console:
+    """A console on stderr that falls silent when nobody reads it: rich itself would end the program."""
+    return Console(file=resilient(sys.stderr), stderr=True, quiet=quiet)
+
 
 class Course:
     """One bar of progress that names what is going on; quiet on anything but a terminal, save a line at each start."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         """`quiet` says nothing at all: another process speaks for this one."""
-        self.console = Console(stderr=True, quiet=quiet)
+        self.console = stderr_console(quiet=quiet)
         self._bar = Progress(
             TextColumn("{task.description:<28}"),
             BarColumn(bar_width=28),

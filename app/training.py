@@ -124,15 +124,15 @@ def train_decoder(
     Raises:
         TrainCommandError: one line.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+    from app.progress import stderr_console
     from recon.decoders.images import ImageSourceError
 
     started = time.monotonic()
     target = _target(images, only, phase, name, out)
     checkpoint = target.with_name(target.name + ".checkpoint")
-    console = Console(stderr=True)
+    console = stderr_console()
     try:
         if image_size < 16 or image_size % 16:
             raise ValueError(f"image_size must be a positive multiple of 16, got {image_size}")

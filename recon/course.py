@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from recon.dataset import DatasetError, Scan
+from recon.files.whole import whole
 from recon.streaming import Sums
 from recon.unknowns import GROUPS, Unknowns
 
@@ -163,10 +164,8 @@ def save_checkpoint(
         "share": course.share,
         "best_loss": course.best_loss,
     }
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
+    with whole(path) as part, part.open("wb") as file:
         np.savez(file, notes=np.array(json.dumps(notes)), **{k: v.cpu().numpy() for k, v in tensors.items()})
-    part.replace(path)
 
 
 def load_checkpoint(path: Path, mark: list[float], settings: Any) -> Checkpoint | None:

@@ -20,6 +20,7 @@ from app.bench.prompt import LightRequest, Terminal
 from app.profile import load_profile
 from app.runs import points_left
 from app.stopping import Interrupt
+from app.streams import resilient
 from recon.files.read import open_run
 
 if TYPE_CHECKING:
@@ -31,14 +32,16 @@ REFRESH_S = 0.2
 class ConsoleProgress:
     """An observer that keeps one line on a terminal up to date, and writes a line per tenth to anything else.
 
+    It is told by the thread that records: nothing that happens to the stream may fail the scan.
+
     Args:
-        stream: where to write.
+        stream: where to write; once that fails, nothing more is written.
         simulated: simulated time says nothing about real time: the estimate follows from the speed so far.
         abort_after: abort once so many frames of this session are in the file.
     """
 
     def __init__(self, stream: TextIO, simulated: bool, abort_after: int | None = None):
-        self._stream = stream
+        self._stream = resilient(stream)
         self._simulated = simulated
         self._abort_after = abort_after
         self._terminal = stream.isatty()
@@ -55,6 +58,10 @@ class ConsoleProgress:
 
     def state_changed(self, state: RunState) -> None:
         self._stream.write(("\r" if self._terminal else "") + f"scan: {state.value}\n")
+        self._stream.flush()
+
+    def say(self, line: str) -> None:
+        self._stream.write(f"{line}\n")
         self._stream.flush()
 
     def frame_committed(self, frame: Frame, progress: Progress) -> None:
@@ -150,7 +157,7 @@ def run_scan(
     drift = record_drift(scan.path) if outcome is RunState.COMPLETED else None
     warning = None if drift is None else drift.warning()
     if warning is not None:
-        sys.stderr.write(f"warning: {warning}\n")
+        observer.say(f"warning: {warning}")
     return _result(scan.path, outcome.value, frames, begin, None if drift is None else asdict(drift))
 
 

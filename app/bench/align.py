@@ -133,7 +133,8 @@ def places(start: StagePosition) -> list[StagePosition]:
 def align(session: Session, start: StagePosition, now: float) -> Alignment:
     """Frames at `places`, then of the empty beam with the sample parked; the stage ends at the start.
 
-    The moves must have been confirmed. The camera's region is put back at the end.
+    The moves must have been confirmed. The camera's region is put back at the end. The centre of the scans is not
+    measured: the known one is kept, wherever the start is.
 
     Raises:
         AlignError: no light, too little contrast, or frames that do not agree.
@@ -227,7 +228,8 @@ def _align(session: Session, todo: Sequence[StagePosition], parked: StagePositio
         stage_serial=stage.serial,
         camera_serial=info.serial,
         stage_to_object=((matrix[0, 0], matrix[0, 1]), (matrix[1, 0], matrix[1, 1])),
-        centre_m=todo[0].as_tuple(),
+        # Where the sample's middle is, no picture here tells: the start is only a place with an edge in the beam.
+        centre_m=session.known.stage.centre_m,
         origin=(proposal.top, proposal.left),
         rotation_deg=found.rotation_deg,
         rotation_error_deg=found.rotation_error_deg,

@@ -19,6 +19,7 @@ from app.outputs import require_writable
 from app.profile import PROFILES, Profile, ProfileError
 from drivers.base import CameraInfo, StageInfo
 from recon.files.layout import SAME_LEVEL_ADU
+from recon.files.whole import whole
 
 FILE_NAME = "characterisation.toml"
 SAME_GAIN_DB = 0.01
@@ -80,7 +81,7 @@ class MeasuredAlignment(_Section):
     stage_to_object: tuple[tuple[Number, Number], tuple[Number, Number]]
     """Object position = this matrix times the displacement from the centre."""
     centre_m: tuple[Number, Number]
-    """(y, x) displacement at which the beam hits the sample's middle, m."""
+    """(y, x) displacement at which the beam hits the sample's middle, m; not measured but as it was known before."""
     origin: tuple[int, int]
     """Row and column of the sensor where the frame begins."""
     rotation_deg: Number
@@ -241,24 +242,24 @@ def require_replaceable(command: str, path: Path) -> None:
 def save(path: Path, profile: Profile, **sections: MeasuredCamera | MeasuredAlignment) -> Measured:
     """Write sections into a file; those of an earlier one that are not given are kept, and so is the earlier file.
 
-    An earlier file is renamed to bear its date.
+    An earlier file gets a name with its date once the new one is safely on the disk; until then all is as it was.
 
     Raises:
         CharacterisationError: an earlier file cannot be read, or nothing can be written there.
     """
     kept: dict[str, Any] = {}
+    dated: Path | None = None
     try:
         if path.exists():
             before = load(path)
             kept = {name: getattr(before.content, name) for name in ("camera", "alignment")}
             days = [section.date for section in kept.values() if section is not None]
             stamp = max(days, default=datetime.fromtimestamp(path.stat().st_mtime, UTC)).strftime("%Y%m%d-%H%M%S")
-            path.rename(_free(path.with_name(f"{path.stem}-{stamp}{path.suffix}")))
+            dated = _free(path.with_name(f"{path.stem}-{stamp}{path.suffix}"))
         content = Characterisation(format=1, profile=profile.name, simulated=profile.simulated, **(kept | sections))
         text = to_toml(content)
-        part = path.with_name(path.name + ".part")
-        part.write_text(text, encoding="utf-8")
-        part.rename(path)
+        with whole(path, keep=dated) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
         raise CharacterisationError(f"characterisation {path}: cannot be written ({error.strerror})") from None
     return Measured(str(path), text, content)

@@ -181,7 +181,8 @@ def characterise(
 def align(
     profile: ProfileOption = "quick",
     start: Annotated[
-        str | None, typer.Option(help="Y,X where an edge of the sample is in the beam, m or mm; default: the centre.")
+        str | None,
+        typer.Option(help="Y,X where an edge of the sample is in the beam, m or mm; default: the centre of scans."),
     ] = None,
     write: Annotated[bool, typer.Option("--write", help="Put the result into the characterisation file.")] = False,
     out: Annotated[Path | None, typer.Option(help="That file; default: beside the profile's.")] = None,
@@ -194,7 +195,8 @@ def align(
     """Measure how stage, beam and camera lie together: map with sign, scale and rotation, beam centre, region.
 
     Moves the sample in steps of 20 and 50 um about the start and parks it once; lists the moves and asks first. Nothing
-    is assumed about the mounting. The distance in the profile sets the scale: 1 % there is 1 % here.
+    is assumed about the mounting. The centre of scans stays as it was, wherever the start is. The distance in the
+    profile sets the scale: 1 % there is 1 % here.
     """
     from app.bench.align import align as measure
     from app.bench.characterisation import default_path, require_replaceable, save
@@ -211,7 +213,7 @@ def align(
     require_writable("align", figure, (".png",), new=False)
     begin = time.monotonic()
     with _told_when_aborted(as_json), session(profile, seed, sample, ALIGN_STREAM, assume_yes=yes) as bench:
-        place = parse_place(start) if start else StagePosition(*bench.profile.stage.centre_m)
+        place = parse_place(start) if start else StagePosition(*bench.known.stage.centre_m)
         bench.confirm_moves(planned_moves(bench, place))
         bench.home_if_needed()
         found = measure(bench, place, time.time())

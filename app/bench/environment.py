@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -66,12 +67,13 @@ def hints(profile: Profile, computer: Computer) -> list[str]:
     return found
 
 
-def usbfs_mb(path: Path) -> int | None:
-    """Size of the USB buffer, MB; None where the system does not say."""
+def usbfs_mb(path: Path) -> float | None:
+    """Size of the USB buffer, MB; infinite for the kernel's 0, no limit; None where the system does not say."""
     try:
-        return int(path.read_text())
+        size = int(path.read_text())
     except (OSError, ValueError):
         return None
+    return math.inf if size == 0 else size
 
 
 def gpus(computer: Computer) -> list[str]:

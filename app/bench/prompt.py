@@ -9,6 +9,7 @@ from types import FrameType
 from typing import TextIO
 
 from app.stopping import handled
+from app.streams import is_silent
 from drivers.base import Cancel, Cancelled, OperatorNeeded, never
 
 YES = {"", "y", "yes"}
@@ -65,6 +66,8 @@ class Terminal:
             while True:
                 questions.write(f"{device}: {question} ")
                 questions.flush()
+                if is_silent(questions):
+                    raise OperatorNeeded(device, f"asks: {question}; nobody can read that: stderr is gone")
                 line = answers.readline()
                 if not line:
                     raise OperatorNeeded(device, f"asks: {question}; stdin was closed before anybody answered")

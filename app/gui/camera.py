@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyqtgraph as pg
 from PyQt5.QtCore import Qt
 from PyQt5.QtGui import QKeySequence
 from PyQt5.QtWidgets import (
     QComboBox,
     QHBoxLayout,
-    QLabel,
     QMenu,
     QShortcut,
-    QSizePolicy,
     QSplitter,
     QToolButton,
     QVBoxLayout,
+    QWidget,
 )
 
 from app.gui.colours import NAMES, colour_table
+from app.gui.dark import Dark
 from app.gui.profiles import ProfilePlot
+from app.gui.saving import save_in_background
 from app.gui.theme import DARK, GAP, Theme, style_plot
-from app.gui.widgets import Panel, QuantityEdit, button, choose_file, faint, quantity, toggle
+from app.gui.widgets import ElidedLabel, Panel, QuantityEdit, button, choose_file, duration, faint, quantity, toggle
 from app.live import orders
 from app.live.journal import Journal
 from app.live.owner import DeviceOwner
 from app.live.picture import Scale, find_centre
 from app.live.state import BenchState, Doing, Health, Kind
 from app.live.viewer import View, Viewer
-from app.outputs import frame_file
-from drivers.base import Region
+from drivers.base import Clock, Region
 
 EMPTY = "No picture yet"
 UNCONNECTED = "No camera connected\n\nBench > Connect (Ctrl+O)"
@@ -51,15 +49,19 @@ class CameraPanel(Panel):
         viewer: makes the pictures.
         journal: told what was saved.
         folder: where frames are saved at first.
+        clock: tells how old the picture is.
     """
 
     title = "Camera"
 
-    def __init__(self, owner: DeviceOwner, viewer: Viewer, journal: Journal, folder: Callable[[], Path]):
+    def __init__(self, owner: DeviceOwner, viewer: Viewer, journal: Journal, folder: Callable[[], Path], clock: Clock):
         super().__init__()
         self._owner, self._viewer, self._journal, self._folder = owner, viewer, journal, folder
+        self._clock = clock
+        self._dark = Dark(viewer, journal)
         self._view: View | None = None
-        self._seen = 0
+        self._came = 0.0
+        self._seen = self._newest = self._before = 0
         self._frozen = False
         self._bench = BenchState()
         self._region_shown = False
@@ -67,15 +69,18 @@ class CameraPanel(Panel):
         self._build_picture()
         self._build_controls()
         self.plots = ProfilePlot(self._lock_levels)
-        self.status = QLabel()
+        self.status = ElidedLabel()
         self.status.setObjectName("number")
-        self.status.setTextInteractionFlags(Qt.TextSelectableByMouse)
-        # Long words must not widen the window.
-        self.status.setSizePolicy(QSizePolicy.Ignored, QSizePolicy.Preferred)
         self._pointed: tuple[int, int] | None = None
         self.canvas.scene().sigMouseMoved.connect(self._point)
         split = QSplitter(Qt.Horizontal)
-        split.addWidget(self.canvas)
+        left = QWidget()
+        framed = QVBoxLayout(left)
+        framed.setContentsMargins(0, 0, 0, 0)
+        framed.setSpacing(GAP // 2)
+        framed.addLayout(self._looking)
+        framed.addWidget(self.canvas, 1)
+        split.addWidget(left)
         split.addWidget(self.plots)
         split.setStretchFactor(0, 1)
         split.setSizes([620, 300])
@@ -182,7 +187,7 @@ class CameraPanel(Panel):
         self.overlay.setChecked(True)
         self.overlay.toggled.connect(lambda on: self._set(overlay=on))
         self.dark = toggle("Dark", "Subtract the mean of the next 16 frames from the view only: block the beam first")
-        self.dark.clicked.connect(self._dark)
+        self.dark.clicked.connect(self._switch_dark)
         self.marks = toggle("Crosshair", "Crosshair, cuts and beam centre (C); drag them")
         self.marks.toggled.connect(self._show_marks)
         self.centre = button("Find centre", "Put the centre on the light of this frame", self._find_centre)
@@ -192,8 +197,12 @@ class CameraPanel(Panel):
         for widget in (self.scale, self.colours, self.lock, self.overlay, self.dark):
             self._display.addWidget(widget)
         self._display.addStretch()
-        for widget in (self.marks, self.centre, self.fit):
-            self._display.addWidget(widget)
+        self._looking = QHBoxLayout()
+        self._looking.setSpacing(GAP // 2)
+        for widget in (self.marks, self.centre):
+            self._looking.addWidget(widget)
+        self._looking.addStretch()
+        self._looking.addWidget(self.fit)
 
     def _shortcuts(self) -> None:
         def key(sequence: str, act: Callable[[], object]) -> None:
@@ -221,6 +230,8 @@ class CameraPanel(Panel):
     _theme = DARK
 
     def refresh(self, bench: BenchState, age_s: float) -> None:
+        if bench.profile is not self._bench.profile:
+            self._forget()
         self._bench = bench
         camera = bench.camera
         there = camera.device.health is Health.CONNECTED
@@ -234,13 +245,18 @@ class CameraPanel(Panel):
             self.exposure.show_value(camera.exposure_s)
         if not self._frozen:
             latest = self._viewer.views.newest(self._seen)
-            if latest is not None:
+            if latest is not None and self._of_this_bench(latest.item):
                 self._seen = latest.number
-                self._show(latest.item)
+                if self._dark.fits(latest.item):
+                    self._show(latest.item)
+        newest = self._owner.frames.newest()
+        self._newest = 0 if newest is None else newest.number
         self.save.setEnabled(self._view is not None)
         self.centre.setEnabled(self._view is not None)
         self.region_apply.setEnabled(self._region_shown)
-        self.dark.setChecked(self._viewer.settings.dark is not None or self._viewer.dark_left > 0)
+        self.dark.setChecked(self._dark.wanted)
+        taken_live = self._live_now and not recorded and self._view is not None
+        self.dark.setEnabled(self._dark.wanted or taken_live)
         words = "" if self._view is not None else EMPTY if camera.live or scanning else STILL if there else UNCONNECTED
         if words != self._empty_words:
             self._empty_words = words
@@ -249,7 +265,28 @@ class CameraPanel(Panel):
 
     _empty_words: str | None = None
 
+    def _forget(self) -> None:
+        """Another bench, or none: nothing of the one before is shown under its name, or subtracted."""
+        self._view = None
+        self._before = self._newest
+        self._dark.drop()
+        self.freeze.setChecked(False)
+        self.picture.clear()
+        self.plots.clear()
+        self._show_axes(False)
+        self._region_shown = False
+        self.region_box.hide()
+
+    def _of_this_bench(self, view: View) -> bool:
+        camera, taken = self._bench.camera.info, view.look.info
+        known = camera is not None and (camera.model, camera.serial) == (taken.model, taken.serial)
+        return known and view.number > self._before
+
     def _show(self, view: View) -> None:
+        if self._view is None or self._view.number != view.number:
+            newest = self._owner.frames.newest()
+            age_s = newest.age_s if newest is not None and newest.number == view.number else 0.0
+            self._came = self._clock.monotonic() - age_s
         first = self._view is None or self._view.picture.indices.shape != view.picture.indices.shape
         self._view = view
         self.picture.setImage(view.picture.indices, autoLevels=False, levels=(0, 255))
@@ -266,29 +303,44 @@ class CameraPanel(Panel):
         picture, look = view.picture, view.look
         rows, columns = picture.indices.shape
         share = 100 * picture.bright / look.info.saturation_adu
-        words = [f"{rows} x {columns}", quantity(look.exposure.exposure_s, "s"), f"brightest {share:.0f} %"]
+        words = [
+            self._warning(),
+            f"{rows} x {columns}",
+            quantity(look.exposure.exposure_s, "s"),
+            f"brightest {share:.0f} %",
+        ]
         words.append(f"{picture.saturated} saturated" if picture.saturated else "none saturated")
         if self._pointed is not None and self._pointed[0] < rows and self._pointed[1] < columns:
             value = look.exposure.image[self._pointed]
             words.append(f"row {self._pointed[0]}, column {self._pointed[1]}: {value}")
-        if picture.subtracted:
-            words.append("dark subtracted")
-        if self._viewer.dark_left:
-            words.append(f"dark: {self._viewer.dark_left} frames to come")
+        words.append(self._dark.words(view))
         if look.frame is not None:
             step = look.frame.step
             point = f" at point {step.position_index}" if step.position_index >= 0 else ""
             words.append(f"{step.stream.value}{point}")
         if look.number is not None:
             words.append(f"recorded frame {look.number}")
-        elif self._frozen:
-            words.append("FROZEN")
-        elif self._bench.camera.live:
+        elif self._live_now:
             newest = self._owner.frames.newest()
             age = 0.0 if newest is None else newest.age_s
             words.append(f"{view.rate_hz:.1f} frames/s, {1e3 * age:.0f} ms old, {view.skipped} not shown")
-            if self._bench.camera.lost:
-                words.append(f"{self._bench.camera.lost} lost")
+        return "   ·   ".join(word for word in words if word)
+
+    @property
+    def _live_now(self) -> bool:
+        camera = self._bench.camera
+        return not self._frozen and camera.live and camera.device.health is Health.CONNECTED
+
+    def _warning(self) -> str:
+        """What must be read first, since the end of the line may not be seen."""
+        if self._view is not None and self._view.look.number is not None and not self._frozen:
+            return ""
+        words = []
+        if not self._live_now:
+            age = duration(self._clock.monotonic() - self._came)
+            words.append(f"FROZEN, {age} old" if self._frozen else f"{age} old")
+        if self._bench.camera.lost:
+            words.append(f"{self._bench.camera.lost} lost")
         return "   ·   ".join(words)
 
     # ---- What a person does ------------------------------------------------------------------------------------------
@@ -312,11 +364,11 @@ class CameraPanel(Panel):
     def _lock_levels(self, low: float, high: float) -> None:
         self._set(locked=(low, max(high, low + 1)))
 
-    def _dark(self, on: bool) -> None:
+    def _switch_dark(self, on: bool) -> None:
         if on:
-            self._viewer.take_dark()
+            self._dark.take(0 if self._view is None else self._view.number)
         else:
-            self._set(dark=None)
+            self._dark.drop()
 
     def _show_marks(self, on: bool) -> None:
         for item in (self.row_line, self.column_line, self.centre_mark):
@@ -391,15 +443,5 @@ class CameraPanel(Panel):
             )
 
     def save_frame(self, view: View, path: Path) -> None:
-        """Write the frame of a view, in a thread of its own: disks may hang."""
-        image: np.ndarray = view.look.exposure.image
-
-        def write() -> None:
-            try:
-                frame_file(path, image)
-            except (OSError, ValueError) as error:
-                self._journal.error(f"{path}: the frame was not saved ({error}); choose another name or folder")
-            else:
-                self._journal.info(f"camera: frame saved to {path}")
-
-        threading.Thread(target=write, name="save", daemon=True).start()
+        """Write the frame of a view."""
+        save_in_background(path, view.look.exposure.image, self._journal)

@@ -169,14 +169,16 @@ class Banner(QFrame):
 
 
 class Notices(QWidget):
-    """Below the bar: the newest error and what a person is asked."""
+    """Below the bar: the newest error and what a person is asked; of the light, and before closing, each for itself."""
 
     def __init__(self) -> None:
         super().__init__()
         self.banner = Banner()
         self.confirm = ConfirmBar()
+        self.closing = ConfirmBar()
         column = QVBoxLayout(self)
         column.setContentsMargins(GAP, 0, GAP, 0)
         column.setSpacing(0)
         column.addWidget(self.banner)
         column.addWidget(self.confirm)
+        column.addWidget(self.closing)

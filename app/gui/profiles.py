@@ -64,7 +64,7 @@ class ProfilePlot(QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(GAP // 2)
         column.addLayout(row)
-        column.addWidget(self.canvas)
+        column.addWidget(self.canvas, 1)
         self.setMinimumWidth(220)
         self.choose(HISTOGRAM)
         self._show_axes(False)
@@ -117,6 +117,13 @@ class ProfilePlot(QWidget):
             self.second.setData(np.arange(len(picture.column_cut)), picture.column_cut)
         else:
             self.first.setData(picture.radius, picture.radial)
+
+    def clear(self) -> None:
+        """Show nothing until there is something again."""
+        self._view = None
+        for curve in (self.first, self.second):
+            curve.setData([], [])
+        self._show_axes(False)
 
     def restyle(self, theme: Theme) -> None:
         self.canvas.setBackground(theme.plot)

@@ -29,11 +29,11 @@ class ReplayPanel(Panel):
         super().__init__()
         self._replay = replay
         self._following = True
-        self.first = button("|◀", "First frame (Home)", lambda: self._seek(0))
+        self.first = button("|◀", "First frame (Ctrl+Home)", lambda: self._seek(0))
         self.back = button("◀", "One frame back (,)", lambda: self._step(-1))
         self.play = button("Play", "Play or pause (Ctrl+Space)", self._play)
         self.on = button("▶", "One frame on (.)", lambda: self._step(1))
-        self.last = button("▶|", "Last frame (End)", lambda: self._seek(10**9))
+        self.last = button("▶|", "Last frame (Ctrl+End)", lambda: self._seek(10**9))
         for small in (self.first, self.back, self.on, self.last):
             small.setFixedWidth(40)
         self.play.setMinimumWidth(72)

@@ -10,6 +10,8 @@ from typing import Any
 
 from PyQt5.QtCore import QStandardPaths
 
+from recon.files.whole import whole
+
 NAME = "window.json"
 VARIABLE = "PTYCHOSCOPE_SETTINGS"
 
@@ -51,11 +53,11 @@ def load(path: Path) -> tuple[Settings, str]:
 
     What is missing, unknown or of the wrong kind is left at its default, each for itself.
     """
-    if not path.exists():
-        return Settings(), ""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except FileNotFoundError:
+        return Settings(), ""
+    except (OSError, ValueError, RecursionError) as error:
         return Settings(), f"settings {path}: cannot be read ({type(error).__name__}); the window starts without them"
     if not isinstance(raw, dict):
         return Settings(), f"settings {path}: hold no settings; the window starts without them"
@@ -75,13 +77,13 @@ def load(path: Path) -> tuple[Settings, str]:
 
 def save(path: Path, settings: Settings) -> str:
     """Write them, at once or not at all; a line about why it failed, or ""."""
-    part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(asdict(settings), indent=1), encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        return f"settings {path}: cannot be written ({error.strerror}); they are forgotten"
+        with whole(path) as part:
+            part.write_text(json.dumps(asdict(settings), indent=1), encoding="utf-8")
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        return f"settings {path}: cannot be written ({why}); they are forgotten"
     return ""
 
 

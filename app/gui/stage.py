@@ -55,7 +55,8 @@ class JogPad(QWidget):
         self.label = faint("x, y")
         self.label.setAlignment(Qt.AlignCenter)
         grid.addWidget(self.label, 1, 1)
-        hint = faint("Click here, then the arrow keys go one step;\nPage Up and Page Down change the step.")
+        hint = faint("Click here, then the arrow keys go one step; Page Up and Page Down change the step.")
+        hint.setWordWrap(True)
         grid.addWidget(hint, 0, 3, 3, 1)
         self.steps = QButtonGroup(self)
         row = QHBoxLayout()
@@ -149,8 +150,10 @@ class StageMap(pg.PlotWidget):
         for name in self.names:
             self.removeItem(name)
         self.names = []
+        # Each on a side of its own, so that two places that are close together can both be read.
+        anchors = {"centre": (0.5, 1.3), "park": (0.5, -0.3), "load": (-0.2, 0.5)}
         for name, (y, x) in named.items():
-            label = pg.TextItem(name, anchor=(0.5, 1.3))
+            label = pg.TextItem(name, anchor=anchors[name])
             label.setPos(x, y)
             self.addItem(label)
             self.names.append(label)
@@ -217,6 +220,7 @@ class StagePanel(Panel):
             field.setToolTip(f"Displacement {axis}: 12.5mm, 80um, or 12.5 (mm)")
             field.setAccessibleName(f"Go to {axis}")
             field.edited.connect(self._show_target)
+            field.lineEdit().returnPressed.connect(self._entered)
         self.go = button("Go to…", "Move there, after a confirmation (Enter in a field)", self._ask_go)
         self.home = button("Home…", "Run both axes to the ends of their travel, after a confirmation", self._ask_home)
         self.park = button("Park…", "To the parking place: sample out of the beam", partial(self._ask_place, "park"))
@@ -263,10 +267,13 @@ class StagePanel(Panel):
         self.map.restyle(theme)
 
     def refresh(self, bench: BenchState, age_s: float) -> None:
+        if bench.profile is not self._bench.profile:
+            # A zero is a place of one stage.
+            self._count_from(None)
+            self.confirm.cancel()
         if bench.known is not None and (self._bench.known is not bench.known):
             self.map.show_profile(bench.known.stage)
-            self.to_y.show_value(bench.known.stage.centre_m[0])
-            self.to_x.show_value(bench.known.stage.centre_m[1])
+            self._fill(StagePosition(*bench.known.stage.centre_m))
             self.map.show_target(None)
         self._bench = bench
         stage = bench.stage
@@ -313,9 +320,21 @@ class StagePanel(Panel):
     # ---- What a person does ------------------------------------------------------------------------------------------
 
     def _zero(self, on: bool) -> None:
-        position = self._bench.stage.position
-        self._origin = position if on and position is not None else StagePosition(0.0, 0.0)
-        self.origin.setChecked(on and position is not None)
+        # The place that is meant stays; what is typed follows the zero.
+        self.to_y.interpretText()
+        self.to_x.interpretText()
+        target = self._target()
+        self._count_from(self._bench.stage.position if on else None)
+        self._fill(target)
+
+    def _count_from(self, origin: StagePosition | None) -> None:
+        self._origin = origin or StagePosition(0.0, 0.0)
+        self.origin.setChecked(origin is not None)
+
+    def _fill(self, target: StagePosition) -> None:
+        for field, place, zero in ((self.to_y, target.y, self._origin.y), (self.to_x, target.x, self._origin.x)):
+            # Behind a zero whole nanometres: no stage is finer, and 0 shall read 0.
+            field.put_value(round(place - zero, 9) + 0.0 if self.origin.isChecked() else place)
 
     def _show_target(self) -> None:
         self.map.show_target(self._target())
@@ -323,6 +342,10 @@ class StagePanel(Panel):
     def _target(self) -> StagePosition:
         """The fields count from the zero that is shown."""
         return StagePosition(self.to_y.value() + self._origin.y, self.to_x.value() + self._origin.x)
+
+    def _entered(self) -> None:
+        if self.go.isEnabled():
+            self._ask_go()
 
     def _ask_go(self) -> None:
         self.to_y.interpretText()
@@ -343,13 +366,20 @@ class StagePanel(Panel):
             return
         self.map.show_target(target)
         seconds = stage.info.move_duration_s(stage.position, target)
-        place = f"y {target.y * 1e3:.4f}, x {target.x * 1e3:.4f} mm"
         self.confirm.ask(
-            f"Move to {name + ', ' if name else ''}{place}? About {duration(seconds)}.",
+            f"Move to {name + ', ' if name else ''}{self._where(target)}? About {duration(seconds)}.",
             "Move",
             lambda: self._owner.give(orders.move_to(target, name)),
             partial(self.map.show_target, None),
         )
+
+    def _where(self, target: StagePosition) -> str:
+        """In the frame that is shown, and where that is on the stage."""
+        place = f"y {target.y * 1e3:.4f}, x {target.x * 1e3:.4f} mm"
+        if not self.origin.isChecked():
+            return place
+        y, x = target.y - self._origin.y, target.x - self._origin.x
+        return f"y {y * 1e3:.4f}, x {x * 1e3:.4f} mm from the zero shown (on the stage {place})"
 
     def _ask_home(self) -> None:
         self.confirm.ask(

@@ -8,12 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from PyQt5 import sip
 from PyQt5.QtCore import Qt, pyqtSignal
-from PyQt5.QtGui import QValidator
+from PyQt5.QtGui import QPainter, QValidator
 from PyQt5.QtWidgets import (
+    QApplication,
     QDoubleSpinBox,
     QFileDialog,
     QFrame,
+    QGridLayout,
     QHBoxLayout,
     QLabel,
     QPushButton,
@@ -110,9 +113,13 @@ class QuantityEdit(QDoubleSpinBox):
     def show_value(self, value: float) -> None:
         """Show a value that nobody typed; not while somebody is typing."""
         if not self.hasFocus() and self.value() != value:
-            self.blockSignals(True)
-            self.setValue(value)
-            self.blockSignals(False)
+            self.put_value(value)
+
+    def put_value(self, value: float) -> None:
+        """Show a value that nobody typed, whoever is typing."""
+        self.blockSignals(True)
+        self.setValue(value)
+        self.blockSignals(False)
 
     def textFromValue(self, value: float) -> str:
         return quantity(value, self._unit, 4 if self._ladder else 7)
@@ -185,6 +192,7 @@ class ConfirmBar(QFrame):
         column.addLayout(row)
         self._then: Callable[[], object] | None = None
         self._otherwise: Callable[[], object] | None = None
+        self._before: QWidget | None = None
         self.yes.clicked.connect(lambda: self._answer(True))
         self.no.clicked.connect(lambda: self._answer(False))
         self.hide()
@@ -202,6 +210,7 @@ class ConfirmBar(QFrame):
         self._words.setText(words)
         self.yes.setText(yes)
         self._then, self._otherwise = then, otherwise
+        self._before = QApplication.focusWidget()
         self.show()
         self.no.setFocus()
 
@@ -213,10 +222,47 @@ class ConfirmBar(QFrame):
     def _answer(self, yes: bool) -> None:
         then, otherwise = self._then, self._otherwise
         self._then = self._otherwise = None
+        self._give_focus_back()
         self.hide()
         chosen = then if yes else otherwise
         if chosen is not None:
             chosen()
+
+    def _give_focus_back(self) -> None:
+        """To who had it before the question: hidden with it, the bar would pass it on to the next button at hand."""
+        before, self._before = self._before, None
+        now = QApplication.focusWidget()
+        if now is None or not self.isAncestorOf(now):
+            return
+        if before is None or sip.isdeleted(before) or not before.isEnabled() or not before.isVisible():
+            # No key does anything to the window itself.
+            before = self.window()
+        before.setFocus()
+
+
+class ElidedLabel(QLabel):
+    """One line that never widens its window: what does not fit ends in an ellipsis, and all of it is the tool tip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setSizePolicy(QSizePolicy.Ignored, QSizePolicy.Preferred)
+
+    def setText(self, text: str) -> None:
+        super().setText(text)
+        self.setToolTip(text)
+
+    @property
+    def seen(self) -> str:
+        """What of the text can be read."""
+        return self.fontMetrics().elidedText(self.text(), Qt.ElideRight, self.contentsRect().width())
+
+    def paintEvent(self, event: Any) -> None:
+        painter = QPainter(self)
+        role = self.foregroundRole()
+        flags = int(Qt.AlignLeft | Qt.AlignVCenter)
+        self.style().drawItemText(
+            painter, self.contentsRect(), flags, self.palette(), self.isEnabled(), self.seen, role
+        )
 
 
 def heading(text: str) -> QLabel:
@@ -235,7 +281,8 @@ def button(text: str, tip: str, act: Callable[[], object], *, primary: bool = Fa
     """A push button; its tool tip says what happens and on which key."""
     made = QPushButton(text)
     made.setToolTip(tip)
-    made.setAccessibleName(text)
+    # Who hears the window hears words, no signs.
+    made.setAccessibleName(text if any(letter.isalpha() for letter in text) else tip.split(" (")[0])
     if primary:
         made.setObjectName("primary")
     made.clicked.connect(lambda: act())
@@ -253,19 +300,55 @@ def toggle(text: str, tip: str) -> QToolButton:
     return made
 
 
+class FileDialog(QFileDialog):
+    """Qt's own dialog (Esc has to reach the program), whose questions are bars inside it: Qt's would be modal boxes.
+
+    Args:
+        parent: whose window it belongs to.
+        title, folder, kinds: its title, where it begins, and its filter, "Runs (*.h5)".
+        save: whether the file is to be written.
+    """
+
+    def __init__(self, parent: QWidget, title: str, folder: Path, kinds: str, *, save: bool):
+        super().__init__(parent, title, str(folder), kinds)
+        self.setOption(QFileDialog.DontUseNativeDialog)
+        self.setOption(QFileDialog.DontUseCustomDirectoryIcons)
+        self.setOption(QFileDialog.DontConfirmOverwrite)
+        # Deleting asks in a modal box as well; who saves may want a new folder.
+        self.setOption(QFileDialog.ReadOnly, not save)
+        self.setAcceptMode(QFileDialog.AcceptSave if save else QFileDialog.AcceptOpen)
+        self.setFileMode(QFileDialog.AnyFile if save else QFileDialog.ExistingFile)
+        if save:
+            self.setDefaultSuffix(kinds.split("*.")[1].split(" ")[0].rstrip(")"))
+        self.setModal(False)
+        self.setAttribute(Qt.WA_DeleteOnClose)
+        self._save = save
+        self._agreed: Path | None = None
+        self.confirm = ConfirmBar()
+        grid = self.layout()
+        assert isinstance(grid, QGridLayout)
+        grid.addWidget(self.confirm, grid.rowCount(), 0, 1, grid.columnCount())
+
+    def accept(self) -> None:
+        """Take the file, once it is sure that it is the one that is meant."""
+        chosen = Path(self.selectedFiles()[0]) if self.selectedFiles() else None
+        if chosen is None or chosen.is_dir() or (chosen.is_file() != self._save) or chosen == self._agreed:
+            super().accept()
+        elif self._save:
+            self.confirm.ask(f"{chosen.name} exists already. Write over it?", "Write over", lambda: self._take(chosen))
+        else:
+            self.confirm.ask(f"{chosen} does not exist. Choose another file.", "Understood", lambda: None)
+
+    def _take(self, chosen: Path) -> None:
+        self._agreed = chosen
+        self.accept()
+
+
 def choose_file(
     parent: QWidget, title: str, folder: Path, kinds: str, then: Callable[[Path], object], *, save: bool = False
-) -> QFileDialog:
-    """Ask for a file without blocking anything; `then` gets it. Qt's own dialog: Esc has to reach the program."""
-    dialog = QFileDialog(parent, title, str(folder), kinds)
-    dialog.setOption(QFileDialog.DontUseNativeDialog)
-    dialog.setOption(QFileDialog.DontUseCustomDirectoryIcons)
-    dialog.setAcceptMode(QFileDialog.AcceptSave if save else QFileDialog.AcceptOpen)
-    dialog.setFileMode(QFileDialog.AnyFile if save else QFileDialog.ExistingFile)
-    if save:
-        dialog.setDefaultSuffix(kinds.split("*.")[1].split(" ")[0].rstrip(")"))
-    dialog.setModal(False)
-    dialog.setAttribute(Qt.WA_DeleteOnClose)
+) -> FileDialog:
+    """Ask for a file without blocking anything; `then` gets it."""
+    dialog = FileDialog(parent, title, folder, kinds, save=save)
     dialog.fileSelected.connect(lambda name: then(Path(name)))
     dialog.show()
     return dialog

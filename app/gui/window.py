@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from PyQt5 import sip
 from PyQt5.QtCore import QByteArray, Qt, QTimer
 from PyQt5.QtGui import QKeySequence
 from PyQt5.QtWidgets import QAction, QApplication, QDockWidget, QMainWindow, QMenuBar, QTabWidget, QVBoxLayout, QWidget
@@ -65,7 +67,8 @@ class Window(QMainWindow):
         self._closing = False
         self._seen_error = 0
         self._asked: Asked | None = None
-        self.camera = CameraPanel(self.owner, self.viewer, self.journal, self.folder)
+        self._waiting_for: QWidget | None = None
+        self.camera = CameraPanel(self.owner, self.viewer, self.journal, self.folder, clock)
         self.light = LightPanel(self.owner)
         self.stage = StagePanel(self.owner, self.light)
         self.scan = ScanPanel(self.owner, self.planner, self.journal, clock, self.folder)
@@ -191,8 +194,14 @@ class Window(QMainWindow):
 
     def stop(self) -> None:
         """STOP: straight to the stage, in this thread."""
-        self.owner.stop()
-        self.journal.warning("STOP: the stage stands, a scan is aborted and can be resumed")
+        stop: Callable[[], object] = self.owner.stop
+        if stop() is False:
+            self.journal.error(
+                "STOP: the stage did not confirm it and MAY STILL BE MOVING: cut its power if it does;"
+                " a scan is aborted and can be resumed"
+            )
+        else:
+            self.journal.warning("STOP: the stage stands, a scan is aborted and can be resumed")
 
     def connect_bench(self, choice: Choice) -> None:
         """Open a profile's bench; nothing moves."""
@@ -253,13 +262,33 @@ class Window(QMainWindow):
         latest = self.owner.bench.newest()
         assert latest is not None
         bench, age_s = latest.item, latest.age_s
+        focus = QApplication.focusWidget()
         self.top.refresh(bench, age_s)
         for panel in (*self._panels, *self.guests):
             panel.refresh(bench, age_s)
+        self._keep_focus(focus)
         self.reconnect_action.setEnabled(self.top.reconnect.isVisibleTo(self.top))
         self._title(bench)
         self._newest_error()
         self._question()
+
+    def _keep_focus(self, before: QWidget | None) -> None:
+        """Qt passes the focus of a control that is disabled to the next one, and Space would press that, the light's
+        perhaps: it waits on the picture, where no key does anything, and comes back with the control.
+        """
+        now = QApplication.focusWidget()
+        if before is not None and before is not now and before.window() is self and not before.isEnabled():
+            self.camera.canvas.setFocus()
+            self._waiting_for = before if before is not self.camera.canvas else None
+            return
+        kept = self._waiting_for
+        if kept is None:
+            return
+        if now is not self.camera.canvas or sip.isdeleted(kept) or not kept.isVisible():
+            self._waiting_for = None
+        elif kept.isEnabled():
+            self._waiting_for = None
+            kept.setFocus()
 
     def _title(self, bench: BenchState) -> None:
         parts = ["Ptychoscope", bench.name, bench.kind.value if bench.name else ""]
@@ -302,7 +331,8 @@ class Window(QMainWindow):
         if self._closing:
             return
         if scanning:
-            self.notices.confirm.ask(
+            # In a bar of its own: who stays has not answered what the light asks.
+            self.notices.closing.ask(
                 "A scan is running. Stop it and close? What was taken stays in the file, and the run can be resumed.",
                 "Stop and close",
                 self.leave,
@@ -356,7 +386,9 @@ class Window(QMainWindow):
         )
         complaint = remembered.save(self._path, self.settings)
         if complaint:
+            # The log's window is gone by now.
             self.journal.warning(complaint)
+            sys.stderr.write(f"{complaint}\n")
 
     def _remember_places(self) -> None:
         self.settings = replace(self.settings, geometry=_text(self.saveGeometry()), layout=_text(self.saveState()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -315,12 +316,16 @@ def _speaking(made: Scan, owner: DeviceOwner) -> Scan:
 
 
 class _Watcher:
-    """Turns what a runner tells into snapshots and frames. Implements `app.acquire.observer.Observer`."""
+    """Turns what a runner tells into snapshots and frames. Implements `app.acquire.observer.Observer`.
+
+    The runner's thread tells its states, the recorder's the frames.
+    """
 
     def __init__(self, owner: DeviceOwner, made: Scan):
         self._owner = owner
         self._scan = made
         self.others: list[Observer] = []
+        self._lock = threading.Lock()
         self._status = RunStatus(made.plan, made.profile, made.path, RunState.IDLE, total=made.plan.frames)
 
     def state_changed(self, state: RunState) -> None:
@@ -353,5 +358,7 @@ class _Watcher:
         self._put(error=" ".join(str(error).split()))
 
     def _put(self, **changes: object) -> None:
-        self._status = replace(self._status, **changes)  # type: ignore[arg-type]
-        self._owner.publish(run=self._status)
+        # Published inside too: an older status must not follow a newer one.
+        with self._lock:
+            self._status = replace(self._status, **changes)  # type: ignore[arg-type]
+            self._owner.publish(run=self._status)

@@ -27,6 +27,7 @@ from recon.dataset import Ptychogram
 from recon.device import pick_device
 from recon.files.read import open_run
 from recon.files.reuse import calibration_of, reused_illumination
+from recon.files.whole import whole
 from recon.landscape import Bench, Grid, View, curvature, find_optimum, free_axes, landscapes, views
 from recon.likelihoods import LIKELIHOODS
 from recon.nodeloss import NodeLoss, node_loss
@@ -344,9 +345,8 @@ def _write(found: Sequence[Landscape], out: Path) -> None:
         arrays[f"first_{k}"], arrays[f"second_{k}"] = one.first, one.second
         arrays[f"spread_{k}"] = one.spread
     facts = [{"decoder": one.decoder, "exposure": one.exposure, "loss": one.loss} for one in found]
-    part = out / "landscapes.part.npz"
-    np.savez_compressed(part, landscapes=np.array(json.dumps(facts)), **arrays)
-    part.replace(out / "landscapes.npz")
+    with whole(out / "landscapes.npz") as part, part.open("wb") as file:
+        np.savez_compressed(file, landscapes=np.array(json.dumps(facts)), **arrays)
 
 
 def _report(study: LandscapeStudy, taken: Taken, found: Sequence[Landscape], out: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from app.studies.objects import StudyObject, Truth
 from app.studies.scene import StudyScene
+from recon.files.whole import whole
 from recon.metrics import dice, psnr_db, success_db
 
 FROZEN = Path(__file__).with_name("reference.json")
@@ -93,9 +94,8 @@ def write_references(path: Path, references: dict[str, Reference], names: dict[s
         | {field: round(value, 4) for field, value in asdict(reference).items()}
         for key, reference in sorted(references.items())
     }
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    with whole(path) as part:
+        part.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 
 
 @cache

@@ -13,9 +13,10 @@ from app.acquire.observer import DarkObserver, DoseJudge, Enough, NextJudge, Obs
 from app.acquire.scan import Scan
 from app.errors import UsageError
 from app.live.journal import Journal, Severity
+from app.streams import resilient
 from app.worker.link import LinkState
 from app.worker.live import Live
-from drivers.base import SystemClock
+from drivers.base import Clock, SystemClock
 from recon.files.darks import DarkSummary
 
 START_S = 120.0
@@ -26,13 +27,17 @@ LOOK_S = 0.02
 
 
 class Console(Journal):
-    """A journal that writes every line to stderr."""
+    """A journal that writes every line to stderr, as long as somebody reads it."""
+
+    def __init__(self, clock: Clock):
+        super().__init__(clock)
+        self._stream = resilient(sys.stderr)
 
     def _put(self, severity: Severity, text: str) -> None:
         super()._put(severity, text)
         sign = "" if severity is Severity.INFO else f"{severity.value}: "
-        sys.stderr.write(f"{sign}{' '.join(text.split())}\n")
-        sys.stderr.flush()
+        self._stream.write(f"{sign}{' '.join(text.split())}\n")
+        self._stream.flush()
 
 
 @runtime_checkable

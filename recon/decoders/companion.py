@@ -27,6 +27,7 @@ from recon.decoders.mixture import Mixture, fit_mixture
 from recon.decoders.package import COMPANION_SUFFIX, PRETRAINED, DecoderError, DecoderPackage
 from recon.decoders.sketch import Sketch, SketchSettings, StandIn, train_sketch
 from recon.decoders.whitening import Whitening
+from recon.files.whole import whole
 
 FORMAT = "ptychoscope-prior-1"
 COMPONENTS = 8
@@ -296,9 +297,8 @@ def write_companion(path: Path, companion: Companion) -> None:
         tensors[f"sketch.weight.{k}"] = weight.half()
         tensors[f"sketch.bias.{k}"] = bias.half()
     metadata = {"format": FORMAT, "decoder_sha256": companion.decoder_sha256, "made": json.dumps(companion.made)}
-    part = path.with_name(path.name + ".part")
-    save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, part, metadata)
-    part.replace(path)
+    with whole(path) as part:
+        save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, part, metadata)
 
 
 def load_companion(path: Path, package: DecoderPackage) -> Companion:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.decoders.pairs import paired
+from recon.files.whole import whole
 
 IDX_TYPES = {0x08: np.uint8, 0x09: np.int8, 0x0B: np.int16, 0x0C: np.int32, 0x0D: np.float32, 0x0E: np.float64}
 PICTURE_SUFFIXES = {".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".gif"}
@@ -251,9 +252,8 @@ def ensure_mnist(name: str) -> Path:
             ) from None
         _verify(MNIST_MIRROR + name, name, fetched, "try again later")
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_bytes(fetched)
-        part.replace(path)
+        with whole(path) as part:
+            part.write_bytes(fetched)
     else:
         _verify(str(path), name, path.read_bytes(), "delete it to fetch it again")
     return path

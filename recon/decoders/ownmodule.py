@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from recon.decoders.layers import KINDS, Layer, Layers
 from recon.decoders.package import FORMAT, DecoderError, DecoderPackage, load_package
+from recon.files.whole import whole
 
 
 def described(module: nn.Sequential) -> tuple[Layer, ...]:
@@ -98,7 +99,6 @@ def write_layers(
         "architecture": json.dumps(architecture.as_dict()),
         "training": json.dumps(dict(training or {})),
     }
-    part = path.with_name(path.name + ".part")
-    save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, part, metadata)
-    part.replace(path)
+    with whole(path) as part:
+        save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, part, metadata)
     return load_package(str(path))

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from recon.decoders import layers as _layers  # noqa: F401  (registers its architecture)
 from recon.decoders.architecture import DecoderArchitecture, architecture_of
 from recon.decoders.network import Autoencoder, ComplexArchitecture, in_channels
+from recon.files.whole import whole
 
 FORMAT = "ptychoscope-decoder-1"
 COMPANION_SUFFIX = ".prior.safetensors"
@@ -153,9 +154,8 @@ def write_package(
         "training": json.dumps(training),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata)
-    part.replace(path)
+    with whole(path) as part:
+        save_file(tensors, part, metadata)
 
 
 def installed_packages(channels: int | None = 1) -> list[str]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recon.decoders.network import Architecture, Autoencoder, in_channels
+from recon.files.whole import whole
 
 CHECKPOINT_KEYS = {"identity", "network", "optimiser", "schedule", "history"}
 
@@ -182,9 +183,8 @@ def train(
                 "schedule": schedule.state_dict(),
                 "history": json.dumps(history),
             }
-            part = checkpoint.with_name(checkpoint.name + ".part")
-            torch.save(state, part)
-            part.replace(checkpoint)
+            with whole(checkpoint) as part:
+                torch.save(state, part)
         report(done)
     record = {
         "source": source,

@@ -1,5 +1,7 @@
 """Alignment: whatever the mounting, the map, the beam's centre and the region are found; and it is refused in time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -7,6 +9,7 @@ from scipy import ndimage
 from app.bench import align as module
 from app.bench.align import AlignError, align, fit_map, nearest_quarter_turn, region_about, require_contrast
 from app.bench.beam import FreeSpace, Grid, find_light, fit_beam, pinhole_wave
+from app.bench.characterisation import Characterisation
 from app.bench.registration import places_from_shifts, shift_between, transmission
 from app.profile import load_profile
 from drivers.base import LimitError, NotReadyError, StagePosition
@@ -80,6 +83,20 @@ def test_the_shipped_bench_is_aligned_within_its_own_errors():
     assert found.measured.scale_error > 0.01
     assert found.beam.defocus_waves == pytest.approx(0.10, abs=0.02)
     assert found.beam.astigmatism_waves[0] == pytest.approx(0.06, abs=0.01)
+
+
+def test_a_start_beside_the_centre_leaves_scans_where_they_were(monkeypatch):
+    """`--start` names a place with an edge of the sample in the beam; the sample's middle is not measured there."""
+    monkeypatch.setattr(module, "STEPS", 3)
+    monkeypatch.setattr(module, "SECOND_LOOKS", 0)
+    profile, known = load_profile("tiny"), changed("tiny", stage__centre_m=(12.45e-3, 12.6e-3))
+    start = StagePosition(12.6e-3, 12.4e-3)
+    with bench(profile, stream=13) as session:
+        session.home_if_needed()
+        found = align(replace(session, known=known), start, 1.7e9)
+    assert found.measured.centre_m == (12.45e-3, 12.6e-3)
+    content = Characterisation(format=1, profile="tiny", simulated=True, alignment=found.measured)
+    assert content.applied_to(known).stage.centre_m == known.stage.centre_m
 
 
 OPAQUE = "nothing here lets light through"

@@ -1,7 +1,10 @@
 """The file with what was measured: written, kept, checked against the devices, and used by runs."""
 
+import errno
 import hashlib
+import os
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +64,22 @@ def test_what_is_written_is_read_and_sections_are_kept(tmp_path):
     characterisation.save(path, TINY, camera=CAMERA)
     characterisation.save(path, TINY, camera=CAMERA)
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_full_disk_leaves_the_earlier_file_where_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "characterisation.toml"
+    before = characterisation.save(path, TINY, camera=CAMERA)
+    write_text = Path.write_text
+
+    def full(self, text, **options):
+        write_text(self, text[:10], **options)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(CharacterisationError, match="No space left"):
+        characterisation.save(path, TINY, alignment=ALIGNMENT)
+    assert characterisation.load(path) == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

@@ -404,8 +404,10 @@ def test_hints_for_real_devices_on_linux(tmp_path):
     assert all("\n" not in line for line in found)
     assert hints(TINY, computer) == []
     (rules / "69-basler-cameras.rules").write_text('SUBSYSTEM=="usb", ATTRS{idVendor}=="2676", MODE:="0666"\n')
-    usbfs.write_text("1000")
-    assert hints(real, Computer((rules,), usbfs, tmp_path, "linux", frozenset({"dialout"}))) == []
+    # To the kernel 0 is no limit.
+    for enough in ("1000", "0\n"):
+        usbfs.write_text(enough)
+        assert hints(real, Computer((rules,), usbfs, tmp_path, "linux", frozenset({"dialout"}))) == []
     assert hints(real, Computer((tmp_path,), usbfs, tmp_path, "win32")) == []
 
 

@@ -16,7 +16,19 @@ from app.gui.program import configure_plots
 from app.gui.window import Window
 from app.live.setup import Setup
 from app.live.state import BenchState, Health
-from drivers.base import Camera, Cancel, Facts, InstrumentError, Stage, StageInfo, StagePosition, SystemClock, never
+from drivers.base import (
+    Camera,
+    Cancel,
+    Facts,
+    InstrumentError,
+    LightState,
+    Stage,
+    StageInfo,
+    StagePosition,
+    SystemClock,
+    never,
+)
+from drivers.manual import ManualLight
 
 PATIENCE_MS = 20_000
 FAST = 300.0
@@ -113,13 +125,19 @@ class Desk:
         profile: str = "tiny",
         seed: int = 0,
         camera: Callable[[Camera], Camera] = lambda camera: camera,
+        by_hand: bool = False,
     ) -> None:
-        """Connect a simulated bench, its devices wrapped, and wait until they are there."""
+        """Connect a simulated bench, its devices wrapped, and wait until they are there; its beam by hand or not."""
 
         def make(ask):
             setup = Setup.of_profile(profile, ask, seed, speed=speed)
             self.stage = SpyStage(setup.devices.stage)
             devices = replace(setup.devices, camera=camera(setup.devices.camera), stage=self.stage)
+            if by_hand:
+                beam = devices.light
+                beam.open()
+                switch = {LightState.OPEN: beam.unblock, LightState.BLOCKED: beam.block}
+                devices = replace(devices, light=ManualLight(ask, lambda state: switch[state]()))
             return replace(setup, devices=devices)
 
         self.window.use(make)

@@ -61,7 +61,8 @@ def test_live_off_and_on_by_key(at_desk):
     shown(at_desk)
     at_desk.window.camera.live.click()
     at_desk.until(lambda: not at_desk.bench.camera.live)
-    at_desk.until(at_desk.window.camera.live.isEnabled)
+    # The button, too, has heard of it.
+    at_desk.until(lambda: at_desk.window.camera.live.isEnabled() and not at_desk.window.camera.live.isChecked())
     at_desk.window.camera.live.click()
     at_desk.until(lambda: at_desk.bench.camera.live)
 

@@ -49,6 +49,16 @@ def test_the_button_stops_a_move(at_desk):
     assert at_desk.bench.stage.position == place
 
 
+def test_a_stop_that_failed_is_not_said_to_have_worked(at_desk, monkeypatch):
+    for worked, said in ((False, "MAY STILL BE MOVING"), (True, "the stage stands"), (None, "the stage stands")):
+        before = at_desk.window.journal.count
+        monkeypatch.setattr(at_desk.window.owner, "stop", lambda worked=worked: worked)
+        at_desk.window.stop()
+        told = " ".join(message.text for message in at_desk.window.journal.since(before))
+        assert said in told
+        assert ("stands" in told) is (worked is not False)
+
+
 def test_escape_stops_a_move_wherever_the_focus_is(at_desk):
     homed(at_desk)
     far_away(at_desk)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from PyQt5.QtWidgets import QAbstractButton, QLabel
+import pytest
+from PyQt5.QtWidgets import QAbstractButton, QAction, QLabel
 
 from app.gui.theme import DARK, LIGHT, Theme
 from app.gui.window import Window
 from app.live.journal import Severity
 from app.live.state import BenchState, Kind
+from drivers.base import AcquisitionError
+from simulators.faults import Fault, FaultyCamera
 from tests.gui.rigs import Desk
 
 
@@ -109,3 +112,61 @@ def test_disconnecting_closes_everything(at_desk: Desk):
     at_desk.until(lambda: at_desk.bench.name == "" and at_desk.bench.idle)
     at_desk.until(lambda: at_desk.window.windowTitle() == "Ptychoscope")
     assert at_desk.bench.stage.position is None
+
+
+@pytest.mark.parametrize("profile", [None, "tiny"])
+def test_the_window_fits_a_small_screen(at_desk, profile):
+    if profile is not None:
+        at_desk.connect(profile=profile)
+        at_desk.until(lambda: at_desk.window.camera.status.text() != "")
+    window = at_desk.window
+    assert window.minimumSizeHint().width() <= 1200
+    window.resize(1280, 800)
+    at_desk.until(lambda: (window.width(), window.height()) == (1280, 800))
+    stop = window.top.stop
+    assert stop.mapTo(window, stop.rect().topRight()).x() < 1280
+
+
+def test_what_must_be_read_stands_first_and_the_rest_ends_in_an_ellipsis(at_desk):
+    broken = AcquisitionError("camera", "frame 7 arrived damaged; look at the cable")
+    at_desk.connect(camera=lambda camera: FaultyCamera(camera, Fault("newest", 3, broken, repeats=4)))
+    status = at_desk.window.camera.status
+    at_desk.until(lambda: status.text().startswith("4 lost"))
+    at_desk.window.camera.freeze.click()
+    at_desk.until(lambda: status.text().startswith("FROZEN"))
+    status.setText("FROZEN" + " and more" * 200)
+    assert status.seen.startswith("FROZEN")
+    assert status.seen.endswith("…")
+    assert status.toolTip() == status.text()
+
+
+def test_places_that_are_close_together_can_both_be_read(at_desk):
+    at_desk.connect()
+    stage_map = at_desk.window.stage.map
+    at_desk.until(lambda: len(stage_map.names) >= 2)
+    stage = at_desk.bench.known.stage
+    stage_map.show_profile(stage.model_copy(update={"park_m": (12.5e-3, 14e-3)}))
+    boxes = {name.toPlainText(): name.sceneBoundingRect() for name in stage_map.names}
+    assert not boxes["centre"].intersects(boxes["park"])
+
+
+def test_every_button_has_a_name_in_words(at_desk):
+    at_desk.window.ask_connect()
+    widgets = (*at_desk.window._panels, at_desk.window.top, at_desk.window.dialog)
+    nameless = [
+        control.text()
+        for panel in widgets
+        for control in panel.findChildren(QAbstractButton)
+        if control.text() and not any(letter.isalpha() for letter in control.accessibleName() or control.text())
+    ]
+    assert nameless == []
+    assert at_desk.window.replay.first.accessibleName() == "First frame"
+    at_desk.window.dialog.reject()
+
+
+def test_the_keys_that_a_tool_tip_names_are_those_of_the_menu(at_desk):
+    window = at_desk.window
+    keys = {action.text(): action.shortcut().toString() for action in window.findChildren(QAction)}
+    for control, entry in ((window.replay.first, "First frame"), (window.replay.last, "Last frame")):
+        assert keys[entry]
+        assert f"({keys[entry]})" in control.toolTip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -18,7 +19,8 @@ from app.live.owner import DeviceOwner
 from app.live.pace import PacedClock
 from app.live.planner import Ask, Planner, planned
 from app.live.setup import Setup
-from app.live.state import Doing, Health
+from app.live.state import Doing, Health, RunStatus
+from app.profile import load_profile
 from drivers.base import StagePosition, SystemClock, VirtualClock
 from recon.files.read import open_run
 
@@ -391,3 +393,46 @@ def test_a_paced_clock_runs_faster_and_begins_where_it_is_told():
     assert (clock.monotonic() - begin) >= 900.0 * (real.monotonic() - real_begin) - 1.0
     with pytest.raises(ValueError, match="is not a finite number above 0"):
         PacedClock(0.0)
+
+
+class Announcing:
+    """A lock that says when somebody else wants it."""
+
+    def __init__(self, wanted: threading.Event):
+        self._lock, self._wanted = threading.Lock(), wanted
+
+    def __enter__(self) -> None:
+        if self._lock.locked():
+            self._wanted.set()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_a_pause_is_not_lost_to_the_frame_that_is_told_meanwhile(owner, tmp_path, monkeypatch):
+    """Runner and recorder tell at the same moment: the pause comes while a frame's status is being made."""
+    made = Scan.new(load_profile("tiny"), tmp_path / "run.h5", 0)
+    watcher = orders._Watcher(owner, made)
+    watcher.state_changed(RunState.RUNNING)
+    had_its_turn = threading.Event()
+    watcher._lock = Announcing(had_its_turn)
+
+    def paused() -> None:
+        watcher.state_changed(RunState.PAUSED)
+        had_its_turn.set()
+
+    runner = threading.Thread(target=paused)
+
+    def replaced(status: RunStatus, **changes: object) -> RunStatus:
+        if "done" in changes:
+            runner.start()
+            assert had_its_turn.wait(PATIENCE_S)
+        return replace(status, **changes)
+
+    monkeypatch.setattr(orders, "replace", replaced)
+    watcher._put(done=3)
+    runner.join(PATIENCE_S)
+    assert not runner.is_alive()
+    assert owner.state.run.state is RunState.PAUSED
+    assert owner.state.run.done == 3
