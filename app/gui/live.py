@@ -3,9 +3,7 @@ whether it can be believed."""
 
 from __future__ import annotations
 
-import json
 from functools import partial
-from pathlib import Path
 
 import pyqtgraph as pg
 from PyQt5.QtCore import Qt
@@ -22,9 +20,7 @@ from PyQt5.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-from safetensors import SafetensorError, safe_open
 
-import recon
 from app.gui.livepictures import (
     DEVIATION,
     RESIDUAL,
@@ -46,6 +42,7 @@ from app.worker.enough import Target
 from app.worker.link import LinkState
 from app.worker.live import Live
 from app.worker.view import Imaging, Shown
+from recon.decoders.shipped import amplitude_decoders
 
 VERDICTS = {"recovered": "good", "ambiguous": "warn", "not enough light": "warn", "not of this class": "bad"}
 MARKS = {"recovered": "✓", "ambiguous": "?", "not enough light": "○", "not of this class": "✕"}
@@ -98,7 +95,7 @@ class LivePanel(Panel):
         self.follow.toggled.connect(self.live.follow)
         self.again = button("Reconstruct", "The recorded run as far as it has been shown", self._again, primary=True)
         self.decoder = StillComboBox()
-        self.decoder.addItems([OWN_DECODER, *shipped_decoders()])
+        self.decoder.addItems([OWN_DECODER, *amplitude_decoders()])
         self.decoder.setToolTip("What the object is looked for in")
         self.decoder.setAccessibleName("Decoder")
         self.pose = StillComboBox()
@@ -399,22 +396,3 @@ class LivePanel(Panel):
         replay = None if self._owner is None else self._owner.replay
         if replay is not None:
             self.live.again(replay)
-
-
-def shipped_decoders() -> list[str]:
-    """Names of the decoders that come with the program and that the live engine takes: those that draw an amplitude.
-
-    As `recon.decoders.package.installed_packages`, which would load torch into the window.
-    """
-    (folder,) = recon.__path__
-    found = (Path(folder) / "decoders" / "pretrained").glob("*.safetensors")
-    return sorted(path.stem for path in found if not path.stem.endswith(".prior") and _amplitude(path))
-
-
-def _amplitude(path: Path) -> bool:
-    """Whether a package's file says that it draws one channel. A broken one is listed: loading it says why."""
-    try:
-        with safe_open(path, framework="np") as handle:
-            return bool(json.loads((handle.metadata() or {})["architecture"]).get("channels", 1) == 1)
-    except (SafetensorError, OSError, KeyError, AttributeError, ValueError):
-        return True
