@@ -84,7 +84,7 @@ def test_questions_do_not_outlive_their_bench(at_desk, tmp_path):
     at_desk.connect(profile="quick")
     at_desk.until(lambda: not window.align.confirm.isVisibleTo(window.align))
     at_desk.until(lambda: not window.scan.confirm.isVisibleTo(window.scan))
-    assert window.align.moves.text() == "Not planned yet"
+    at_desk.until(lambda: window.align.moves.text() == "Not planned yet")
     assert window.align._start is None
     assert at_desk.stage.motions == []
 
