@@ -125,7 +125,16 @@ def rehearse(
         if stop():
             break
     followed = min(1.0, max(0.0, along / max(across, 1e-30)))
-    scattered = np.sqrt(uniform_filter(squares / done, AVERAGED))
+    scattered = np.sqrt(averaged(squares / done))
     latent = replace(expectation, mean=posterior.deviation).centre(axis).clip(0)
     weight = min(1.0, followed / UNLIT)
     return Rehearsal(np.maximum(scattered, weight * latent).astype(np.float32), followed, done)
+
+
+def averaged(squares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(M, M) mean of squares (M, M) over the pixels around each.
+
+    The filter adds and takes away along a row, and what is left of that where nothing differs may lie below zero.
+    """
+    mean: NDArray[np.float64] = uniform_filter(squares, AVERAGED).clip(0)
+    return mean

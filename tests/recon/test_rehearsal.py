@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import uniform_filter
 
 from recon.illumination import illuminated
 from recon.reconstruct import Reconstruction
-from recon.rehearsal import UNLIT, rehearse
+from recon.rehearsal import AVERAGED, UNLIT, averaged, rehearse
 from tests.recon import latentscene as bench
 from tests.recon.test_hybrid import grown, looked_at, mask
 
@@ -80,3 +81,15 @@ def test_other_methods_and_no_members_are_refused(seen):
         rehearse(data, source, posterior, bench.FIELD, other)
     with pytest.raises(ValueError, match="at least 1"):
         rehearse(data, source, posterior, bench.FIELD, both, 0)
+
+
+def test_beside_large_squares_there_are_no_negative_ones():
+    squares = np.zeros((64, 64))
+    squares[:, :20] = np.random.default_rng(0).exponential(1.0, (64, 20))
+    assert uniform_filter(squares, AVERAGED).min() < 0
+    mean = averaged(squares)
+    assert mean.min() == 0
+    half = AVERAGED // 2
+    around = squares[10 - half : 11 + half, 10 - half : 11 + half]
+    assert len(around) == AVERAGED
+    assert mean[10, 10] == pytest.approx(around.mean())
