@@ -30,7 +30,8 @@ from recon.device import keep_memory
 from recon.errorbars import Uncertainty
 from recon.files.imports import Overrides, open_any, read_probe
 from recon.files.read import open_hdf5, open_run
-from recon.files.results import StoredCalibration, load_calibration, store_calibration
+from recon.files.results import StoredCalibration, store_calibration
+from recon.files.reuse import whole_calibration
 from recon.files.schema import ATTR_CREATOR, CREATOR
 from recon.metrics import distance_error_m, fit_positions, probe_error, stretched_probe
 from recon.orient import orient
@@ -179,11 +180,9 @@ def stored_illumination(path: Path) -> tuple[Illumination, int]:
     """The illumination that a run's calibration left in it, and the side of its lit window in pixels.
 
     Raises:
-        DatasetError: the run is not calibrated.
+        DatasetError: the run is not calibrated, or was not as it is now.
     """
-    stored = load_calibration(path)
-    if stored is None:
-        raise DatasetError(f"{path}: is not calibrated yet; run `ptychoscope calibrate {path}` first")
+    stored = whole_calibration(path)
     with open_run(path) as run:
         data = run.streamed(1)
     geometry = replace(data.geometry, distance_m=stored.distance_m)
@@ -408,12 +407,14 @@ def _kept(
     left: Residuals,
     truth: Truth | None,
 ) -> dict[str, Any]:
-    """Draw and store a calibration; its values for people and scripts."""
+    """Store and draw a calibration; its values for people and scripts."""
     folder = out or path.with_name(f"{path.stem}-calibration")
-    figure = draw(calibration, data, left, folder / "calibration.png")
-    if is_run(path):
+    # Stored first: a folder that cannot be drawn into must not cost the calibration.
+    own = is_run(path)
+    if own:
         store(path, calibration, known)
-    else:
+    figure = draw(calibration, data, left, folder / "calibration.png")
+    if not own:
         light = calibration.illumination
         np.savez(
             folder / "calibration.npz",

@@ -34,10 +34,14 @@ from recon.calibrate import CalibrationSettings, Illumination
 from recon.decoders.package import DecoderPackage
 from recon.device import pick_device
 from recon.files.read import open_run
+from recon.files.results import load_result, store_result
 from recon.metrics import dice, success_db
 from recon.reconstruct import CONVENTIONAL, draw_latent, fit_image
 from recon.residuals import residuals
 
+FIGURE = "demo.png"
+MARK = "demo"
+"""Result by which a run is known as a demo's, which the next one may replace."""
 DEMO_PAPER_RATE = 1.0
 """The learning rate of the paper's estimator here, the upper end of its range."""
 STARTS = 8
@@ -71,7 +75,7 @@ def run_demo(
     Returns the values of the command's JSON line. An earlier demo in `out` is replaced, anything else is left alone.
 
     Raises:
-        UsageError: the profile is not simulated or has no evaluation series.
+        UsageError: the profile is not simulated or has no evaluation series, or `out` holds a run of something else.
     """
     begin = time.monotonic()
     profile = load_profile(profile_name)
@@ -84,10 +88,13 @@ def run_demo(
     package = known.package
     out.mkdir(parents=True, exist_ok=True)
     path, fresh = out / "run.h5", out / "run-new.h5"
+    if path.exists() and not (out / FIGURE).exists() and load_result(path, 1, MARK) is None:
+        raise UsageError(f"demo: {path} is not a demo's run; choose another --out, or move it away")
     fresh.unlink(missing_ok=True)
     scanned = run_scan(profile_name, seed, sample, fresh, None, None)
     if scanned["outcome"] != "completed":
         raise Interrupted(f"demo: the scan was {scanned['outcome']}; go on with ptychoscope scan --resume {fresh}")
+    store_result(fresh, 1, {}, {"profile": profile_name, "seed": seed}, MARK)
     fresh.replace(path)
 
     with open_run(path) as run:
@@ -177,7 +184,7 @@ def run_demo(
         ROWS,
         f"{sample or profile.sample.object} from {len(frames)} diffraction patterns of the profile {profile.name}, "
         f"decoder {package.name}; inside the blue line there was light",
-        out / "demo.png",
+        out / FIGURE,
     )
     result = {
         "seconds": time.monotonic() - begin,

@@ -61,10 +61,11 @@ def _as_calibrated(
     """The data with corrected positions and distance, and what else the calibration found, where there is one."""
     from recon.files.exchange import Solution
     from recon.files.results import load_calibration
+    from recon.files.reuse import whole_calibration
 
-    stored = None if nominal else load_calibration(path)
-    if stored is None:
+    if nominal or load_calibration(path) is None:
         return data, Solution(illumination_m=illumination_m), False
+    stored = whole_calibration(path)
     place = {int(index): k for k, index in enumerate(points)}
     corrected = stored.positions_m[[place[int(index)] for index in data.indices]]
     geometry = replace(data.geometry, distance_m=stored.distance_m)

@@ -41,7 +41,7 @@ class Source:
     @classmethod
     def of(cls, path: Path) -> Source:
         """The calibration in a run. Raises `DatasetError`: not a run, or not calibrated."""
-        stored = _calibration(path)
+        stored = whole_calibration(path)
         with open_run(path) as run:
             return cls(str(path.resolve()), digest(stored), run.bench)
 
@@ -92,7 +92,7 @@ def calibration_of(path: Path, given: Path | None) -> Path | None:
     place = next((p for p in places if p.is_file()), None)
     if place is None:
         raise DatasetError(f"{path}: its calibration {source.path} is not there; give it with --calibration")
-    found = digest(_calibration(place))
+    found = digest(whole_calibration(place))
     if found != source.sha256:
         raise DatasetError(
             f"{path}: {place} has been calibrated anew since (digest {found[:8]}, the scan had {source.sha256[:8]}); "
@@ -124,8 +124,8 @@ class Reusable:
 
     @classmethod
     def of(cls, path: Path) -> Reusable:
-        """The calibration in a run. Raises `DatasetError`: not a run, or not calibrated."""
-        stored = _calibration(path)
+        """The calibration in a run. Raises `DatasetError` as `whole_calibration`."""
+        stored = whole_calibration(path)
         with open_run(path) as run:
             bright = run.streamed(1)
             return cls(
@@ -172,7 +172,7 @@ def reused_illumination(path: Path, entry: int, other: Path) -> tuple[Illuminati
     Raises:
         DatasetError: another bench (what differs is named), or `other` is not calibrated.
     """
-    _calibration(other)
+    whole_calibration(other)
     with open_run(path) as run, open_run(other) as theirs:
         different = differences(theirs.bench, run.bench)
         if different:
@@ -182,10 +182,22 @@ def reused_illumination(path: Path, entry: int, other: Path) -> tuple[Illuminati
     return known.illumination(data), known.window
 
 
-def _calibration(path: Path) -> StoredCalibration:
+def whole_calibration(path: Path) -> StoredCalibration:
+    """The calibration in a run.
+
+    Raises:
+        DatasetError: not a run; not calibrated; or it was, of fewer frames, before its scan was resumed.
+    """
     stored = load_calibration(path)
     if stored is None:
         raise DatasetError(f"{path}: is not calibrated yet; run `ptychoscope calibrate {path}` first")
+    with open_run(path) as run:
+        frames = len(run.streamed(1))
+    if len(stored.positions_m) != frames:
+        raise DatasetError(
+            f"{path}: its calibration is of {len(stored.positions_m)} frames, the bright scan has {frames} by now; "
+            f"run `ptychoscope calibrate {path}` again"
+        )
     return stored
 
 

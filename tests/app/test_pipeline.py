@@ -2,18 +2,21 @@
 
 import hashlib
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from app.acquire.command import run_scan
 from app.cli import app
-from app.errors import run_guarded
+from app.errors import UsageError, run_guarded
 from recon.device import DeviceError, pick_device
 from recon.files.read import open_run
-from recon.files.results import load_calibration, load_result
+from recon.files.results import load_calibration, load_result, store_calibration
 from recon.metrics import fit_positions
 
 
@@ -50,6 +53,48 @@ def demo(tmp_path_factory) -> dict:
 def run_path(demo, tmp_path):
     """A copy of the demo's run that a test may change."""
     return Path(shutil.copy(demo["run"], tmp_path / "run.h5"))
+
+
+def test_a_demo_replaces_a_demos_run_and_no_other(demo, tmp_path):
+    from app.demo import MARK, run_demo
+
+    assert load_result(Path(demo["run"]), 1, MARK) is not None
+    other = tmp_path / "run.h5"
+    run_scan("tiny", 1, None, other, None, None)
+    before = other.read_bytes()
+    with pytest.raises(UsageError, match=r"run\.h5 is not a demo's run; choose another --out"):
+        run_demo("tiny", 0, None, tmp_path, "cpu", None)
+    assert other.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run.h5"]
+
+
+def test_a_calibration_of_a_part_of_a_run_is_not_taken_for_the_whole(run_path, tmp_path, capsys):
+    whole = load_calibration(run_path)
+    assert whole is not None
+    store_calibration(run_path, replace(whole, positions_m=whole.positions_m[:3]))
+    line = r"its calibration is of 3 frames, the bright scan has 9 by now; run `ptychoscope calibrate"
+    for command in (
+        ("reconstruct", run_path, "--pose", "known"),
+        ("reconstruct", run_path, "--calibration", shutil.copy(run_path, tmp_path / "other.h5")),
+        ("export", run_path, "--out", tmp_path / "out.cxi"),
+    ):
+        code, _, err = call(capsys, *command)
+        assert code == 2
+        assert re.search(line, " ".join(err.split()))
+
+
+def test_a_calibration_that_cannot_be_drawn_is_kept(run_path, tmp_path, capsys):
+    before = load_calibration(run_path)
+    taken = tmp_path / "picture.png"
+    taken.write_bytes(b"")
+    code, _, err = call(capsys, "calibrate", run_path, "--epochs", 3, "--no-uncertainty", "--out", taken)
+    assert code == 2
+    assert "picture.png" in err
+    after = load_calibration(run_path)
+    assert before is not None
+    assert after is not None
+    assert len(after.loss) == 3
+    assert len(before.loss) != 3
 
 
 def test_demo_reports_what_scripts_rely_on(demo):
