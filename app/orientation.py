@@ -17,6 +17,7 @@ from app.options import (
     FarFieldOption,
     FocusOption,
     JsonOption,
+    OrderSeedOption,
     PixelSizeOption,
     ProbeDiameterOption,
     ProbeOption,
@@ -126,7 +127,7 @@ def orient_command(
     probe_diameter: ProbeDiameterOption = None,
     probe: ProbeOption = None,
     device: DeviceOption = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Order of the frames.")] = 0,
+    seed: OrderSeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Which way round the frames are: flips, transposes and the positions' sign, ranked by loss. Nothing is changed."""

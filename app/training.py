@@ -16,6 +16,7 @@ import typer
 
 from app.priors import PriorResult, command_for, make_prior, prior_file, prior_of
 from app.training_images import TrainCommandError, training_images
+from recon.limits import MOST_SEED
 
 SUFFIX = ".safetensors"
 DECODER_ONLY = ("epochs", "batch", "latent", "linear_layers", "linear_start", "image_size", "phase", "name", "out")
@@ -246,7 +247,7 @@ def train(
     only: Annotated[int | None, typer.Option(help="Train on this label only.")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 16,
     batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 128,
-    seed: Annotated[int, typer.Option(min=0, help="Of initialisation, shuffling and the validation split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of initialisation, shuffling and the validation split.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
     latent: Annotated[int, typer.Option(min=1, help="Length of the latent vector.")] = 128,
     linear_layers: Annotated[int, typer.Option(min=0, help="Rank-minimising layers; 0 is a plain autoencoder.")] = 8,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from app.options import DeviceOption, JsonOption, above_zero, finite_number
+from recon.limits import MOST_SEED
 
 study = typer.Typer(help="Simulate and reconstruct, many times: what a method needs, in figures.", no_args_is_help=True)
 
@@ -136,7 +137,7 @@ def landscape(
         float, typer.Option(min=0, callback=finite_number, help="Simulated: electrons a pixel.")
     ] = 0.3,
     positions: Annotated[int, typer.Option(help="Simulated: 16 or 96 of the spiral's points.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, help="Simulated: of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Simulated: of the noise.")] = 0,
     run: Annotated[Path | None, typer.Option(help="A calibrated run instead of the simulated scene.")] = None,
     exposure: Annotated[
         list[float] | None,
@@ -212,7 +213,7 @@ def decoder(
     ] = 0.01,
     digits: Annotated[str, typer.Option(help="The two digits to interpolate between.")] = "9,0",
     count: Annotated[int, typer.Option(min=2, help="Validation images, at most.")] = 10_000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of the draws.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for figure and table.")] = Path("decoder"),
     device: DeviceOption = "auto",
     as_json: JsonOption = False,

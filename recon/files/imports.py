@@ -302,17 +302,15 @@ def _scan(path: Path, found: _Found, overrides: Overrides) -> Streamed:
 
     chosen = np.arange(found.frames.shape[0]) if found.chosen is None else found.chosen
     count, shape = len(chosen), found.frames.shape[1:]
-    geometry = Geometry(
-        needed("wavelength_m", found.wavelength_m),
-        needed("distance_m", found.distance_m),
-        needed("pixel_size_m", found.pixel_size_m),
-        shape,
-        overrides.far_field or found.far_field,
-    )
-    if overrides.zero_in_corner and not geometry.far_field:
-        raise DatasetError(f"{path}: zero frequency in the corner is a matter of far-field frames; add --far-field")
-    if overrides.focus_to_sample_m is not None:
-        geometry = geometry.fresnel_scaled(overrides.focus_to_sample_m)
+    numbers = {name: needed(name, getattr(found, name)) for name in ("wavelength_m", "distance_m", "pixel_size_m")}
+    try:
+        geometry = Geometry(**numbers, shape=(shape[0], shape[1]), far_field=overrides.far_field or found.far_field)
+        if overrides.zero_in_corner and not geometry.far_field:
+            raise DatasetError("zero frequency in the corner is a matter of far-field frames; add --far-field")
+        if overrides.focus_to_sample_m is not None:
+            geometry = geometry.fresnel_scaled(overrides.focus_to_sample_m)
+    except DatasetError as error:
+        raise DatasetError(f"{path}: {error}") from None
     if found.positions_m is not None:
         positions = np.asarray(found.positions_m, np.float64)
     elif found.positions_px is not None:
