@@ -276,9 +276,7 @@ def calibrate(
     zero_in_corner: CornerOption = False,
     probe_diameter: ProbeDiameterOption = None,
     probe: ProbeOption = None,
-    modes: Annotated[
-        int, typer.Option(min=1, max=MOST_MODES, help="Mutually incoherent modes of the probe.")
-    ] = 1,
+    modes: Annotated[int, typer.Option(min=1, max=MOST_MODES, help="Mutually incoherent modes of the probe.")] = 1,
     flux_spread: Annotated[
         float | None,
         typer.Option(
@@ -294,7 +292,9 @@ def calibrate(
             help="Search a uniform background; its size over a pixel's mean signal.",
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, max=MOST_EPOCHS, help="Epochs in all; default: by the kind of data.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=MOST_EPOCHS, help="Epochs in all; default: by the kind of data.")
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="File to keep the state in; where it exists, go on from it.")
     ] = None,
@@ -369,7 +369,9 @@ def reconstruct(
     learning_rate: Annotated[
         list[float] | None,
         typer.Option(
-            callback=above_zero, max=MOST_RATE, help="paper: Adam's at the start; may be given again. Default 0.3 and 1."
+            callback=above_zero,
+            max=MOST_RATE,
+            help="paper: Adam's at the start; may be given again. Default 0.3 and 1.",
         ),
     ] = None,
     epochs: Annotated[
@@ -381,7 +383,7 @@ def reconstruct(
         ),
     ] = None,
     start: Annotated[
-        str | None, typer.Option(help="paper: mean (of the training latents; default), random, or both: one after another.")
+        str | None, typer.Option(help="paper: mean (of the training latents; default), random, or both in turn.")
     ] = None,
     loss: Annotated[
         str | None,

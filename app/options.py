@@ -103,9 +103,7 @@ CharacterisationOption = Annotated[
 WavelengthOption = Annotated[
     float | None, typer.Option(callback=within(WAVELENGTH), help="m, where a foreign file does not say or errs.")
 ]
-DistanceOption = Annotated[
-    float | None, typer.Option(callback=within(DISTANCE), help="Object to camera, m, likewise.")
-]
+DistanceOption = Annotated[float | None, typer.Option(callback=within(DISTANCE), help="Object to camera, m, likewise.")]
 PixelSizeOption = Annotated[float | None, typer.Option(callback=within(PIXEL_SIZE), help="Camera pitch, m, likewise.")]
 FocusOption = Annotated[
     float | None,

@@ -64,7 +64,8 @@ PAPER_RATES = (0.3, 1.0)
 
 def papers_trials(request: Request) -> list[ReconstructionSettings]:
     """What the paper's estimator is to try: every start at every learning rate."""
-    base = replace(PAPER, seed=request.seed or 0, loss=request.loss or PAPER.loss, epochs=request.epochs or PAPER.epochs)
+    base = replace(PAPER, seed=request.seed or 0, loss=request.loss or PAPER.loss)
+    base = replace(base, epochs=request.epochs or PAPER.epochs)
     starts = STARTS if request.start == BOTH else (request.start or PAPER.start,)
     rates = dict.fromkeys(request.learning_rates or PAPER_RATES)
     return [replace(base, learning_rate=rate, start=start) for start in starts for rate in rates]

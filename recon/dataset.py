@@ -43,7 +43,7 @@ class Geometry:
             if not limit.holds(value):
                 raise DatasetError(f"geometry: {name} {limit.refusal(value)}")
         if len(self.shape) != 2 or min(self.shape) < 1:
-            raise DatasetError(f"geometry: frames of {tuple(self.shape)} pixels hold nothing; they have rows and columns")
+            raise DatasetError(f"geometry: frames of {tuple(self.shape)} pixels hold nothing; give rows and columns")
         object.__setattr__(self, "shape", (int(self.shape[0]), int(self.shape[1])))
 
     @property

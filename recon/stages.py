@@ -88,8 +88,8 @@ class CalibrationSettings:
         pixel, field = g.object_pixel_m, min(g.shape) * g.object_pixel_m
         if self.probe_diameter_m is not None and not pixel < self.probe_diameter_m <= field:
             raise DatasetError(
-                f"{data.name}: a probe of {self.probe_diameter_m:.6g} m is outside {pixel:.4g} .. {field:.4g} m, from a "
-                f"pixel on the object to the whole frame of {min(g.shape)}; correct --probe-diameter or --pixel-size"
+                f"{data.name}: a probe of {self.probe_diameter_m:.6g} m is outside {pixel:.4g} .. {field:.4g} m, from "
+                f"a pixel on the object to the whole frame of {min(g.shape)}; correct --probe-diameter or --pixel-size"
             )
         if not 1 <= self.modes <= MOST_MODES:
             raise DatasetError(f"{data.name}: {self.modes} modes of the probe; there can be 1 to {MOST_MODES}")
@@ -100,8 +100,8 @@ class CalibrationSettings:
         needed = GRID_BYTES * side**2
         if needed > SURE_BYTES and needed > (free := available_memory()):
             raise DatasetError(
-                f"{data.name}: positions over {span[0]:.4g} x {span[1]:.4g} m at {pixel:.4g} m a pixel make an object of "
-                f"{side:.4g} x {side:.4g} pixels, {needed / 1e9:.3g} GB where {free / 1e9:.3g} GB are free; are the "
+                f"{data.name}: positions over {span[0]:.4g} x {span[1]:.4g} m at {pixel:.4g} m a pixel make an object "
+                f"of {side:.4g} x {side:.4g} pixels, {needed / 1e9:.3g} GB where {free / 1e9:.3g} GB are free; are the "
                 "positions' unit and the pixel size right?"
             )
 

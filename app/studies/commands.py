@@ -8,8 +8,11 @@ from typing import Annotated
 
 import typer
 
-from app.options import DeviceOption, JsonOption, above_zero, finite_number
+from app.options import DeviceOption, JsonOption, above_zero, finite_number, refuse_given
 from recon.limits import MOST_SEED
+
+MOST_PROCESSES = 1024
+"""Of one machine."""
 
 study = typer.Typer(help="Simulate and reconstruct, many times: what a method needs, in figures.", no_args_is_help=True)
 
@@ -28,11 +31,15 @@ def dose(
     truth: Annotated[str, typer.Option(help="matched (grey, the decoder's own resize) or mask (binary).")] = "matched",
     methods: Annotated[str, typer.Option(help="Of latent, hybrid, paper and pixel (conventional).")] = "latent,paper",
     decoder: Annotated[list[str] | None, typer.Option(help="A decoder; may be given again. Default mnist.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Exposures of each object, with their own noise and pose.")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Exposures of each object, with their own noise and pose.")
+    ] = 1,
     count: Annotated[int | None, typer.Option(min=1, help="Objects, the first ones; default 24, or all.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of finished cases, table and figure; go on in it.")] = Path("dose"),
     device: DeviceOption = "auto",
-    processes: Annotated[int | None, typer.Option(min=1, help="On a CPU; default one a core.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=MOST_PROCESSES, help="On a CPU; default one a core.")
+    ] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, tcp://HOST:8786.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -87,10 +94,12 @@ def next_frame(
         float, typer.Option(callback=above_zero, help="The target: recovered, with at most this mean deviation.")
     ] = 0.1,
     decoder: Annotated[str, typer.Option(help="The decoder.")] = "mnist",
-    seeds: Annotated[int, typer.Option(min=1, help="Scans of each object, with their own noise.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, max=10_000, help="Scans of each object, with their own noise.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder of finished scans, table and figure; go on in it.")] = Path("next"),
     device: DeviceOption = "auto",
-    processes: Annotated[int | None, typer.Option(min=1, help="On a CPU; default one a core.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=MOST_PROCESSES, help="On a CPU; default one a core.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """What it saves to take the next frame where the posterior says that it will tell most.
@@ -127,6 +136,7 @@ def next_frame(
 
 @study.command()
 def landscape(
+    context: typer.Context,
     objects: Annotated[
         str, typer.Option(help="Simulated: mnist:test, a .npy or .npz stack (N, 32, 32) in 0..1, or a folder.")
     ] = "mnist:test",
@@ -171,6 +181,11 @@ def landscape(
     from app.studies.grid import numbers
     from app.studies.landscape import LandscapeStudy, run_landscape_study
 
+    if run is not None:
+        simulated = ("objects", "index", "truth", "photons", "read_noise", "positions", "seed")
+        refuse_given(context, simulated, f"for the simulated scene, but --run {run} is given")
+    else:
+        refuse_given(context, ("exposure", "pose"), "for --run FILE, the simulated scene has --photons")
     asked = LandscapeStudy(
         objects=objects,
         index=index,
@@ -223,15 +238,14 @@ def decoder(
     from app.cli import report
     from app.errors import UsageError
     from app.studies.decoder import SHIPPED, DecoderStudy, run_decoder_study
-    from app.studies.grid import numbers
 
-    pair = numbers("--digits", digits)
-    if len(pair) != 2 or any(value != int(value) for value in pair):
-        raise UsageError(f"--digits {digits!r}: two digits from 0 to 9, such as 9,0")
+    words = [word.strip() for word in digits.split(",")]
+    if len(words) != 2 or not all(len(word) == 1 and word.isdecimal() for word in words):
+        raise UsageError(f"--digits {digits!r}: give two digits from 0 to 9, such as 9,0")
     asked = DecoderStudy(
         decoders=tuple(decoder or SHIPPED),
         threshold=threshold,
-        digits=(int(pair[0]), int(pair[1])),
+        digits=(int(words[0]), int(words[1])),
         count=count,
         seed=seed,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import io
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from recon.dataset import DatasetError, Geometry, Ptychogram, turned
 from recon.streaming import ArrayFrames, Electrons, RawFrames, Streamed
 
 from . import schema
+from .arrays import UNREADABLE, why_unreadable
 from .frames import CornerFrames, Hdf5Frames, mapped_member
 from .mapping import FieldMap
 from .read import open_hdf5, open_run
@@ -252,9 +252,10 @@ def _npz_arrays(path: Path) -> dict[str, Any]:
             mapped = next((name for name in NPZ_FRAMES if name in archive.files and not packed), None)
             stack = None if mapped is None else mapped_member(path, mapped)
             return {name: stack if name == mapped and stack is not None else archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())
-        raise DatasetError(f"{path}: not a readable npz file ({reason}); it is truncated or something else") from None
+    except UNREADABLE as error:
+        raise DatasetError(
+            f"{path}: not a readable npz file ({why_unreadable(error)}); it is truncated or something else"
+        ) from None
 
 
 def _read_npz(path: Path) -> _Found:
