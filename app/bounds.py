@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from recon.limits import DIAMETER, DISTANCE, PIXEL_SIZE, WAVELENGTH, Range
+from recon.limits import CONVERSION, DIAMETER, DISTANCE, PIXEL_SIZE, READ_NOISE, WAVELENGTH, Range
 
 
 def within(limit: Range) -> AfterValidator:
@@ -46,9 +46,9 @@ Acceleration = Annotated[float, *_of(1e-9, 1e3, "m/s^2", "stages, up to a hundre
 MicrostepsPerMetre = Annotated[float, *_of(1.0, 1e15, "1/m", "steps from a metre to less than an atom")]
 Photons = Annotated[float, *_of(1e-6, 1e25, "1/s", "from a photon in days to megawatts")]
 Gain = Annotated[float, *_of(0.0, 100.0, "dB", "analogue amplifiers of cameras")]
-Conversion = Annotated[float, *_of(1e-9, 1e9, "e-/adu", "conversion gains of cameras")]
+Conversion = Annotated[float, BeforeValidator(_number), within(CONVERSION)]
 Adu = Annotated[float, *_of(0.0, 65535.0, "adu", "codes of 16 bits")]
-Noise = Annotated[float, *_of(0.0, 1e6, "e-", "read noises of cameras")]
+Noise = Annotated[float, BeforeValidator(_number), within(READ_NOISE)]
 DarkCurrent = Annotated[float, *_of(0.0, 1e9, "e-/s", "dark currents of cameras")]
 Well = Annotated[float, *_of(1.0, 1e9, "e-", "full wells of cameras")]
 Angle = Annotated[float, *_of(-math.pi, math.pi, "rad", "half a turn each way")]
@@ -62,7 +62,7 @@ Efficiency = Annotated[float, *_of(1e-6, 1.0, "", "shares of photons that are co
 Overlap = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
 Speed = Annotated[float, BeforeValidator(_number), Field(ge=1, le=100)]
 
-Side = Annotated[int, *_of(8, 32768, "pixels", "sides of frames")]
+Side = Annotated[int, *_of(4, 32768, "pixels", "sides of frames")]
 Shape = tuple[Side, Side]
 Corner = Annotated[int, *_of(0, 32768, "pixels", "corners of frames")]
 Bits = Annotated[int, BeforeValidator(_number), Field(ge=8, le=16)]

@@ -33,10 +33,12 @@ from app.options import (
     above_zero,
     finite_number,
     refuse_given,
+    require_one_start,
+    within,
 )
 from app.stopping import Interrupt, recorder_given_up
 from app.streams import drain, spare_work
-from recon.limits import MOST_MODES, MOST_RATE, MOST_SEED
+from recon.limits import DEVIATION, MOST_MODES, MOST_RATE, MOST_SEED
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -107,12 +109,14 @@ def scan(
         bool,
         typer.Option("--bright", help="With --calibration and --enough: the bright scan as well, a single trajectory."),
     ] = False,
-    passes: Annotated[int, typer.Option(min=1, help="Low dose: how often the evaluation points are visited.")] = 1,
+    passes: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Low dose: how often the evaluation points are visited.")
+    ] = 1,
     no_empty: Annotated[bool, typer.Option("--no-empty", help="Low dose: no empty beam either.")] = False,
     enough: Annotated[
         float | None,
         typer.Option(
-            callback=above_zero,
+            callback=within(DEVIATION),
             help="Spend no light beyond an image that is recovered with this mean deviation at most: a low-dose scan "
             "ends, one with --bright leaves out the exposures that it does not need.",
         ),
@@ -255,6 +259,8 @@ def gui(
         raise UsageError("gui: give either --profile or --replay, a replay has no bench")
     if replay is not None:
         refuse_given(context, ("seed", "sample", "speed"), "a replay has no bench")
+    if no_live:
+        refuse_given(context, ("server", "keys"), "--no-live begins without a reconstruction")
     from app.worker.serving import reconstruction
 
     live = reconstruction(server, keys, not no_live)
@@ -323,6 +329,7 @@ def calibrate(
     from app.calibration import calibrate_file
     from recon.files.imports import Overrides
 
+    require_one_start(probe, probe_diameter)
     overrides = Overrides(wavelength, distance, pixel_size, focus_to_sample, far_field, zero_in_corner)
     budget = None if memory is None else memory * 1e9
     values = calibrate_file(
@@ -412,7 +419,7 @@ def reconstruct(
         float | None, typer.Option(min=0, callback=finite_number, help="latent, m: the same of the distance.")
     ] = None,
     rehearsals: Annotated[
-        int | None, typer.Option(min=1, help="hybrid: standard deviations from so many rehearsals; 8 do.")
+        int | None, typer.Option(min=1, max=1000, help="hybrid: standard deviations from so many rehearsals; 8 do.")
     ] = None,
     positivity: Annotated[
         bool | None,

@@ -84,7 +84,7 @@ def run_demo(
     if not profile.scan.evaluation_positions:
         raise UsageError(f"demo: profile {profile_name!r} has no evaluation series")
     device = pick_device(device)
-    known = Decoder.load(decoder or profile.reconstruction.decoder, asker="demo")
+    known = Decoder.load(profile.reconstruction.decoder if decoder is None else decoder, asker="demo")
     package = known.package
     out.mkdir(parents=True, exist_ok=True)
     path, fresh = out / "run.h5", out / "run-new.h5"

@@ -116,7 +116,7 @@ def _require_memory(profile: Profile) -> None:
     needed = FIELD_BYTES * fine**2 * max(rows, columns) ** 2
     if needed > SURE_BYTES and needed > (free := available_memory()):
         raise ProfileError(
-            f"profile {profile.name!r}: camera.shape {rows} x {columns}: simulating a frame takes {needed / 1e9:.3g} GB and "
+            f"profile {profile.name!r}: camera.shape {rows} x {columns}: simulating one takes {needed / 1e9:.3g} GB, "
             f"{free / 1e9:.3g} GB are free; choose a smaller one"
         )
 

@@ -56,7 +56,15 @@ def refuse_given(context: typer.Context, names: Iterable[str], why: str) -> None
     """Raise `UsageError` where the command line gives one of these options, which nobody would read, and say why."""
     superfluous = given(context, names)
     if superfluous:
-        raise UsageError(f"{context.info_name}: {', '.join(superfluous)}: {why}; leave it out")
+        raise UsageError(f"{context.info_name}: {', '.join(superfluous)}: {why}; leave that out")
+
+
+def require_one_start(probe: Path | None, diameter_m: float | None) -> None:
+    """Raise `UsageError` for two probes to begin with."""
+    if probe is not None and diameter_m is not None:
+        raise UsageError(
+            f"--probe {probe} and --probe-diameter {diameter_m:g} are two probes to begin with; leave one of them out"
+        )
 
 
 def _checked(value: Any, limit: str, allowed: Callable[[float], bool]) -> Any:

@@ -22,6 +22,7 @@ from app.options import (
     ProbeDiameterOption,
     ProbeOption,
     WavelengthOption,
+    require_one_start,
 )
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ def orient_command(
     from app.cli import report
     from recon.files.imports import Overrides
 
+    require_one_start(probe, probe_diameter)
     overrides = Overrides(wavelength, distance, pixel_size, focus_to_sample, far_field, zero_in_corner)
     values = orient_file(path, out, device, probe_diameter, seed, overrides, probe)
     report(values if as_json else {k: v for k, v in values.items() if k != "losses"}, as_json)

@@ -248,7 +248,7 @@ def reconstruct_file(
         together(parts),
         light,
         settings["field_m"],
-        request.decoder or settings["decoder"],
+        settings["decoder"] if request.decoder is None else request.decoder,
         truth,
         out or path.with_name(f"{path.stem}-reconstruction"),
         pick_device(device),

@@ -38,6 +38,9 @@ class Range:
         return f"{value:.6g}{unit} is outside {self.low:g} .. {self.high:g}{unit} ({self.why}); is its unit right?"
 
 
+CONVERSION = Range(1e-9, 1e9, "electrons", "in a count of any camera")
+READ_NOISE = Range(0.0, 1e6, "electrons", "of cameras without light")
+DEVIATION = Range(1e-6, 1.0, "", "mean deviations of an amplitude from 0 to 1")
 WAVELENGTH = Range(1e-13, 1e-2, "m", "from fast electrons to millimetre waves")
 DISTANCE = Range(1e-9, 1e4, "m", "from object to camera in anything that has been built")
 PIXEL_SIZE = Range(1e-12, 0.1, "m", "pitches of cameras, seen through any lens")

@@ -97,6 +97,8 @@ def open_any(path: Path | str, overrides: Overrides | None = None) -> Streamed:
     """
     path = Path(path)
     overrides = overrides or Overrides()
+    if overrides.fields is not None and path.name.endswith((".npz", ".npz.bz2")):
+        raise DatasetError(f"{path}: a mapping says where things are in HDF5, npz has names; leave --map out")
     if path.name.endswith((".npz", ".npz.bz2")):
         return _scan(path, _read_npz(path), overrides)
     file = open_hdf5(path)
@@ -107,6 +109,8 @@ def open_any(path: Path | str, overrides: Overrides | None = None) -> Streamed:
         file.close()
         raise
     file.close()
+    if overrides != Overrides(entry=overrides.entry):
+        raise DatasetError(f"{path}: a run knows its own geometry and noise; leave --wavelength and the like out")
     run = open_run(path)
     try:
         return run.streamed(overrides.entry)
