@@ -6,6 +6,7 @@ Everything is in SI units and every field says which. Unknown keys are refused, 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -53,7 +54,7 @@ from app.bounds import (
     Well,
 )
 
-SHOWN = 60
+SHOWN = 200
 """Letters of a wrong value that a message shows."""
 PROFILES = Path(__file__).parent / "profiles"
 
@@ -412,9 +413,15 @@ def load_profile(name: str) -> Profile:
 def parse_profile(text: str, name: str) -> Profile:
     """A profile from TOML text; `name` stands in messages. Raises `ProfileError`."""
     try:
-        return Profile.model_validate(tomllib.loads(text))
+        return validated(tomllib.loads(text), name)
     except tomllib.TOMLDecodeError as error:
         raise ProfileError(f"profile {name!r}: not valid TOML: {error}") from None
+
+
+def validated(values: Mapping[str, object], name: str) -> Profile:
+    """A profile from its values; `name` stands in messages. Raises `ProfileError`."""
+    try:
+        return Profile.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"]) or "(whole profile)"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recon.dataset import DatasetError, Scan
-from recon.files.arrays import UNREADABLE, why_unreadable
+from recon.files.arrays import UNREADABLE, opened_archive, why_unreadable
 from recon.files.whole import whole
 from recon.streaming import Sums
 from recon.unknowns import GROUPS, Unknowns
@@ -177,7 +177,7 @@ def load_checkpoint(path: Path, mark: list[float], settings: Any) -> Checkpoint 
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, opened_archive(file) as archive:
             notes = json.loads(str(archive["notes"]))
             tensors = {name: torch.from_numpy(archive[name]) for name in archive.files if name != "notes"}
     except (*UNREADABLE, KeyError) as error:

@@ -16,7 +16,7 @@ from recon.dataset import DatasetError, Geometry, Ptychogram, turned
 from recon.streaming import ArrayFrames, Electrons, RawFrames, Streamed
 
 from . import schema
-from .arrays import UNREADABLE, why_unreadable
+from .arrays import UNREADABLE, opened_archive, why_unreadable
 from .frames import CornerFrames, Hdf5Frames, mapped_member
 from .mapping import FieldMap
 from .read import open_hdf5, open_run
@@ -252,7 +252,10 @@ def _npz_arrays(path: Path) -> dict[str, Any]:
         raise DatasetError(f"{path}: does not exist or is not a file; check the name")
     try:
         packed = path.suffix == ".bz2"
-        with np.load(io.BytesIO(bz2.decompress(path.read_bytes())) if packed else path, allow_pickle=False) as archive:
+        with (
+            io.BytesIO(bz2.decompress(path.read_bytes())) if packed else path.open("rb") as file,
+            opened_archive(file) as archive,
+        ):
             mapped = next((name for name in NPZ_FRAMES if name in archive.files and not packed), None)
             stack = None if mapped is None else mapped_member(path, mapped)
             return {name: stack if name == mapped and stack is not None else archive[name] for name in archive.files}

@@ -156,7 +156,7 @@ def test_pixels_may_be_complex_by_the_conventional_method_only(capsys):
 def test_a_scan_that_goes_on_knows_the_rest_and_reads_nothing_else(capsys, tmp_path, monkeypatch, way, option):
     monkeypatch.chdir(tmp_path)
     answer = call(capsys, "scan", way[0], "run.h5", *way[1:], *option)
-    refused(answer, f"scan: {option[0]}: run.h5 knows the rest of its scan; leave it out")
+    refused(answer, f"scan: {option[0]}: run.h5 knows the rest of its scan; leave that out")
 
 
 @pytest.mark.parametrize(
