@@ -259,6 +259,9 @@ def gui(
         raise UsageError("gui: give either --profile or --replay, a replay has no bench")
     if replay is not None:
         refuse_given(context, ("seed", "sample", "speed"), "a replay has no bench")
+    if sys.platform == "linux" and not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"))):
+        # Qt would end the whole program.
+        raise UsageError("gui: no screen here (DISPLAY is not set); start it in a desktop session, or ssh with -X")
     if no_live:
         refuse_given(context, ("server", "keys"), "--no-live begins without a reconstruction")
     from app.worker.serving import reconstruction

@@ -181,6 +181,13 @@ def test_an_option_that_another_makes_idle_is_refused(capsys, tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there always is a screen")
+def test_a_window_without_a_screen_is_refused_instead_of_ended_by_qt(capsys, monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"):
+        monkeypatch.delenv(name, raising=False)
+    refused(call(capsys, "gui", "--profile", "tiny"), "gui: no screen here", "DISPLAY")
+
+
 def test_a_number_of_an_object_that_the_source_does_not_hold_is_told_with_those_it_holds(capsys, tmp_path):
     stack = tmp_path / "stack.npy"
     np.save(stack, np.full((3, 32, 32), 0.5, np.float32))
