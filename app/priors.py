@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PIECES = {
     "latents": "encoding the images",
     "prior": "prior over latents, classes",
+    "nearest": "nearest images",
     "pairs": "images for the sketch",
     "sketch": "training the sketch, epochs",
 }

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recon.decoders.scatter import Scatter
 from recon.foreign import Foreign
 from recon.verdict import EMPTY_NATS, FOREIGN_NATS, ODD_FRAME, STRANGE, SURE, UNLIKE, Word, judge
 from tests.recon import latentscene as bench
@@ -30,6 +31,7 @@ def _judged(spread: float = 0.1, **others: Any) -> Any:
         "images": _samples(spread),
         "prior_mean": PRIOR_MEAN,
         "misfit": MISFIT,
+        "scatter": Scatter.even(),
         "log_evidence": 200.0,
         "classes": {3: 0.9, 5: 0.1},
         "foreign": OWN,
