@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from recon.decoders.mixture import Mixture
-from recon.decoders.network import Architecture, Autoencoder, ComplexArchitecture
+from recon.decoders.network import Autoencoder
 from recon.decoders.package import DecoderPackage, load_package, write_package
-from recon.decoders.pairs import paired
 from tests.decoders.shapes import TINY, discs
 
 RECORD = {"source": "discs", "validation_psnr_db": 20.0}
@@ -19,21 +16,11 @@ RECORD = {"source": "discs", "validation_psnr_db": 20.0}
 
 def toy_package(path: Path, seed: int = 11) -> DecoderPackage:
     """An untrained network of `TINY`'s shape, stored at `path` and loaded; what it draws is smooth nonsense."""
-    return _package(path, TINY, discs(400, TINY.image_size, 2), seed)
-
-
-def toy_pairs(path: Path, seed: int = 11) -> DecoderPackage:
-    """The same of amplitudes and phases."""
-    architecture = ComplexArchitecture(**vars(TINY) | {"name": ComplexArchitecture.name})
-    return _package(path, architecture, paired(discs(400, TINY.image_size, 2)), seed)
-
-
-def _package(path: Path, architecture: Architecture, images: NDArray[np.float32], seed: int) -> DecoderPackage:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = Autoencoder(architecture)
-    write_package(path, network, images, RECORD)
-    return load_package(str(path), None)
+        network = Autoencoder(TINY)
+    write_package(path, network, discs(400, TINY.image_size, 2), RECORD)
+    return load_package(str(path))
 
 
 def toy_mixture(size: int = 4, count: int = 3, seed: int = 5) -> Mixture:
