@@ -35,7 +35,7 @@ COMPONENTS = 8
 """Components of the mixture for each class: twice as many gain 0.4 nats on unseen digits at twice the size."""
 MISFIT_IMAGES = 10_000
 """Images whose misfit is measured, at most."""
-SCATTER_IMAGES = 512
+SCATTER_IMAGES = 256
 """Of those, evenly among them, whose single misfits are kept: each takes a fit."""
 ENCODED_AT_ONCE = 1000
 FITTED_AT_ONCE = 32
