@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from app.stopping import hear_from_the_start  # isort: skip
+
+# Before the rest is loaded.
+if __name__ == "__main__":
+    hear_from_the_start()
+
 import json
 import math
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from app.errors import UsageError, run_guarded
+from app.errors import STOPPED, Interrupted, UsageError, run_guarded
 from app.options import (
     CharacterisationOption,
     CornerOption,
@@ -30,10 +39,33 @@ from app.options import (
     above_zero,
     finite_number,
 )
-from app.stopping import Interrupt, recorder_given_up
+from app.stopping import Interrupt, hear_at_the_end, leave, recorder_given_up
 from app.streams import drain, spare_work
 
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Of a Ctrl-C that no command hears typer would say nothing."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(STOPPED.partition(": ")[2]) from None
+
+
+class Commands(TyperGroup):
+    """The program's commands; see `_told`."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        with _told():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _told():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Optical ptychography bench: scan, calibrate, and recover objects from a handful of photons.",
     no_args_is_help=True,
     add_completion=False,
@@ -43,11 +75,16 @@ app = typer.Typer(
 
 def main() -> None:
     """The `ptychoscope` program."""
+    hear_from_the_start()
     spare_work()
     try:
-        code = run_guarded(lambda: app(standalone_mode=False))
-    finally:
-        drain()
+        try:
+            code = run_guarded(lambda: app(standalone_mode=False))
+        finally:
+            drain()
+        hear_at_the_end(code)
+    except KeyboardInterrupt:
+        leave()
     if recorder_given_up():
         # A thread that hangs in its disk would hold the end of the program up as well.
         os._exit(code)
