@@ -105,6 +105,19 @@ def report(values: dict[str, Any], as_json: bool) -> None:
             typer.echo(f"{name}: {f'{value:.6g}' if isinstance(value, float) else value}")
 
 
+@contextmanager
+def told_when_stopped(as_json: bool) -> Iterator[None]:
+    """Also of a command that somebody stopped what it has is told, marked as interrupted."""
+    try:
+        yield
+    except Interrupted as stopped:
+        if as_json:
+            report(stopped.values | {"interrupted": True}, as_json)
+        elif stopped.values:
+            report(stopped.values, as_json)
+        raise
+
+
 def finite(value: Any) -> Any:
     """The value with every float that is not finite replaced by None, for JSON."""
     if isinstance(value, float):
@@ -159,7 +172,8 @@ def scan(
 ) -> None:
     """Run a scan into a file, or complete an interrupted one. It moves without asking; `check` shows the plan.
 
-    Ctrl-C aborts and leaves a file that can be resumed; the exit code is then 130.
+    Ctrl-C aborts and leaves a file that can be resumed, with the command that the last line says; the exit code is then
+    130.
     """
     from app.acquire.command import retake_points, run_scan
     from app.acquire.scan import Label
@@ -223,9 +237,14 @@ def scan(
 
 
 def _end_scan(values: dict[str, Any], interrupt: Interrupt, as_json: bool) -> None:
-    report(values, as_json)
+    report(values if as_json else {name: value for name, value in values.items() if name != "go_on"}, as_json)
     if values["outcome"] == "aborted":
-        raise typer.Exit(interrupt.exit_code)
+        how = (
+            f"go on with `{values['go_on']}`"
+            if "go_on" in values
+            else "the same command with another --out begins anew"
+        )
+        raise Interrupted(f"{values['frames']} frames are kept in {values['run']}; {how}", interrupt.exit_code)
 
 
 @app.command()
@@ -334,7 +353,10 @@ def calibrate(
     seed: Annotated[int, typer.Option(min=0, help="Order of the frames.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Find probe, object, distance and positions from a bright scan. Ctrl-C keeps the best so far.
+    """Find probe, object, distance and positions from a bright scan.
+
+    Ctrl-C keeps the best so far, marked as interrupted, unless the run holds a complete calibration; the exit code is
+    then 130. With --checkpoint the same command goes on.
 
     Several processes: torchrun --nproc-per-node N -m app.cli calibrate ...
     """
@@ -344,23 +366,24 @@ def calibrate(
 
     overrides = Overrides(wavelength, distance, pixel_size, focus_to_sample, far_field, zero_in_corner)
     budget = None if memory is None else memory * 1e9
-    values = calibrate_file(
-        path,
-        out,
-        device,
-        probe_diameter,
-        epochs,
-        seed,
-        overrides,
-        checkpoint,
-        budget,
-        batch,
-        with_uncertainty=not no_uncertainty,
-        modes=modes,
-        probe_file=probe,
-        flux_prior=flux_spread,
-        background_prior=background_spread,
-    )
+    with told_when_stopped(as_json):
+        values = calibrate_file(
+            path,
+            out,
+            device,
+            probe_diameter,
+            epochs,
+            seed,
+            overrides,
+            checkpoint,
+            budget,
+            batch,
+            with_uncertainty=not no_uncertainty,
+            modes=modes,
+            probe_file=probe,
+            flux_prior=flux_spread,
+            background_prior=background_spread,
+        )
     if values:
         report(values, as_json)
 
@@ -432,7 +455,8 @@ def reconstruct(
     """Recover the object at one exposure of a calibrated run.
 
     Latent: a posterior over what the decoder can draw, with error bars and a verdict; hybrid: it and what the light
-    adds; paper: its estimator; conventional: free pixels.
+    adds; paper: its estimator; conventional: free pixels. Ctrl-C keeps what there is, marked as interrupted, unless the
+    run holds a complete image; the exit code is then 130.
     """
     _gentle_threads()
     from app.combining import Doubt
@@ -453,7 +477,9 @@ def reconstruct(
         loss=loss,
         seed=seed,
     )
-    report(reconstruct_file(path, request, out, device, calibration), as_json)
+    with told_when_stopped(as_json):
+        values = reconstruct_file(path, request, out, device, calibration)
+    report(values, as_json)
 
 
 @app.command()
@@ -470,7 +496,8 @@ def demo(
     _gentle_threads()
     from app.demo import run_demo
 
-    values = run_demo(profile, seed, sample, out, device, decoder)
+    with told_when_stopped(as_json):
+        values = run_demo(profile, seed, sample, out, device, decoder)
     report(values if as_json else {k: values[k] for k in ("seconds", "run", "figure")}, as_json)
 
 
