@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from app.errors import STOPPED, Interrupted, UsageError, run_guarded
+from app.errors import Interrupted, UsageError, run_guarded
+from app.group import StoppableGroup
 from app.options import (
     CharacterisationOption,
     CornerOption,
@@ -42,30 +42,8 @@ from app.options import (
 from app.stopping import Interrupt, hear_at_the_end, leave, recorder_given_up
 from app.streams import drain, spare_work
 
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Of a Ctrl-C that no command hears typer would say nothing."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted(STOPPED.partition(": ")[2]) from None
-
-
-class Commands(TyperGroup):
-    """The program's commands; see `_told`."""
-
-    def make_context(self, *args: Any, **options: Any) -> Any:
-        with _told():
-            return super().make_context(*args, **options)
-
-    def invoke(self, ctx: Any) -> Any:
-        with _told():
-            return super().invoke(ctx)
-
-
 app = typer.Typer(
-    cls=Commands,
+    cls=StoppableGroup,
     help="Optical ptychography bench: scan, calibrate, and recover objects from a handful of photons.",
     no_args_is_help=True,
     add_completion=False,

@@ -29,7 +29,7 @@ from app.latent import (
 from app.outputs import require_folder
 from app.progress import Course
 from app.request import Request
-from app.unfinished import warning_of
+from app.unfinished import image_left, spare_complete, warning_of
 from app.yardstick import Yardstick
 from recon.calibrate import Illumination, illuminated
 from recon.choosing import Ranked
@@ -40,7 +40,7 @@ from recon.decoders.package import DecoderPackage, load_package
 from recon.device import pick_device
 from recon.estimator import LatentEstimator
 from recon.files.read import open_run
-from recon.files.results import load_result, store_result
+from recon.files.results import store_result
 from recon.files.reuse import calibration_of, reused_illumination
 from recon.hybrid import HYBRID, reconstruct_hybrid
 from recon.imperfections import Imperfections
@@ -278,24 +278,8 @@ def reconstruct_file(
         "seconds": time.monotonic() - begin,
     }
     if course.stopped():
-        what = (
-            "what was found so far is kept, marked as interrupted"
-            if values["interrupted"]
-            else "the image is complete and kept"
-        )
-        again = "; the same command begins anew" if values["interrupted"] else ""
-        raise Interrupted(f"reconstruct: {what}, in {path}{again}", values=values)
+        raise Interrupted(image_left(path, values["interrupted"]), values=values)
     return values
-
-
-def _spare_complete(task: _Task, name: str, interrupted: bool) -> None:
-    """Raise `Interrupted` where a part of a result would take the place of a complete one."""
-    before = load_result(task.path, task.entry, f"reconstruction_{name}") if interrupted else None
-    if before is not None and not before[1].get("interrupted", False):
-        raise Interrupted(
-            f"reconstruct: {task.path} keeps its complete {name} image of {task.exposure_s:g} s, nothing of this one; "
-            "the same command begins anew"
-        )
 
 
 def bright_frames(path: Path) -> Scan:
@@ -368,7 +352,7 @@ def _latent(task: _Task, request: Request, course: Course) -> dict[str, Any]:
         phase = task.phase(obj, believed.tilt_rad)
     exposures = [float(part.exposures_s[0]) for part in task.parts]
     name = "latent" if len(exposures) == 1 else "latent_combined"
-    _spare_complete(task, name, believed.interrupted)
+    spare_complete(task.path, task.entry, name, believed.interrupted)
     more = believed.beside | phase | {"exposures_s": exposures, "interrupted": believed.interrupted}
     store_posterior(task.path, task.entry, found, believed.decoder, psnr, name, more)
     figure = draw_posterior(
@@ -413,7 +397,7 @@ def _hybrid(task: _Task, request: Request, course: Course) -> dict[str, Any]:
     beside = {} if bars is None else {"deviation": bars.deviation}
     rehearsed = 0 if bars is None else bars.members
     interrupted = result.interrupted or believed.interrupted or rehearsed < (request.rehearsals or 0)
-    _spare_complete(task, request.method, interrupted)
+    spare_complete(task.path, task.entry, request.method, interrupted)
     more = ({} if bars is None else bars.summary()) | {"interrupted": interrupted}
     store(task.path, task.entry, result, psnr, request.method, more, beside)
     figure = hybrid_figure(
@@ -478,7 +462,7 @@ def _iterative(task: _Task, request: Request, course: Course) -> dict[str, Any]:
         result = conventional(task.data, light, settings, task.device, course, "conventional")
     psnr = task.psnr_db(result.object)
     phase = task.phase(result.object, tilt) if complex_pixels else {}
-    _spare_complete(task, request.method, result.interrupted)
+    spare_complete(task.path, task.entry, request.method, result.interrupted)
     store(task.path, task.entry, result, psnr, request.method, phase)
     figure = reconstruction_figure(
         task.data.frames.sum(0),

@@ -1,4 +1,4 @@
-"""A calibration that somebody stopped: what is kept of it, and what is said of it. Loads no torch."""
+"""A calibration or an image that somebody stopped: what is kept of it, and what is said of it. Loads no torch."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from app.errors import Interrupted
 from recon.dataset import DatasetError
-from recon.files.results import load_calibration
+from recon.files.results import load_calibration, load_result
 from recon.files.reuse import unfinished, whole_calibration
 
 if TYPE_CHECKING:
@@ -62,3 +63,19 @@ def warning_of(path: Path) -> str:
     if stored is None or not stored.interrupted:
         return ""
     return f"warning: {path}: {unfinished(stored)}; `ptychoscope calibrate {path}` makes a complete one"
+
+
+def spare_complete(path: Path, entry: int, name: str, interrupted: bool) -> None:
+    """Raise `Interrupted` where a part of an image would take the place of a complete one in its run."""
+    before = load_result(path, entry, f"reconstruction_{name}") if interrupted else None
+    if before is not None and not before[1].get("interrupted", False):
+        raise Interrupted(
+            f"reconstruct: {path} keeps its complete {name} image, nothing of this one; the same command begins anew"
+        )
+
+
+def image_left(path: Path, interrupted: bool) -> str:
+    """What somebody who has stopped `reconstruct` is told."""
+    if not interrupted:
+        return f"reconstruct: the image is complete and kept in {path}"
+    return f"reconstruct: what was found so far is kept in {path}, marked as interrupted; the same command begins anew"
