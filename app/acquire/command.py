@@ -200,6 +200,10 @@ def retake_points(path: Path, points: Sequence[int], interrupt: Interrupt, whole
             observer = ConsoleProgress(sys.stderr, first.profile.simulated)
             runner = replace(first, retaken=point, whole=whole).runner(observer)
             go_on = resuming(path) if whole else _retaking(path, points[done:])
+            if interrupt():
+                # Too late for the point before, which is complete.
+                outcome = RunState.ABORTED
+                break
             outcome = _run(runner, observer, interrupt, go_on)
             if outcome is not RunState.COMPLETED:
                 break
