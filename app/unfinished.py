@@ -10,7 +10,7 @@ import numpy as np
 from app.errors import Interrupted
 from recon.dataset import DatasetError
 from recon.files.results import load_calibration, load_result
-from recon.files.reuse import unfinished, whole_calibration
+from recon.files.reuse import counted, unfinished, whole_calibration
 
 if TYPE_CHECKING:
     from recon.calibrate import Calibration
@@ -43,14 +43,14 @@ def what_is_left(calibration: Calibration, kept: bool, missing: bool, where: Pat
         where: where calibrations of this file are kept.
         checkpoint: what the same command goes on from.
     """
-    epochs = len(calibration.loss)
+    epochs = counted(len(calibration.loss), "epoch")
     if not calibration.interrupted:
         without = " without standard deviations, which the same command finds" if missing else ""
         return f"calibrate: the calibration is complete and kept in {where}{without}"
     if kept:
-        said = f"what {epochs} epochs found is kept in {where}, marked as interrupted"
+        said = f"what {epochs} found is kept in {where}, marked as interrupted"
     else:
-        said = f"{where} keeps its complete calibration, nothing of these {epochs} epochs"
+        said = f"{where} keeps its complete calibration, nothing of the {epochs} of this one"
     further = (
         "begins anew, with --checkpoint FILE it could go on" if checkpoint is None else f"goes on from {checkpoint}"
     )

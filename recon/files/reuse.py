@@ -222,7 +222,12 @@ def whole_calibration(path: Path, complete: bool = False) -> StoredCalibration:
 
 def unfinished(stored: StoredCalibration) -> str:
     """What to say of a calibration that was interrupted; "" for one that is complete."""
-    return f"its calibration was interrupted after {len(stored.loss)} epochs" if stored.interrupted else ""
+    return f"its calibration was interrupted after {counted(len(stored.loss), 'epoch')}" if stored.interrupted else ""
+
+
+def counted(number: int, noun: str) -> str:
+    """So many of them, in words: "1 epoch", "2 epochs"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _affine(stage_m: NDArray, corrected_m: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

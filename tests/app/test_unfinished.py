@@ -134,7 +134,7 @@ def test_an_interrupted_calibration_never_replaces_a_complete_one(calibrated, tm
     code, out, err = call(capsys, "calibrate", calibrated, "--out", tmp_path / "c", *BRIEF)
     assert code == 130
     assert last_json(out)["figure"] is None
-    assert f"{calibrated} keeps its complete calibration, nothing of these 2 epochs" in last_line(err)
+    assert f"{calibrated} keeps its complete calibration, nothing of the 2 epochs of this one" in last_line(err)
     after = load_calibration(calibrated)
     for name in ("probe", "positions_m", "loss"):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
