@@ -222,7 +222,8 @@ def _end_scan(values: dict[str, Any], interrupt: Interrupt, as_json: bool) -> No
             if "go_on" in values
             else "the same command with another --out begins anew"
         )
-        raise Interrupted(f"{values['frames']} frames are kept in {values['run']}; {how}", interrupt.exit_code)
+        taken = f"what was taken is kept in {values['run']}, {values['frames']} frames besides darks"
+        raise Interrupted(f"{taken}; {how}", interrupt.exit_code)
 
 
 @app.command()
