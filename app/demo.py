@@ -15,6 +15,7 @@ from rich.table import Table
 
 from app import calibration as calibrating
 from app.acquire.command import run_scan
+from app.drawing import count_words, time_words
 from app.errors import Interrupted, UsageError
 from app.figures import DoseColumn, dose_figure
 from app.latent import Decoder, estimator, on_object_grid, store_posterior
@@ -185,6 +186,8 @@ def run_demo(
         f"{sample or profile.sample.object} from {len(frames)} diffraction patterns of the profile {profile.name}, "
         f"decoder {package.name}; inside the blue line there was light",
         out / FIGURE,
+        pixel,
+        light.geometry.pixel_size_m,
     )
     result = {
         "seconds": time.monotonic() - begin,
@@ -216,7 +219,7 @@ def _column(
 ) -> DoseColumn:
     pixel = light.geometry.pixel_size_m
     return DoseColumn(
-        title=f"{score.exposure_s * 1e3:.3g} ms\n{score.photons_per_exposure:.2g} photons",
+        title=f"{time_words(score.exposure_s)}\n{count_words(score.photons_per_exposure)} photons",
         pattern=pattern,
         images=tuple(field_of_view(image, field_m, pixel) for image in images),
         psnr_db=(
