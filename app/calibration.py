@@ -117,7 +117,7 @@ def calibrate_data(
             f"{report.stage}  distance {report.distance_m * 1e3:.3f} mm  moved {report.position_change_px:.3f} px"
             f"  loss {report.loss:.4f}"
         )
-        course.advance(report.epoch, note)
+        course.advance(report.epoch, note, report.share)
 
     with course.interruptible():
         calibration = calibrate(

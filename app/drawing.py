@@ -104,12 +104,14 @@ def colour_bar(axes: Axes, drawn: AxesImage, label: str, **options: Any) -> None
     bar.outline.set_linewidth(0.5)
 
 
-def light(axes: Axes, pattern: NDArray, top: float, title: str = "", *, bar: bool = True) -> None:
-    """A diffraction pattern (H, W) in electrons up to `top`, in square-root colours."""
+def light(
+    axes: Axes, pattern: NDArray, top: float, title: str = "", *, bar: bool = True, unit: str = "electrons per pixel"
+) -> None:
+    """A diffraction pattern (H, W) up to `top` in square-root colours."""
     drawn = axes.imshow(pattern, norm=PowerNorm(0.5, 0.0, top, clip=True), cmap="inferno")
     bare(axes, title)
     if bar:
-        colour_bar(axes, drawn, "electrons per pixel", ticks=MaxNLocator(4), extend="max")
+        colour_bar(axes, drawn, unit, ticks=MaxNLocator(4), extend="max")
 
 
 def scale_bar(axes: Axes, width_m: float) -> None:

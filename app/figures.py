@@ -34,7 +34,7 @@ from app.drawing import (
 BRIGHT = 0.15
 """Amplitude from which on a phase is shown."""
 SEEN_E = 16.0
-"""Dim light is seen where neighbouring pixels are taken together, until the brightest of them hold so many electrons."""
+"""Dim light is seen where neighbouring pixels are taken together, until the brightest hold so many electrons."""
 LEAST_PIXELS = 32
 """But at least so many remain each way."""
 
