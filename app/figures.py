@@ -171,7 +171,7 @@ def reconstruction_figure(
     `levels` are steps of each level of pixels, none for a search on one level. `phase` shows that of a complex object
     too, turned so that its mean, weighted by the light, is zero.
     """
-    figure = Figure(figsize=(14.0 if phase else 11.2, 3.1), layout="constrained")
+    figure = Figure(figsize=(14.0 if phase else 11.2, 2.9), layout="constrained")
     axes = list(figure.subplots(1, 5 if phase else 4))
     drawn = axes[0].imshow(np.abs(obj), **AMPLITUDE)
     bare(axes[0], "object, amplitude")
@@ -181,17 +181,28 @@ def reconstruction_figure(
         turned = obj * np.exp(-1j * np.angle((obj * np.abs(obj)).sum()))
         _phase(axes.pop(1), np.where(np.abs(obj) > BRIGHT, np.angle(turned), np.nan), "object, phase")
     seen.draw(axes[1], axes[2])
-    begin = 0
-    for k, steps in enumerate(levels or [len(loss)]):
-        name = "fine pixels" if k == len(levels) - 1 else "coarse pixels"
-        epochs = np.arange(begin, begin + steps)
-        axes[3].plot(epochs + 1, loss[epochs], color=(VERMILION, BLUE)[k == len(levels) - 1], label=name)
-        begin += steps
-    if len(levels) > 1:
-        axes[3].legend()
-    axes[3].set(title="course of the search", xlabel="epoch", ylabel="loss per pixel and frame")
+    _search(axes[3], loss, levels)
     headed(figure, heading)
     return save(figure, path)
+
+
+def _search(axes: Axes, loss: NDArray, levels: Sequence[int]) -> None:
+    """The loss, epoch by epoch; on several levels of pixels how far each is above the lowest of its own level."""
+    axes.set(title="course of the search", xlabel="epoch", ylabel="loss per pixel and frame")
+    if len(levels) < 2:
+        axes.plot(np.arange(1, len(loss) + 1), loss, color=BLUE)
+        return
+    begin = 0
+    for k, steps in enumerate(levels):
+        epochs = np.arange(begin, begin + steps)
+        above = loss[epochs] - loss[epochs].min(initial=np.inf)
+        last = k == len(levels) - 1
+        name = "fine pixels" if last else "coarse pixels"
+        axes.plot(epochs + 1, np.where(above > 0, above, np.nan), color=BLUE if last else VERMILION, label=name)
+        begin += steps
+    axes.set_yscale("log")
+    axes.set_ylabel("loss above its lowest")
+    axes.legend()
 
 
 @styled
@@ -200,7 +211,7 @@ def hybrid_figure(
 ) -> Path:
     """Decoder's image, hybrid, their difference and the deviation if known, with the patterns; returns the path."""
     count = 5 if deviation is None else 6
-    figure = Figure(figsize=(2.55 * count, 2.8), layout="constrained")
+    figure = Figure(figsize=(2.55 * count, 2.55), layout="constrained")
     axes = figure.subplots(1, count)
     pictures: list[tuple[NDArray, str, str, dict[str, Any]]] = [
         (latent, "decoder's image", "transmission", AMPLITUDE),

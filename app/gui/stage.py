@@ -10,7 +10,7 @@ import pyqtgraph as pg
 from PyQt5.QtCore import Qt
 from PyQt5.QtWidgets import QButtonGroup, QGridLayout, QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
-from app.gui.theme import GAP, Theme, style_plot
+from app.gui.theme import GAP, Theme, length_axes, style_plot
 from app.gui.widgets import ConfirmBar, Panel, QuantityEdit, button, duration, faint, heading, toggle
 from app.live import orders
 from app.live.owner import DeviceOwner
@@ -116,8 +116,7 @@ class StageMap(pg.PlotWidget):
         plot.hideButtons()
         plot.setAspectLocked(True)
         plot.invertY(True)
-        plot.setLabel("left", "y", units="m")
-        plot.setLabel("bottom", "x", units="m")
+        length_axes(plot, "y", "x", "mm", 1e-3)
         self.travel = pg.PlotCurveItem()
         self.limits = pg.PlotCurveItem()
         self.trail = pg.PlotCurveItem()

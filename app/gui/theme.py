@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyqtgraph as pg
 from PyQt5.QtGui import QColor, QPalette
@@ -10,6 +11,11 @@ from PyQt5.QtWidgets import QApplication
 
 GAP = 8
 """Space between things, device-independent pixels; everything is a multiple of half of it."""
+
+
+ARROWS = Path(__file__).with_name("arrows")
+DOWN, UP = (ARROWS.joinpath(f"{way}.png").as_posix() for way in ("down", "up"))
+"""A style sheet draws no arrow of its own; these are of a grey that shows on both themes."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,15 @@ def style_plot(plot: pg.PlotItem, theme: Theme) -> None:
         axis.setTextPen(pg.mkPen(theme.faint))
 
 
+def length_axes(plot: pg.PlotItem, left: str, bottom: str, unit: str, unit_m: float) -> None:
+    """Names of two axes in metres, both told in the same unit whatever the zoom."""
+    for name, words in (("left", left), ("bottom", bottom)):
+        axis = plot.getAxis(name)
+        axis.enableAutoSIPrefix(False)
+        axis.setScale(1 / unit_m)
+        axis.setLabel(f"{words} ({unit})")
+
+
 def _sheet(t: Theme) -> str:
     return f"""
     QToolTip {{ background: {t.field}; color: {t.text}; border: 1px solid {t.line}; padding: 4px; }}
@@ -159,7 +174,18 @@ def _sheet(t: Theme) -> str:
     QLineEdit:focus, QPlainTextEdit:focus, QAbstractSpinBox:focus, QComboBox:focus {{ border-color: {t.accent}; }}
     QLineEdit:disabled, QAbstractSpinBox:disabled, QComboBox:disabled, QPlainTextEdit:disabled {{
         color: {t.faint}; background: {t.panel}; }}
-    QComboBox::drop-down {{ border: none; width: 18px; }}
+    QComboBox {{ padding-right: 22px; }}
+    QComboBox::drop-down {{ subcontrol-origin: border; subcontrol-position: center right; width: 20px;
+        border: none; }}
+    QComboBox::down-arrow {{ image: url({DOWN}); width: 9px; height: 6px; }}
+    QComboBox:hover {{ border-color: {t.accent}; }}
+    QAbstractSpinBox {{ padding-right: 18px; }}
+    QAbstractSpinBox::up-button, QAbstractSpinBox::down-button {{ subcontrol-origin: border; width: 16px;
+        border: none; background: transparent; }}
+    QAbstractSpinBox::up-button {{ subcontrol-position: top right; }}
+    QAbstractSpinBox::down-button {{ subcontrol-position: bottom right; }}
+    QAbstractSpinBox::up-arrow {{ image: url({UP}); width: 7px; height: 5px; }}
+    QAbstractSpinBox::down-arrow {{ image: url({DOWN}); width: 7px; height: 5px; }}
     QComboBox QAbstractItemView {{ background: {t.field}; color: {t.text}; border: 1px solid {t.line}; }}
     QCheckBox, QRadioButton {{ color: {t.text}; spacing: 6px; }}
     QCheckBox:disabled, QRadioButton:disabled {{ color: {t.faint}; }}
