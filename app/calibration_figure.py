@@ -155,7 +155,8 @@ def _course(left: Axes, right: Axes, picture: CalibrationPicture) -> None:
         left.plot(epochs[chosen], picture.loss[chosen], ".-", color=colour, label=stage)
         right.plot(epochs[chosen], picture.distance_m[chosen] * 1e3, ".-", color=colour, label=stage)
     left.set_yscale("symlog", linthresh=1.0)
-    left.legend(title="stage, each with its own loss")
+    if picture.stages:
+        left.legend(title="stage, each with its own loss")
     left.set(title="course of the loss", xlabel="epoch", ylabel="loss per pixel and frame")
     right.ticklabel_format(useOffset=False)
     right.set(title="course of the distance", xlabel="epoch", ylabel="object to camera (mm)")
