@@ -111,7 +111,7 @@ def light(
     drawn = axes.imshow(pattern, norm=PowerNorm(0.5, 0.0, top, clip=True), cmap="inferno")
     bare(axes, title)
     if bar:
-        colour_bar(axes, drawn, unit, ticks=MaxNLocator(4), extend="max")
+        colour_bar(axes, drawn, unit, ticks=MaxNLocator(3), extend="max")
 
 
 def scale_bar(axes: Axes, width_m: float) -> None:

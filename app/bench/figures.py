@@ -20,6 +20,7 @@ from app.drawing import (
     GREY,
     ORANGE,
     SKY,
+    UNSEEN,
     VERMILION,
     bare,
     colour_bar,
@@ -45,7 +46,9 @@ def darks_figure(dark: DarkSummary, report: DarkReport, electrons_per_adu: float
     width = edges[1] - edges[0]
     density = dark.histogram / max(dark.histogram.sum(), 1) / width
     sigma = float(np.sqrt(np.median(dark.variance)))
-    axes[0].step(centres[shown], np.maximum(density[shown], 1e-9), where="mid", color=BLUE, linewidth=0.9)
+    axes[0].step(
+        centres[shown], np.maximum(density[shown], 1e-9), where="mid", color=BLUE, linewidth=0.9, label="measured"
+    )
     bell = np.exp(-0.5 * (centres / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
     axes[0].plot(centres[shown], np.maximum(bell[shown], 1e-9), color=VERMILION, linewidth=0.9, label="normal")
     axes[0].set_yscale("log")
@@ -144,7 +147,9 @@ def align_figure(found: Alignment, heading: str, path: Path) -> Path:
     row, column = found.beam_px[0] - found.measured.origin[0], found.beam_px[1] - found.measured.origin[1]
     axes[0].plot(column, row, "+", color=SKY, markersize=14)
     picture, extent = _mosaic(found)
-    axes[2].imshow(picture, cmap="gray", vmin=0, vmax=1, extent=extent)
+    drawn = axes[2].imshow(picture, cmap="gray", vmin=0, vmax=1, extent=extent)
+    colour_bar(axes[2], drawn, "transmission")
+    axes[2].set_facecolor(UNSEEN)
     axes[2].set_title("sample, put together")
     axes[2].set(xlabel="x (µm)", ylabel="y (µm)")
     stage = np.array([seen.stage_m for seen in found.seen])
@@ -155,8 +160,8 @@ def align_figure(found: Alignment, heading: str, path: Path) -> Path:
     axes[3].plot(seen_um[:, 1], seen_um[:, 0], ".", color=VERMILION, label="seen")
     axes[3].set_aspect("equal")
     axes[3].invert_yaxis()
-    axes[3].legend()
-    axes[3].set_title(f"beam on the object, {1e6 * found.found.residual_m:.1f} µm unexplained")
+    axes[3].legend(loc="upper right")
+    axes[3].set_title(f"beam on the object,\n{1e6 * found.found.residual_m:.1f} µm unexplained")
     axes[3].set(xlabel="x (µm)", ylabel="y (µm)")
     headed(figure, heading)
     return save(figure, path)
@@ -167,7 +172,7 @@ def _mosaic(found: Alignment) -> tuple[NDArray[np.float64], tuple[float, float, 
     pixel = found.grid.pixel_m
     places = (found.positions_m - np.nanmean(found.positions_m, axis=0)) / pixel
     picture, weight, _ = mosaic([seen.transmission for seen in found.seen], places, trusted(found.beam.wave))
-    picture = np.where(weight > 0.1, picture, 0.3)
+    picture = np.where(weight > 0.1, picture, np.nan)
     rows, columns = (np.flatnonzero((weight > 0.1).any(axis=axis)) for axis in (1, 0))
     cut = min(rows[0], columns[0], len(weight) - 1 - rows[-1], len(weight) - 1 - columns[-1])
     half = (len(picture) / 2 - cut) * pixel * 1e6
