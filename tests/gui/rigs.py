@@ -115,7 +115,7 @@ class Desk:
 
     @property
     def bench(self) -> BenchState:
-        latest = self.window.owner.bench.newest()
+        latest = self.window.owner.watched.bench.newest()
         assert latest is not None
         return latest.item
 
