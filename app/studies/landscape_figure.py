@@ -13,7 +13,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from app.drawing import VERMILION, headed, save, styled
+from app.drawing import VERMILION, count_words, headed, save, styled
 from recon.basins import basin_of, local_minima
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def paper_figure(found: Sequence[Landscape], exposures: Sequence[str], heading: 
     for column, (letter, one) in enumerate(panels):
         surface = figure.add_subplot(grid[0, column], projection="3d")
         _surface(surface, one)
-        surface.set_title(f"({letter}) {one.decoder}, {one.exposure}\n{_name(one.loss)}")
+        surface.set_title(f"({letter}) {one.decoder}, {_light(one)}\n{_name(one.loss)}")
         _map(figure.add_subplot(grid[1, column]), one, both_units=True)
         _thumbnails(figure.add_subplot(grid[2, column]), one)
     return save(figure, path)
@@ -60,7 +60,7 @@ def maps_figure(found: Sequence[Landscape], heading: str, path: Path) -> Path:
         _map(axes, one, both_units=False)
         s = one.shapes["whitened"]
         axes.set_title(
-            f"{one.decoder}, {one.exposure}, {_name(one.loss)}\n"
+            f"{one.decoder}, {_light(one)}, {_name(one.loss)}\n"
             f"minima {s.minima} (deep {s.deep_minima}), basin {100 * s.basin:.0f} %, "
             f"bent down {100 * s.bent_down:.0f} %",
             fontsize=7,
@@ -84,6 +84,12 @@ def _panels(found: Sequence[Landscape], exposures: Sequence[str]) -> list[tuple[
     if not chosen:
         return list(zip("ABCD", found, strict=False))
     return sorted(((letter, known[key]) for key, letter in chosen.items()), key=lambda pair: pair[0])
+
+
+def _light(one: Landscape) -> str:
+    """The exposure; photons as people write them."""
+    number, _, unit = one.exposure.partition(" ")
+    return f"{count_words(float(number))} photons" if unit == "photons" else one.exposure
 
 
 def _name(loss: str) -> str:
