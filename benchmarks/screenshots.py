@@ -29,7 +29,8 @@ from app.gui.window import Window
 from app.live.state import Health
 from app.profile import PROFILES
 from app.worker.live import Live
-from drivers.base import ConnectionLost, SystemClock
+from drivers.base import ConnectionLost
+from drivers.clock import SystemClock
 
 PATIENCE_S = 900.0
 COLOURS = 255

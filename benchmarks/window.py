@@ -48,7 +48,8 @@ from app.profile import Profile, load_profile
 from app.worker.link import LinkState
 from app.worker.live import Live
 from benchmarks.report import append_rows, machine
-from drivers.base import StagePosition, SystemClock
+from drivers.base import StagePosition
+from drivers.clock import SystemClock
 from drivers.manual import nobody
 from simulators.apt_protocol import Id
 

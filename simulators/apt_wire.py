@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from drivers.base import Clock, SystemClock
+from drivers.clock import Clock, SystemClock
 from simulators.apt_controller import Controller, Identity
 from simulators.apt_motor import Motor, Trouble
 from simulators.apt_port import Port

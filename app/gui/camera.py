@@ -34,7 +34,8 @@ from app.live.owner import DeviceOwner
 from app.live.picture import Scale, find_centre
 from app.live.state import BenchState, Doing, Health, Kind
 from app.live.viewer import View, Viewer
-from drivers.base import Clock, Region
+from drivers.base import Region
+from drivers.clock import Clock
 
 EMPTY = "No picture yet"
 UNCONNECTED = "No camera connected\n\nBench > Connect (Ctrl+O)"

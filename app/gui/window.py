@@ -39,7 +39,7 @@ from app.live.setup import MakeSetup, Setup
 from app.live.state import BenchState, Doing, Kind
 from app.live.viewer import Viewer
 from app.replaying import Replay
-from drivers.base import Clock
+from drivers.clock import Clock
 
 TICK_MS = 33
 PATIENCE_MS = 15_000

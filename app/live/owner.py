@@ -21,7 +21,8 @@ from app.live.setup import MakeSetup, Setup
 from app.live.state import Activity, BenchState, Doing
 from app.live.watched import WatchedDevices
 from app.replaying import Replay
-from drivers.base import Cancelled, Clock, InstrumentError
+from drivers.base import Cancelled, InstrumentError
+from drivers.clock import Clock
 
 REST_S = 0.02
 """Longest rest between two looks at the queue."""

@@ -29,7 +29,8 @@ from app.live.state import (
     StageState,
 )
 from app.replaying import Replay
-from drivers.base import AcquisitionError, Clock, Exposure, NotReadyError
+from drivers.base import AcquisitionError, Exposure, NotReadyError
+from drivers.clock import Clock
 from drivers.manual import ManualLight
 
 LOOK_S = 0.1

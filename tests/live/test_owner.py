@@ -21,7 +21,8 @@ from app.live.planner import Ask, Planner, planned
 from app.live.setup import Setup
 from app.live.state import Doing, Health, RunStatus
 from app.profile import load_profile
-from drivers.base import StagePosition, SystemClock, VirtualClock
+from drivers.base import StagePosition
+from drivers.clock import SystemClock, VirtualClock
 from recon.files.read import open_run
 
 PATIENCE_S = 20.0
