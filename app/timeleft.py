@@ -84,7 +84,7 @@ def rough(seconds: float) -> str:
     """40 s, 3 min, 1 h 20 min: no finer than anybody can know."""
     if seconds < 55:
         step = 1 if seconds < 10 else 5
-        return f"{step * math.ceil(seconds / step)} s"
+        return f"{max(1, step * math.ceil(seconds / step))} s"
     minutes = math.ceil(seconds / 60)
     if minutes < 60:
         return f"{minutes} min"

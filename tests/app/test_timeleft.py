@@ -89,8 +89,8 @@ def test_it_counts_down_between_steps_and_goes_on_where_work_had_stopped():
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.2, "1 s"), (7.4, "8 s"), (31.0, "35 s"), (58.0, "1 min"), (200.0, "4 min"), (3600.0, "1 h 00 min"),
-     (5000.0, "1 h 25 min")],
+    [(0.0, "1 s"), (0.2, "1 s"), (7.4, "8 s"), (31.0, "35 s"), (58.0, "1 min"), (200.0, "4 min"),
+     (3600.0, "1 h 00 min"), (5000.0, "1 h 25 min")],
 )  # fmt: skip
 def test_words_are_no_finer_than_anybody_knows(seconds, words):
     assert rough(seconds) == words
