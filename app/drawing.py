@@ -121,7 +121,7 @@ def scale_bar(axes: Axes, width_m: float) -> None:
     style = [withStroke(linewidth=2.5, foreground="black")]
     place: dict[str, Any] = {"transform": axes.transAxes, "color": "white", "path_effects": style}
     axes.plot([right - length / width_m, right], [low, low], lw=2.0, solid_capstyle="butt", **place)
-    axes.text(right - length / width_m / 2, low + 0.025, length_words(length), ha="center", va="bottom", **place)
+    axes.text(right, low + 0.025, length_words(length), ha="right", va="bottom", **place)
 
 
 def round_length(most: float) -> float:
