@@ -119,9 +119,10 @@ def orientation_figure(objects: Sequence[tuple[str, float, NDArray]], pixel_m: f
         edge = len(obj) // 6
         shown = np.abs(obj)[edge : len(obj) - edge, edge : len(obj) - edge]
         place.imshow(shown, cmap="gray", vmin=0, vmax=float(np.percentile(shown, 99)))
-        words = [line for part in name.split(", positions") for line in textwrap.wrap(part, 25)]
-        words = [*words[:-1], f"positions {words[-1]}"] if ", positions" in name else words
-        bare(place, "\n".join([*words, f"loss {loss:.4g}"]))
+        frames, positions, sign = name.partition("positions ")
+        words = [*textwrap.wrap(frames.rstrip(", "), 30), *([positions + sign] if sign else []), f"loss {loss:.4g}"]
+        bare(place)
+        place.set_title("\n".join(words), fontsize=8)
         if number == 0:
             scale_bar(place, len(shown) * pixel_m)
         for spine in place.spines.values():
@@ -187,7 +188,7 @@ def reconstruction_figure(
 
 
 def _search(axes: Axes, loss: NDArray, levels: Sequence[int]) -> None:
-    """The loss, epoch by epoch; on several levels of pixels how far each is above the lowest of its own level."""
+    """The loss, epoch by epoch; on several levels of pixels how far each is from where its own level ends."""
     axes.set(title="course of the search", xlabel="epoch", ylabel="loss per pixel and frame")
     if len(levels) < 2:
         axes.plot(np.arange(1, len(loss) + 1), loss, color=BLUE)
@@ -195,13 +196,11 @@ def _search(axes: Axes, loss: NDArray, levels: Sequence[int]) -> None:
     begin = 0
     for k, steps in enumerate(levels):
         epochs = np.arange(begin, begin + steps)
-        above = loss[epochs] - loss[epochs].min(initial=np.inf)
         last = k == len(levels) - 1
         name = "fine pixels" if last else "coarse pixels"
-        axes.plot(epochs + 1, np.where(above > 0, above, np.nan), color=BLUE if last else VERMILION, label=name)
+        axes.plot(epochs + 1, loss[epochs] - loss[epochs[-1:]], color=BLUE if last else VERMILION, label=name)
         begin += steps
-    axes.set_yscale("log")
-    axes.set_ylabel("loss above its lowest")
+    axes.set_ylabel("loss less that at the level's end")
     axes.legend()
 
 

@@ -156,11 +156,11 @@ def align_figure(found: Alignment, heading: str, path: Path) -> Path:
     known = np.isfinite(found.positions_m).all(axis=1)
     seen_um = 1e6 * (found.positions_m[known] - found.positions_m[known].mean(axis=0))
     fitted_um = 1e6 * (stage[known] - stage[known].mean(axis=0)) @ found.found.matrix.T
-    axes[3].plot(fitted_um[:, 1], fitted_um[:, 0], "o", markersize=8, markerfacecolor="none", label="stage, mapped")
+    axes[3].plot(fitted_um[:, 1], fitted_um[:, 0], "o", markersize=8, markerfacecolor="none", label="mapped")
     axes[3].plot(seen_um[:, 1], seen_um[:, 0], ".", color=VERMILION, label="seen")
     axes[3].set_aspect("equal")
     axes[3].invert_yaxis()
-    axes[3].legend(loc="upper right")
+    axes[3].legend(loc="upper right", handlelength=1.0, borderaxespad=0.0)
     axes[3].set_title(f"beam on the object,\n{1e6 * found.found.residual_m:.1f} µm unexplained")
     axes[3].set(xlabel="x (µm)", ylabel="y (µm)")
     headed(figure, heading)
