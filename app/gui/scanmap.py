@@ -46,7 +46,7 @@ class ScanMap(pg.PlotWidget):
         plot.hideButtons()
         plot.setAspectLocked(True)
         plot.invertY(True)
-        length_axes(plot, "y on the object", "x on the object", "µm", 1e-6)
+        length_axes(plot, "y", "x on the object", "µm", 1e-6)
         self.limits = pg.PlotCurveItem()
         self.field = pg.PlotCurveItem()
         self.path = pg.PlotCurveItem()

@@ -218,6 +218,8 @@ class StagePanel(Panel):
         for axis, field in (("y", self.to_y), ("x", self.to_x)):
             field.setToolTip(f"Displacement {axis}: 12.5mm, 80um, or 12.5 (mm)")
             field.setAccessibleName(f"Go to {axis}")
+            # Room for four digits behind the point.
+            field.setMinimumWidth(128)
             field.edited.connect(self._show_target)
             field.lineEdit().returnPressed.connect(self._entered)
         self.go = button("Go to…", "Move there, after a confirmation (Enter in a field)", self._ask_go)

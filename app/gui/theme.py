@@ -125,6 +125,12 @@ def style_plot(plot: pg.PlotItem, theme: Theme) -> None:
         axis.setTextPen(pg.mkPen(theme.faint))
 
 
+def mixed(colour: str, ground: str, share: float = 0.5) -> str:
+    """A colour on another, so that words in the theme's text colour can be read on it."""
+    parts = zip(QColor(colour).getRgb()[:3], QColor(ground).getRgb()[:3], strict=True)
+    return QColor(*(round(share * a + (1 - share) * b) for a, b in parts)).name()
+
+
 def length_axes(plot: pg.PlotItem, left: str, bottom: str, unit: str, unit_m: float) -> None:
     """Names of two axes in metres, both told in the same unit whatever the zoom."""
     for name, words in (("left", left), ("bottom", bottom)):
@@ -158,6 +164,9 @@ def _sheet(t: Theme) -> str:
     QPushButton, QToolButton {{ background: {t.field}; color: {t.text}; border: 1px solid {t.line};
         border-radius: 4px; padding: 4px 10px; min-height: 18px; }}
     QToolButton {{ padding: 4px 7px; }}
+    QToolButton[popupMode="2"] {{ padding-right: 22px; }}
+    QToolButton::menu-indicator {{ image: url({DOWN}); width: 9px; height: 6px; subcontrol-origin: border;
+        subcontrol-position: center right; right: 6px; }}
     QPushButton:hover, QToolButton:hover {{ border-color: {t.accent}; }}
     QPushButton:focus, QToolButton:focus {{ border: 1px solid {t.accent}; }}
     QPushButton:pressed, QToolButton:pressed {{ background: {t.line}; }}
@@ -179,11 +188,12 @@ def _sheet(t: Theme) -> str:
         border: none; }}
     QComboBox::down-arrow {{ image: url({DOWN}); width: 9px; height: 6px; }}
     QComboBox:hover {{ border-color: {t.accent}; }}
-    QAbstractSpinBox {{ padding-right: 18px; }}
+    QAbstractSpinBox[buttonSymbols="0"] {{ padding-right: 18px; }}
     QAbstractSpinBox::up-button, QAbstractSpinBox::down-button {{ subcontrol-origin: border; width: 16px;
         border: none; background: transparent; }}
     QAbstractSpinBox::up-button {{ subcontrol-position: top right; }}
     QAbstractSpinBox::down-button {{ subcontrol-position: bottom right; }}
+    QAbstractSpinBox[buttonSymbols="2"]::up-button, QAbstractSpinBox[buttonSymbols="2"]::down-button {{ width: 0; }}
     QAbstractSpinBox::up-arrow {{ image: url({UP}); width: 7px; height: 5px; }}
     QAbstractSpinBox::down-arrow {{ image: url({DOWN}); width: 7px; height: 5px; }}
     QComboBox QAbstractItemView {{ background: {t.field}; color: {t.text}; border: 1px solid {t.line}; }}
@@ -191,7 +201,7 @@ def _sheet(t: Theme) -> str:
     QCheckBox:disabled, QRadioButton:disabled {{ color: {t.faint}; }}
     QProgressBar {{ background: {t.field}; border: 1px solid {t.line}; border-radius: 4px; text-align: center;
         color: {t.text}; min-height: 16px; max-height: 18px; }}
-    QProgressBar::chunk {{ background: {t.accent}; border-radius: 3px; }}
+    QProgressBar::chunk {{ background: {mixed(t.accent, t.field)}; border-radius: 3px; }}
     QListWidget, QTableWidget {{ background: {t.field}; color: {t.text}; border: 1px solid {t.line};
         border-radius: 4px; }}
     QListWidget#bare {{ background: transparent; border: none; }}

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from PyQt5.QtGui import QImage
+from PyQt5.QtGui import QColor, QImage
 from PyQt5.QtWidgets import QApplication, QComboBox, QDoubleSpinBox
 
 from app.gui import theme
 from app.gui.scanmap import ScanMap
 from app.gui.stage import StageMap
+from app.gui.widgets import QuantityEdit
 
 
 @pytest.fixture
@@ -53,3 +54,29 @@ def test_both_axes_of_a_map_have_one_unit_whatever_the_zoom(qtbot, plot, unit, s
             assert axis.labelText.endswith(f"({unit})")
             assert axis.labelUnits == ""
             assert (axis.scale, axis.autoSIPrefixScale) == (scale, 1.0)
+
+
+@pytest.mark.parametrize("name", sorted(theme.THEMES))
+def test_a_quantity_without_steppers_shows_all_of_its_words(qtbot, themed, name):
+    themed(name)
+    edit = QuantityEdit("m", -1.0, 1.0)
+    qtbot.addWidget(edit)
+    edit.put_value(12.3456e-3)
+    edit.resize(128, 28)
+    edit.show()
+    QApplication.processEvents()
+    line = edit.lineEdit()
+    assert line.text() == "12.3456 mm"
+    assert line.fontMetrics().horizontalAdvance(line.text()) < line.width()
+
+
+@pytest.mark.parametrize("look", theme.THEMES.values(), ids=lambda look: look.name)
+def test_words_on_a_progress_bar_can_be_read(look):
+    """WCAG asks for a contrast of 4.5."""
+
+    def luminance(colour):
+        parts = np.array(QColor(colour).getRgbF()[:3])
+        return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722)
+
+    ground, text = sorted((luminance(theme.mixed(look.accent, look.field)), luminance(look.text)))
+    assert (text + 0.05) / (ground + 0.05) > 4.5
