@@ -276,7 +276,10 @@ def posterior_figure(picture: PosteriorPicture, heading: str, path: Path) -> Pat
     picture.seen.draw(axes[0, 2], axes[0, 3])
     bars = axes[0, 4]
     bars.bar([str(label) for label in picture.classes], list(picture.classes.values()), color=GREY)
-    bars.set(title="class, if it is one of these", ylim=(0, 1), ylabel="probability")
+    # One class alone is no wall.
+    beside = max(0.0, (6 - len(picture.classes)) / 2)
+    ends = (-0.6 - beside, len(picture.classes) - 0.4 + beside)
+    bars.set(title="class, if it is one of these", xlim=ends, ylim=(0, 1), ylabel="probability")
     first = 0
     if picture.phase is not None:
         first = 2

@@ -296,6 +296,11 @@ class _Believed:
     tilt_rad: NDArray[np.float64]
     beside: dict[str, Any]
 
+    def words(self) -> str:
+        """Which decoder, for a figure's title."""
+        name = f"decoder {self.decoder.package.name}"
+        return f"{name}, first of {len(self.places)} by evidence" if self.places else name
+
     def values(self) -> dict[str, Any]:
         """For the JSON line."""
         values = numbers(self.posterior) | {"decoder": self.decoder.package.name} | self.beside
@@ -351,7 +356,7 @@ def _latent(task: _Task, request: Request, course: Course) -> dict[str, Any]:
         believed.estimator.expected(task.data, found.transmission),
         task.field_m,
         lit_samples(task.light, task.data, task.field_m, len(found.mean)),
-        task.heading(f"latent, decoder {believed.decoder.package.name}", psnr, phase),
+        task.heading(f"latent, {believed.words()}", psnr, phase),
         task.figure(name.replace("_", "-")),
     )
     return believed.values() | {"psnr_db": psnr, **phase, "figure": str(figure)}
@@ -387,7 +392,7 @@ def _hybrid(task: _Task, request: Request, course: Course) -> dict[str, Any]:
         field_of_view(latent, task.field_m, task.pixel_m),
         field_of_view(result.object.real, task.field_m, task.pixel_m),
         None if bars is None else field_of_view(bars.deviation, task.field_m, task.pixel_m),
-        task.heading(f"{request.method}, decoder {believed.decoder.package.name}", psnr),
+        task.heading(f"{request.method}, {believed.words()}", psnr),
         task.figure(request.method),
     )
     return believed.values() | {
