@@ -146,8 +146,9 @@ def _in_units(value: float, units: tuple[tuple[str, float], ...]) -> str:
 
 
 def count_words(value: float) -> str:
-    """A number of photons: in digits up to 9999, else in powers of ten, as mathematical text."""
-    if value < 9999.5:
+    """A number of photons, three digits of it: in full up to 9990, else in powers of ten, as mathematical text."""
+    value = float(f"{value:.3g}")
+    if value < 10_000:
         return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
     power = math.floor(math.log10(value) + 1e-9)
     factor = f"{value / 10.0**power:.3g}"

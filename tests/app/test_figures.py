@@ -172,8 +172,8 @@ def test_lengths_and_counts():
     assert length_words(round_length(7e-4)) == "500 µm"
     assert length_words(round_length(2e-3)) == "2 mm"
     assert length_words(round_length(0.99e-6)) == "500 nm"
-    assert [count_words(n) for n in (100, 1000, 9999)] == ["100", "1000", "9999"]
-    assert count_words(1e7) == "$10^{7}$"
+    assert [count_words(n) for n in (0.5, 100, 999.9999, 1000, 9994)] == ["0.5", "100", "1000", "1000", "9990"]
+    assert [count_words(n) for n in (9999, 1e7 - 0.1, 1e7)] == ["$10^{4}$", "$10^{7}$", "$10^{7}$"]
     assert count_words(1.5e4) == r"$1.5\times10^{4}$"
 
 
