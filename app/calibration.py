@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.calibration_figure import CalibrationPicture, calibration_figure
-from app.errors import UsageError
+from app.errors import Interrupted, UsageError
+from app.outputs import require_file, require_folder
 from app.progress import Course
+from app.unfinished import FOREIGN, holds_complete, what_is_left
+from app.yardstick import score
 from recon.calibrate import (
     Calibration,
     CalibrationSettings,
@@ -34,7 +37,6 @@ from recon.files.read import open_hdf5, open_run
 from recon.files.results import StoredCalibration, store_calibration
 from recon.files.reuse import whole_calibration
 from recon.files.schema import ATTR_CREATOR, CREATOR
-from recon.metrics import distance_error_m, fit_positions, probe_error, stretched_probe
 from recon.orient import orient
 from recon.residuals import Residuals, residuals
 from recon.streaming import Streamed, Sums, frame_budget
@@ -66,31 +68,6 @@ def is_run(path: Path) -> bool:
         return False
     with open_hdf5(path) as file:
         return file.attrs.get(ATTR_CREATOR) == CREATOR
-
-
-@dataclass(frozen=True)
-class CalibrationScore:
-    """A calibration against the truth of a simulated run; see `recon.metrics`."""
-
-    distance_error_m: float
-    position_rms_px: float
-    probe_error: float
-
-
-def score(calibration: Calibration, truth: Truth) -> CalibrationScore:
-    """Errors of distance, positions and probe, modulo the gauge freedoms."""
-    light = calibration.illumination
-    pixel = light.geometry.object_pixel_m
-    fit = fit_positions(light.positions_m, truth.positions_m[light.indices])
-    wavelength = light.geometry.wavelength_m
-    true_probe = stretched_probe(
-        truth.probe, truth.probe_pixel_m, len(light.probe), pixel, fit.scale, wavelength, truth.distance_m
-    )
-    return CalibrationScore(
-        distance_error_m(light.geometry.distance_m, truth.distance_m, fit.scale),
-        fit.rms_m / pixel,
-        probe_error(light.probe, true_probe, pixel, wavelength, truth.distance_m),
-    )
 
 
 def calibrate_data(
@@ -154,8 +131,13 @@ def uncertainty(data: Ptychogram, calibration: Calibration, device: str, course:
         return uncertainty_of(data, calibration, device=device, report=shown, stop=course.stopped)
 
 
-def storable(calibration: Calibration, errors: Uncertainty | None = None) -> StoredCalibration:
-    """A calibration as a run keeps it, with its standard deviations where they are known."""
+def storable(
+    calibration: Calibration, errors: Uncertainty | None = None, visits: NDArray[np.int64] | None = None
+) -> StoredCalibration:
+    """A calibration as a run keeps it, with its standard deviations where they are known.
+
+    `visits` (`RunFile.visits`) says from which visit to its point each frame is.
+    """
     light = calibration.illumination
     pixel = light.geometry.object_pixel_m
     return StoredCalibration(
@@ -169,12 +151,15 @@ def storable(calibration: Calibration, errors: Uncertainty | None = None) -> Sto
         settings=calibration.summary(),
         software=software(),
         uncertainty=errors,
+        visits=visits,
     )
 
 
-def store(path: Path, calibration: Calibration, errors: Uncertainty | None = None) -> None:
-    """Put a calibration into its run, with its standard deviations where they are known."""
-    store_calibration(path, storable(calibration, errors))
+def store(
+    path: Path, calibration: Calibration, errors: Uncertainty | None = None, *, visits: NDArray[np.int64]
+) -> None:
+    """Put a calibration into its run, see `storable`."""
+    store_calibration(path, storable(calibration, errors, visits))
 
 
 def stored_illumination(path: Path) -> tuple[Illumination, int]:
@@ -337,27 +322,57 @@ def calibrate_file(
 
     Under `torchrun` the processes share the frames; rank 0 alone draws, stores and returns the values of the command's
     JSON line, the others return nothing.
+
+    Raises:
+        Interrupted: somebody stopped it; says what is kept. A calibration that was ended before its time never takes
+            the place of a complete one.
+        UsageError: an option, or a file that cannot be written in the end.
     """
     begin = time.monotonic()
+    folder = out or path.with_name(f"{path.stem}-calibration")
+    require_folder("calibrate", folder)
+    if checkpoint is not None:
+        require_file("calibrate", checkpoint)
     probe = None if probe_file is None else read_probe(probe_file)
     with join(device) as (team, place):
         data, settings, truth = bright_scan(path, probe_diameter_m, seed, overrides, batch, modes, team.size)
         settings = replace(settings, flux_prior=flux_prior or settings.flux_prior, background_prior=background_prior)
-        # The file is closed before the result goes into it.
-        with data, Course(quiet=team.rank != 0) as course:
-            calibration = _calibrated(
-                path, data, settings, epochs, place, course, checkpoint, memory_bytes, team, probe
-            )
-            known = _errors(data, calibration, place, course, memory_bytes, team) if with_uncertainty else None
-            left = residuals(data, calibration, place) if team.rank == 0 else None
-        if left is None:
-            return {}
-        values = _kept(path, out, data, calibration, known, left, truth)
-        return values | {
-            "processes": team.size,
-            "batch": batch_of(settings, len(data), team.size),
-            "seconds": time.monotonic() - begin,
-        }
+        # Whatever is interrupted, what was found goes into the run and onto paper.
+        with Course(quiet=team.rank != 0) as course, course.interruptible():
+            # The file is closed before the result goes into it; nobody can write it until then.
+            with data:
+                visits = _visits(path)
+                calibration = _calibrated(
+                    path, data, settings, epochs, place, course, checkpoint, memory_bytes, team, probe
+                )
+                known = _errors(data, calibration, place, course, memory_bytes, team) if with_uncertainty else None
+                left = residuals(data, calibration, place) if team.rank == 0 else None
+            if left is None:
+                return {}
+            kept = not (calibration.interrupted and holds_complete(path if visits is not None else folder))
+            values = _kept(path, folder, data, calibration, known, left, visits) if kept else {"figure": None}
+        values = (
+            _numbers(calibration, known, left, truth)
+            | values
+            | {
+                "processes": team.size,
+                "batch": batch_of(settings, len(data), team.size),
+                "seconds": time.monotonic() - begin,
+            }
+        )
+        if calibration.interrupted or course.stopped():
+            missing = with_uncertainty and known is None
+            where = folder / FOREIGN if visits is None else path
+            raise Interrupted(what_is_left(calibration, kept, missing, where, checkpoint), values=values)
+        return values
+
+
+def _visits(path: Path) -> NDArray[np.int64] | None:
+    """From which visits the bright scan of a run is; None for somebody else's file."""
+    if not is_run(path):
+        return None
+    with open_run(path) as run:
+        return run.visits(1)
 
 
 def _calibrated(
@@ -404,24 +419,22 @@ def _errors(
 
 def _kept(
     path: Path,
-    out: Path | None,
+    folder: Path,
     data: Streamed,
     calibration: Calibration,
     known: Uncertainty | None,
     left: Residuals,
-    truth: Truth | None,
+    visits: NDArray[np.int64] | None,
 ) -> dict[str, Any]:
-    """Store and draw a calibration; its values for people and scripts."""
-    folder = out or path.with_name(f"{path.stem}-calibration")
+    """Store and draw a calibration; where it is drawn."""
     # Stored first: a folder that cannot be drawn into must not cost the calibration.
-    own = is_run(path)
-    if own:
-        store(path, calibration, known)
+    if visits is not None:
+        store(path, calibration, known, visits=visits)
     figure = draw(calibration, data, left, folder / "calibration.png")
-    if not own:
+    if visits is None:
         light = calibration.illumination
         np.savez(
-            folder / "calibration.npz",
+            folder / FOREIGN,
             probe=light.probe,
             object=calibration.object,
             positions_m=light.positions_m,
@@ -433,18 +446,19 @@ def _kept(
             loss=calibration.loss,
             residual=left.pixels,
             residual_of_frames=left.frames,
+            interrupted=calibration.interrupted,
             **({} if known is None else _arrays(known)),
         )
+    return {"figure": str(figure)}
+
+
+def _numbers(
+    calibration: Calibration, known: Uncertainty | None, left: Residuals, truth: Truth | None
+) -> dict[str, Any]:
+    """A calibration's values for people and scripts."""
     values = calibration.summary()
     del values["settings"]
     values |= {"residual": float(left.frames.mean()), "odd_frames": left.odd()}
     if known is not None:
         values |= known.summary(calibration.illumination.geometry.object_pixel_m)
-    if truth is not None:
-        errors = score(calibration, truth)
-        values |= {
-            "distance_error_m": errors.distance_error_m,
-            "position_rms_px": errors.position_rms_px,
-            "probe_error": errors.probe_error,
-        }
-    return values | {"figure": str(figure)}
+    return values if truth is None else values | asdict(score(calibration, truth))

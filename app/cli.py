@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from app.stopping import hear_from_the_start  # isort: skip
+
+# Before the rest is loaded.
+if __name__ == "__main__":
+    hear_from_the_start()
+
 import json
 import math
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from app.errors import UsageError, run_guarded
+from app.errors import Interrupted, UsageError, run_guarded
+from app.group import StoppableGroup
 from app.options import (
     CharacterisationOption,
     CornerOption,
@@ -30,10 +39,11 @@ from app.options import (
     above_zero,
     finite_number,
 )
-from app.stopping import Interrupt, recorder_given_up
+from app.stopping import Interrupt, hear_at_the_end, leave, recorder_given_up
 from app.streams import drain, spare_work
 
 app = typer.Typer(
+    cls=StoppableGroup,
     help="Optical ptychography bench: scan, calibrate, and recover objects from a handful of photons.",
     no_args_is_help=True,
     add_completion=False,
@@ -43,11 +53,16 @@ app = typer.Typer(
 
 def main() -> None:
     """The `ptychoscope` program."""
+    hear_from_the_start()
     spare_work()
     try:
-        code = run_guarded(lambda: app(standalone_mode=False))
-    finally:
-        drain()
+        try:
+            code = run_guarded(lambda: app(standalone_mode=False))
+        finally:
+            drain()
+        hear_at_the_end(code)
+    except KeyboardInterrupt:
+        leave()
     if recorder_given_up():
         # A thread that hangs in its disk would hold the end of the program up as well.
         os._exit(code)
@@ -66,6 +81,19 @@ def report(values: dict[str, Any], as_json: bool) -> None:
     else:
         for name, value in values.items():
             typer.echo(f"{name}: {f'{value:.6g}' if isinstance(value, float) else value}")
+
+
+@contextmanager
+def told_when_stopped(as_json: bool) -> Iterator[None]:
+    """Also of a command that somebody stopped what it has is told, marked as interrupted."""
+    try:
+        yield
+    except Interrupted as stopped:
+        if as_json:
+            report(stopped.values | {"interrupted": True}, as_json)
+        elif stopped.values:
+            report(stopped.values, as_json)
+        raise
 
 
 def finite(value: Any) -> Any:
@@ -122,7 +150,8 @@ def scan(
 ) -> None:
     """Run a scan into a file, or complete an interrupted one. It moves without asking; `check` shows the plan.
 
-    Ctrl-C aborts and leaves a file that can be resumed; the exit code is then 130.
+    Ctrl-C aborts and leaves a file that can be resumed, with the command that the last line says; the exit code is then
+    130.
     """
     from app.acquire.command import retake_points, run_scan
     from app.acquire.scan import Label
@@ -186,9 +215,15 @@ def scan(
 
 
 def _end_scan(values: dict[str, Any], interrupt: Interrupt, as_json: bool) -> None:
-    report(values, as_json)
+    report(values if as_json else {name: value for name, value in values.items() if name != "go_on"}, as_json)
     if values["outcome"] == "aborted":
-        raise typer.Exit(interrupt.exit_code)
+        how = (
+            f"go on with `{values['go_on']}`"
+            if "go_on" in values
+            else "the same command with another --out begins anew"
+        )
+        taken = f"what was taken is kept in {values['run']}, {values['frames']} frames besides darks"
+        raise Interrupted(f"{taken}; {how}", interrupt.exit_code)
 
 
 @app.command()
@@ -297,7 +332,10 @@ def calibrate(
     seed: Annotated[int, typer.Option(min=0, help="Order of the frames.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Find probe, object, distance and positions from a bright scan. Ctrl-C keeps the best so far.
+    """Find probe, object, distance and positions from a bright scan.
+
+    Ctrl-C keeps the best so far, marked as interrupted, unless the run holds a complete calibration; the exit code is
+    then 130. With --checkpoint the same command goes on.
 
     Several processes: torchrun --nproc-per-node N -m app.cli calibrate ...
     """
@@ -307,23 +345,24 @@ def calibrate(
 
     overrides = Overrides(wavelength, distance, pixel_size, focus_to_sample, far_field, zero_in_corner)
     budget = None if memory is None else memory * 1e9
-    values = calibrate_file(
-        path,
-        out,
-        device,
-        probe_diameter,
-        epochs,
-        seed,
-        overrides,
-        checkpoint,
-        budget,
-        batch,
-        with_uncertainty=not no_uncertainty,
-        modes=modes,
-        probe_file=probe,
-        flux_prior=flux_spread,
-        background_prior=background_spread,
-    )
+    with told_when_stopped(as_json):
+        values = calibrate_file(
+            path,
+            out,
+            device,
+            probe_diameter,
+            epochs,
+            seed,
+            overrides,
+            checkpoint,
+            budget,
+            batch,
+            with_uncertainty=not no_uncertainty,
+            modes=modes,
+            probe_file=probe,
+            flux_prior=flux_spread,
+            background_prior=background_spread,
+        )
     if values:
         report(values, as_json)
 
@@ -395,7 +434,8 @@ def reconstruct(
     """Recover the object at one exposure of a calibrated run.
 
     Latent: a posterior over what the decoder can draw, with error bars and a verdict; hybrid: it and what the light
-    adds; paper: its estimator; conventional: free pixels.
+    adds; paper: its estimator; conventional: free pixels. Ctrl-C keeps what there is, marked as interrupted, unless the
+    run holds a complete image; the exit code is then 130.
     """
     _gentle_threads()
     from app.combining import Doubt
@@ -416,7 +456,9 @@ def reconstruct(
         loss=loss,
         seed=seed,
     )
-    report(reconstruct_file(path, request, out, device, calibration), as_json)
+    with told_when_stopped(as_json):
+        values = reconstruct_file(path, request, out, device, calibration)
+    report(values, as_json)
 
 
 @app.command()
@@ -433,7 +475,8 @@ def demo(
     _gentle_threads()
     from app.demo import run_demo
 
-    values = run_demo(profile, seed, sample, out, device, decoder)
+    with told_when_stopped(as_json):
+        values = run_demo(profile, seed, sample, out, device, decoder)
     report(values if as_json else {k: values[k] for k in ("seconds", "run", "figure")}, as_json)
 
 

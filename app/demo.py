@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +20,8 @@ from app.drawing import count_words, time_words
 from app.errors import Interrupted, UsageError
 from app.figures import DoseColumn, dose_figure
 from app.latent import Decoder, estimator, on_object_grid, store_posterior
-from app.profile import load_profile
+from app.outputs import require_folder
+from app.profile import Profile, load_profile
 from app.progress import Course
 from app.reconstruction import (
     PAPER,
@@ -30,6 +32,7 @@ from app.reconstruction import (
     papers_best,
     store,
 )
+from app.stopping import Interrupt
 from app.yardstick import Yardstick
 from recon.calibrate import CalibrationSettings, Illumination
 from recon.decoders.package import DecoderPackage
@@ -40,7 +43,7 @@ from recon.metrics import dice, success_db
 from recon.reconstruct import CONVENTIONAL, draw_latent, fit_image
 from recon.residuals import residuals
 
-FIGURE = "demo.png"
+FIGURE, REPORT, CALIBRATION_FIGURE = "demo.png", "report.json", "calibration.png"
 MARK = "demo"
 """Result by which a run is known as a demo's, which the next one may replace."""
 DEMO_PAPER_RATE = 1.0
@@ -73,11 +76,14 @@ def run_demo(
 ) -> dict[str, Any]:
     """Scan, calibrate, reconstruct at every exposure; write run, report and figure into `out`.
 
-    Returns the values of the command's JSON line. An earlier demo in `out` is replaced, anything else is left alone.
+    Returns the values of the command's JSON line. An earlier demo in `out` is replaced once the new one's scan is
+    complete, anything else is left alone. A scan that was interrupted is gone on with.
 
     Raises:
         UsageError: the profile is not simulated or has no evaluation series, or `out` holds a run of something else.
+        Interrupted: somebody stopped it; says what is kept, and how to go on.
     """
+    require_folder("demo", out)
     begin = time.monotonic()
     profile = load_profile(profile_name)
     if not profile.simulated:
@@ -87,19 +93,18 @@ def run_demo(
     device = pick_device(device)
     known = Decoder.load(decoder or profile.reconstruction.decoder, asker="demo")
     package = known.package
-    out.mkdir(parents=True, exist_ok=True)
     path, fresh = out / "run.h5", out / "run-new.h5"
     if path.exists() and not (out / FIGURE).exists() and load_result(path, 1, MARK) is None:
         raise UsageError(f"demo: {path} is not a demo's run; choose another --out, or move it away")
-    fresh.unlink(missing_ok=True)
-    scanned = run_scan(profile_name, seed, sample, fresh, None, None)
-    if scanned["outcome"] != "completed":
-        raise Interrupted(f"demo: the scan was {scanned['outcome']}; go on with ptychoscope scan --resume {fresh}")
+    _scan(profile, profile_name, seed, sample, fresh)
     store_result(fresh, 1, {}, {"profile": profile_name, "seed": seed}, MARK)
     fresh.replace(path)
+    # They show the run that was there before.
+    for name in (FIGURE, REPORT, CALIBRATION_FIGURE):
+        (out / name).unlink(missing_ok=True)
 
     with open_run(path) as run:
-        data, truth, entries = run.ptychogram(1), run.truth(), run.entries
+        data, truth, entries, visits = run.ptychogram(1), run.truth(), run.entries, run.visits(1)
         diameter = run.illumination_m
     if truth is None:
         raise UsageError(f"{path}: a simulated run without its truth cannot be scored")
@@ -111,9 +116,14 @@ def run_demo(
             seed=seed,
         )
         calibration = calibrating.calibrate_data(data, settings, device, course)
-        calibrating.store(path, calibration)
+        if calibration.interrupted:
+            raise Interrupted(
+                f"demo: in the calibration; the scan is kept in {path}, go on with `ptychoscope calibrate "
+                f"{shlex.quote(str(path))}`, or give the same command again, which begins anew"
+            )
+        calibrating.store(path, calibration, visits=visits)
         left = residuals(data, calibration, device)
-        calibrating.draw(calibration, data, left, out / "calibration.png")
+        calibrating.draw(calibration, data, left, out / CALIBRATION_FIGURE)
         errors = calibrating.score(calibration, truth)
         course.say(
             f"calibration: distance off by {errors.distance_error_m * 1e6:+.0f} um, positions by "
@@ -202,9 +212,41 @@ def run_demo(
         "exposures": [asdict(score) for score in scores],
         "interrupted": course.stopped(),
     }
-    (out / "report.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    (out / REPORT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(f"figure: {figure}", file=sys.stderr)  # noqa: T201
+    if course.stopped():
+        done = f"{len(scores)} of {entries - 1} exposures are reconstructed, in {path}, and drawn"
+        raise Interrupted(f"demo: {done}; the same command begins anew", values=result)
     return result
+
+
+def _scan(profile: Profile, profile_name: str, seed: int, sample: str | None, path: Path) -> None:
+    """The demo's scan into a new file, or the rest of one that was interrupted.
+
+    Raises:
+        UsageError: the file is of another scan.
+        Interrupted: somebody stopped it.
+    """
+    interrupt = Interrupt()
+    if path.exists():
+        with open_run(path) as run:
+            there = (run.profile_json, run.seed, run.sample)
+        if there != (profile.model_dump_json(), seed, sample or profile.sample.object):
+            raise UsageError(
+                f"demo: {path} is an interrupted scan with other settings (seed {there[1]}, object {there[2]}, perhaps "
+                "another profile); give those and go on with it, choose another --out, or delete it"
+            )
+        print(f"demo: goes on with {path}", file=sys.stderr)  # noqa: T201
+        scanned = run_scan(profile_name, seed, sample, None, path, interrupt=interrupt)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scanned = run_scan(profile_name, seed, sample, path, None, interrupt=interrupt)
+    if scanned["outcome"] != "completed":
+        raise Interrupted(
+            f"demo: in the scan; its {scanned['frames']} frames are kept in {path}, the same command goes on with them",
+            interrupt.exit_code,
+            {name: value for name, value in scanned.items() if name != "go_on"},
+        )
 
 
 def _references(yardstick: Yardstick, package: DecoderPackage, pixel_m: float, field_m: float) -> tuple[float, float]:

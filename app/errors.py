@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 EXIT_KNOWN = 2
 """Exit code of everything that a person can put right."""
+EXIT_INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+STOPPED = "interrupted: stopped"
+"""What is said after Ctrl-C where there is nothing that was kept."""
 KNOWN = {
     "ProfileError",
     "InstrumentError",
@@ -26,15 +31,17 @@ live in modules that import torch and are never loaded by a scan."""
 
 
 class Interrupted(Exception):
-    """Somebody wished to stop, and everything has been stopped; the message says what was left.
+    """Somebody wished to stop, and everything has been stopped; the message says what was left, and how to go on.
 
     Attributes:
         exit_code: 128 and the number of the signal that said so.
+        values: what is finished, as the command's JSON line has it.
     """
 
-    def __init__(self, message: str, exit_code: int = 130):
+    def __init__(self, message: str, exit_code: int = EXIT_INTERRUPTED, values: Mapping[str, Any] | None = None):
         super().__init__(message)
         self.exit_code = exit_code
+        self.values = dict(values or {})
 
 
 class UsageError(Exception):
@@ -67,9 +74,13 @@ def run_guarded(action: Callable[[], object]) -> int:
         print(f"interrupted: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)  # noqa: T201
-        return 130
+        print(STOPPED, file=sys.stderr)  # noqa: T201
+        return EXIT_INTERRUPTED
     except Exception as error:
+        if type(error).__name__ == "Abort":
+            # What typer makes of a terminal that ends in the middle of a question.
+            print(STOPPED, file=sys.stderr)  # noqa: T201
+            return EXIT_INTERRUPTED
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error, file=sys.stderr)  # noqa: T201
             return EXIT_KNOWN

@@ -24,6 +24,7 @@ from app.options import (
 if TYPE_CHECKING:
     from recon.dataset import Ptychogram
     from recon.files.exchange import Solution
+    from recon.files.results import StoredCalibration
 
 
 def export_run(path: Path, out: Path, form: str, exposure_s: float | None, nominal: bool) -> dict[str, Any]:
@@ -39,7 +40,9 @@ def export_run(path: Path, out: Path, form: str, exposure_s: float | None, nomin
     Raises:
         DatasetError, UsageError: one line.
     """
+    from app.cli import say
     from app.runs import entry_of_exposure
+    from app.unfinished import warning_of
     from recon.files.exchange import ExchangeFormat, export
     from recon.files.read import open_run
 
@@ -50,27 +53,33 @@ def export_run(path: Path, out: Path, form: str, exposure_s: float | None, nomin
         entry = 1 if exposure_s is None else entry_of_exposure(run, exposure_s)
         data, illumination_m = run.ptychogram(entry), run.illumination_m
         points = run.ptychogram(1).indices if entry > 1 else data.indices
-    data, solution, calibrated = _as_calibrated(path, data, points, illumination_m, nominal)
+    data, solution, stored = _as_calibrated(path, data, points, illumination_m, nominal)
+    if stored is not None and (warning := warning_of(path)):
+        say(warning)
     export(data, out, ExchangeFormat(form), solution)
-    return _values(out, data) | {"format": form, "calibrated": calibrated}
+    return _values(out, data) | {
+        "format": form,
+        "calibrated": stored is not None,
+        "calibration_interrupted": stored is not None and stored.interrupted,
+    }
 
 
 def _as_calibrated(
     path: Path, data: Ptychogram, points: Any, illumination_m: float, nominal: bool
-) -> tuple[Ptychogram, Solution, bool]:
-    """The data with corrected positions and distance, and what else the calibration found, where there is one."""
+) -> tuple[Ptychogram, Solution, StoredCalibration | None]:
+    """The data with corrected positions and distance, what else the calibration found, and itself, if there is one."""
     from recon.files.exchange import Solution
     from recon.files.results import load_calibration
     from recon.files.reuse import whole_calibration
 
     if nominal or load_calibration(path) is None:
-        return data, Solution(illumination_m=illumination_m), False
+        return data, Solution(illumination_m=illumination_m), None
     stored = whole_calibration(path)
     place = {int(index): k for k, index in enumerate(points)}
     corrected = stored.positions_m[[place[int(index)] for index in data.indices]]
     geometry = replace(data.geometry, distance_m=stored.distance_m)
     solution = Solution(stored.probe, stored.object, illumination_m)
-    return replace(data, positions_m=corrected, geometry=geometry), solution, True
+    return replace(data, positions_m=corrected, geometry=geometry), solution, stored
 
 
 def _values(out: Path, data: Ptychogram) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.errors import Interrupted
 from app.options import (
     CornerOption,
     DeviceOption,
@@ -22,6 +23,9 @@ from app.options import (
     ProbeOption,
     WavelengthOption,
 )
+
+ALL = 16
+"""Orientations."""
 
 if TYPE_CHECKING:
     from recon.files.imports import Overrides
@@ -43,17 +47,21 @@ def orient_file(
 
     Raises:
         DatasetError, UsageError: one line.
+        Interrupted: somebody stopped it; the orientations that were tried are drawn.
     """
     from rich.table import Table
 
     from app.calibration import bright_scan
     from app.figures import orientation_figure
+    from app.outputs import require_folder
     from app.progress import Course
     from recon.device import keep_memory, pick_device
     from recon.files.imports import read_probe
     from recon.orient import JOINT, WARM, orient
 
     begin = time.monotonic()
+    folder = out or path.with_name(f"{path.stem}-orientation")
+    require_folder("orient", folder)
     device = pick_device(device)
     data, settings, _ = bright_scan(path, probe_diameter_m, seed, overrides)
     probe = None if probe_file is None else read_probe(probe_file)
@@ -79,7 +87,6 @@ def orient_file(
                 first.orientation.name, second.orientation.name, f"{first.loss:.4g}", f"{first.loss / best - 1:+.1%}"
             )
         course.console.print(table)
-    folder = out or path.with_name(f"{path.stem}-orientation")
     statement = conclusion(verdict)
     figure = orientation_figure(
         [(t.orientation.name, t.loss, t.object) for t in verdict.trials],
@@ -87,7 +94,7 @@ def orient_file(
         f"{path.name}: {statement}",
         folder / "orientation.png",
     )
-    return {
+    values = {
         "best": verdict.best.name,
         "best_frames": verdict.best.frames,
         "best_sign": verdict.best.sign,
@@ -99,10 +106,14 @@ def orient_file(
             {"frames": t.orientation.frames, "sign": t.orientation.sign, "name": t.orientation.name, "loss": t.loss}
             for t in verdict.trials
         ],
-        "interrupted": len(verdict.trials) < 16,
+        "interrupted": len(verdict.trials) < ALL,
         "seconds": time.monotonic() - begin,
         "figure": str(figure),
     }
+    if course.stopped():
+        tried = f"{len(verdict.trials)} of {ALL} orientations were tried, and drawn in {figure}"
+        raise Interrupted(f"orient: {tried}; the same command begins anew", values=values)
+    return values
 
 
 def conclusion(verdict: Verdict) -> str:
@@ -130,11 +141,15 @@ def orient_command(
     seed: Annotated[int, typer.Option(min=0, help="Order of the frames.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Which way round the frames are: flips, transposes and the positions' sign, ranked by loss. Nothing is changed."""
+    """Which way round the frames are: flips, transposes and the positions' sign, ranked by loss. Nothing is changed.
+
+    Ctrl-C draws what was tried; the exit code is then 130.
+    """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from app.cli import report
+    from app.cli import report, told_when_stopped
     from recon.files.imports import Overrides
 
     overrides = Overrides(wavelength, distance, pixel_size, focus_to_sample, far_field, zero_in_corner)
-    values = orient_file(path, out, device, probe_diameter, seed, overrides, probe)
+    with told_when_stopped(as_json):
+        values = orient_file(path, out, device, probe_diameter, seed, overrides, probe)
     report(values if as_json else {k: v for k, v in values.items() if k != "losses"}, as_json)

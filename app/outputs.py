@@ -19,10 +19,10 @@ def require_writable(command: str, path: Path, suffixes: Sequence[str], new: boo
     Args:
         command: whose file it is, for the message.
         path: the file to be.
-        suffixes: endings that it may have.
+        suffixes: endings that it may have; none: any.
         new: whether it must not exist yet; else it must be a file that can be replaced.
     """
-    if path.suffix not in suffixes:
+    if suffixes and path.suffix not in suffixes:
         raise UsageError(f"{command}: {path} must end in {' or '.join(suffixes)}; choose another name")
     if path.is_dir():
         raise UsageError(f"{command}: {path} is a folder; give the name of a file")
@@ -32,6 +32,22 @@ def require_writable(command: str, path: Path, suffixes: Sequence[str], new: boo
         raise UsageError(f"{command}: the folder {path.parent} of {path.name} does not exist; create it")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise UsageError(f"{command}: the folder {path.parent} of {path.name} is not writable; choose another")
+
+
+def require_file(command: str, path: Path) -> None:
+    """`require_writable` for a file of any ending that may exist already."""
+    require_writable(command, path, (), new=False)
+    if path.exists() and not os.access(path, os.W_OK):
+        raise UsageError(f"{command}: {path} is not writable; choose another name")
+
+
+def require_folder(command: str, folder: Path) -> None:
+    """Raise `UsageError` unless files can be written into a folder, or one can be made there; none is made yet."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise UsageError(f"{command}: {there} is a file, not a folder; choose another --out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"{command}: the folder {there} is not writable; choose another --out")
 
 
 def frame_file(path: Path, image: NDArray[np.uint16]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.outputs import require_folder
 from app.training_images import TrainCommandError, training_images
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 PIECES = {
     "latents": "encoding the images",
     "prior": "prior over latents, classes",
+    "nearest": "nearest images",
     "pairs": "images for the sketch",
     "sketch": "training the sketch, epochs",
 }
@@ -181,6 +183,7 @@ def prior_of(
         target = companion_path(path)
         if target.exists():
             raise TrainCommandError(f"{target}: exists already; remove it to make it anew")
+        require_folder("train", target.parent)
         size, phase = package.architecture.image_size, package.channels == 2
         train_set, test_set = training_images(images, labels, only, size, validation, dark_ink, seed, binary, phase)
     except (DecoderError, ImageSourceError, ValueError, OSError) as error:

@@ -17,7 +17,7 @@ from app.calibration import software, stored_illumination
 from app.combining import entries_of, joint
 from app.deciding import candidates, choose, ranking
 from app.drawing import time_words
-from app.errors import UsageError
+from app.errors import Interrupted, UsageError
 from app.figures import Seen, hybrid_figure, reconstruction_figure
 from app.latent import (
     Decoder,
@@ -27,8 +27,10 @@ from app.latent import (
     on_object_grid,
     store_posterior,
 )
+from app.outputs import require_folder
 from app.progress import Course
 from app.request import Request
+from app.unfinished import image_left, spare_complete, warning_of
 from app.yardstick import Yardstick
 from recon.calibrate import Illumination, illuminated
 from recon.choosing import Ranked
@@ -108,7 +110,10 @@ def papers_best(
         done += setting.epochs
         if course.stopped():
             break
-    return min(results, key=lambda r: float(r.loss[-1]))
+    best = min(results, key=lambda r: float(r.loss[-1]))
+    # What was not tried to its end might have been better.
+    tried = len(results) == len(settings) and not any(result.interrupted for result in results)
+    return replace(best, interrupted=not tried)
 
 
 def conventional(
@@ -227,8 +232,15 @@ def reconstruct_file(
     """Reconstruct one exposure of a calibrated run; returns the values of the command's JSON line.
 
     `calibration` is a run whose calibration is reused; a low-dose run knows its own.
+
+    Raises:
+        Interrupted: somebody stopped it; says what is kept. A part never takes the place of a complete result.
+        UsageError: a choice, or a folder that cannot be written in the end.
+        DatasetError: the run, or its calibration.
     """
     request.check()
+    folder = out or path.with_name(f"{path.stem}-reconstruction")
+    require_folder("reconstruct", folder)
     begin = time.monotonic()
     with open_run(path) as run:
         profile, truth = run.profile, run.truth()
@@ -253,26 +265,33 @@ def reconstruct_file(
         settings["field_m"],
         request.decoder or settings["decoder"],
         truth,
-        out or path.with_name(f"{path.stem}-reconstruction"),
+        folder,
         pick_device(device),
         parts,
         request.doubt.of(path, other, light, parts, profile["stage"]["repeatability_m"]),
         frames[0] if other is None or frames[0].empty is not None else bright_frames(other),
     )
+    warning = warning_of(path if other is None else other)
     with Course() as course, course.interruptible():
+        if warning:
+            course.say(warning)
         for _, margins in clean:
             if margins.corrected:
                 course.say(margins.reason)
         values = _METHODS[request.method](task, request, course)
-    return {
+    values = {
         "method": request.method,
         "calibration": str(path if other is None else other),
+        "calibration_interrupted": bool(warning),
         "exposure_s": exposures[0],
         "exposures_s": exposures,
         **values,
         "sensor": clean[0][1].summary(),
         "seconds": time.monotonic() - begin,
     }
+    if course.stopped():
+        raise Interrupted(image_left(path, values["interrupted"]), values=values)
+    return values
 
 
 def bright_frames(path: Path) -> Scan:
@@ -287,6 +306,7 @@ class _Believed:
 
     Attributes:
         tilt_rad: (2,) of the beam, where the object has a phase.
+        interrupted: whether decoders that were to be ranked are not.
     """
 
     posterior: Posterior
@@ -295,6 +315,7 @@ class _Believed:
     places: list[Ranked]
     tilt_rad: NDArray[np.float64]
     beside: dict[str, Any]
+    interrupted: bool = False
 
     def words(self) -> str:
         """Which decoder, for a figure's title."""
@@ -335,7 +356,7 @@ def _posterior(task: _Task, request: Request, course: Course) -> _Believed:
     else:
         decoder, estimate, places = choose(names, task.data, task.light, task.field_m, pose, task.device, course)
         found = places[0].posterior
-    return _Believed(found, decoder, estimate, places, tilt, beside)
+    return _Believed(found, decoder, estimate, places, tilt, beside, len(places) < len(names or ()))
 
 
 def _latent(task: _Task, request: Request, course: Course) -> dict[str, Any]:
@@ -348,7 +369,8 @@ def _latent(task: _Task, request: Request, course: Course) -> dict[str, Any]:
         phase = task.phase(obj, believed.tilt_rad)
     exposures = [float(part.exposures_s[0]) for part in task.parts]
     name = "latent" if len(exposures) == 1 else "latent_combined"
-    more = believed.beside | phase | {"exposures_s": exposures}
+    spare_complete(task.path, task.entry, name, believed.interrupted)
+    more = believed.beside | phase | {"exposures_s": exposures, "interrupted": believed.interrupted}
     store_posterior(task.path, task.entry, found, believed.decoder, psnr, name, more)
     figure = draw_posterior(
         found,
@@ -359,7 +381,12 @@ def _latent(task: _Task, request: Request, course: Course) -> dict[str, Any]:
         task.heading(f"latent, {believed.words()}", psnr, phase),
         task.figure(name.replace("_", "-")),
     )
-    return believed.values() | {"psnr_db": psnr, **phase, "figure": str(figure)}
+    return believed.values() | {
+        "psnr_db": psnr,
+        **phase,
+        "interrupted": believed.interrupted,
+        "figure": str(figure),
+    }
 
 
 def hybrid(
@@ -386,7 +413,11 @@ def _hybrid(task: _Task, request: Request, course: Course) -> dict[str, Any]:
     psnr = task.psnr_db(result.object)
     bars = None if request.rehearsals is None else _rehearsed(task, request.rehearsals, found, result, course)
     beside = {} if bars is None else {"deviation": bars.deviation}
-    store(task.path, task.entry, result, psnr, request.method, {} if bars is None else bars.summary(), beside)
+    rehearsed = 0 if bars is None else bars.members
+    interrupted = result.interrupted or believed.interrupted or rehearsed < (request.rehearsals or 0)
+    spare_complete(task.path, task.entry, request.method, interrupted)
+    more = ({} if bars is None else bars.summary()) | {"interrupted": interrupted}
+    store(task.path, task.entry, result, psnr, request.method, more, beside)
     figure = hybrid_figure(
         task.seen(result.expected),
         field_of_view(latent, task.field_m, task.pixel_m),
@@ -401,6 +432,7 @@ def _hybrid(task: _Task, request: Request, course: Course) -> dict[str, Any]:
         "converged": found.converged and bool(result.converged),
         "residual": result.residual,
         "strength": HYBRID.kappa,
+        "interrupted": interrupted,
         **({} if bars is None else bars.summary()),
         "figure": str(figure),
     }
@@ -447,6 +479,7 @@ def _iterative(task: _Task, request: Request, course: Course) -> dict[str, Any]:
         result = conventional(task.data, light, settings, task.device, course, "conventional")
     psnr = task.psnr_db(result.object)
     phase = task.phase(result.object, tilt) if complex_pixels else {}
+    spare_complete(task.path, task.entry, request.method, result.interrupted)
     store(task.path, task.entry, result, psnr, request.method, phase)
     named = request.method if package is None else f"the paper's estimator, decoder {package.name}"
     figure = reconstruction_figure(
@@ -466,6 +499,7 @@ def _iterative(task: _Task, request: Request, course: Course) -> dict[str, Any]:
         "epochs": len(result.loss),
         "converged": result.converged,
         "strength": getattr(result.settings, "kappa", None),
+        "interrupted": result.interrupted,
         "figure": str(figure),
     }
 

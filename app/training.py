@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from app.outputs import require_folder
 from app.priors import PriorResult, command_for, make_prior, prior_file, prior_of
 from app.training_images import TrainCommandError, training_images
 
@@ -132,6 +133,7 @@ def train_decoder(
 
     started = time.monotonic()
     target = _target(images, only, phase, name, out)
+    require_folder("train", target.parent)
     checkpoint = target.with_name(target.name + ".checkpoint")
     console = stderr_console()
     try:

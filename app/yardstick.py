@@ -1,4 +1,4 @@
-"""The truth of a simulated run, and the scores of a reconstruction against it."""
+"""The truth of a simulated run, and the scores of a calibration or a reconstruction against it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from recon.calibrate import Calibration
 from recon.dataset import Truth
 from recon.illumination import Illumination, illuminated
-from recon.metrics import fit_positions, phase_error_rad, phase_psnr_db, psnr_db
+from recon.metrics import (
+    distance_error_m,
+    fit_positions,
+    phase_error_rad,
+    phase_psnr_db,
+    probe_error,
+    psnr_db,
+    stretched_probe,
+)
 
 
 @dataclass(frozen=True)
@@ -59,3 +68,28 @@ class Yardstick:
             "phase_psnr_db": phase_psnr_db(obj, self.transmission, self.lit),
             "phase_error_rad": phase_error_rad(obj, self.transmission, self.lit),
         }
+
+
+@dataclass(frozen=True)
+class CalibrationScore:
+    """A calibration against the truth of a simulated run; see `recon.metrics`."""
+
+    distance_error_m: float
+    position_rms_px: float
+    probe_error: float
+
+
+def score(calibration: Calibration, truth: Truth) -> CalibrationScore:
+    """Errors of distance, positions and probe, modulo the gauge freedoms."""
+    light = calibration.illumination
+    pixel = light.geometry.object_pixel_m
+    fit = fit_positions(light.positions_m, truth.positions_m[light.indices])
+    wavelength = light.geometry.wavelength_m
+    true_probe = stretched_probe(
+        truth.probe, truth.probe_pixel_m, len(light.probe), pixel, fit.scale, wavelength, truth.distance_m
+    )
+    return CalibrationScore(
+        distance_error_m(light.geometry.distance_m, truth.distance_m, fit.scale),
+        fit.rms_m / pixel,
+        probe_error(light.probe, true_probe, pixel, wavelength, truth.distance_m),
+    )

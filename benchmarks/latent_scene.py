@@ -26,9 +26,10 @@ from app.studies.objects import drawn_on
 from app.studies.scene import FIELD_M, StudyScene
 from recon.ceiling import prior_mean
 from recon.dataset import Ptychogram
-from recon.decoders.companion import Companion, companion_path, load_companion
+from recon.decoders.companion import Companion, companion_path, load_companion, whitened_latents
 from recon.decoders.direct import DirectDrawer
 from recon.decoders.package import DecoderPackage, find_package, load_package
+from recon.decoders.scatter import nearest
 from recon.estimator import USUAL, LatentEstimator
 from recon.latent import LatentSettings
 from recon.metrics import dice, psnr_db, success_db
@@ -40,7 +41,6 @@ DIGITS, OTHERS = 1000, 400
 """Objects of each kind that a pack holds."""
 CLASSES = ("kmnist", "omniglot")
 PADDED = ((0, 0), (2, 2), (2, 2))
-FIT_STEPS = 12
 
 
 @dataclass(frozen=True)
@@ -165,32 +165,12 @@ class Bench:
     def noise_free(self, truths: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, s, s) what the decoder draws nearest to truths (n, s, s).
 
-        From the encoder's latents by Levenberg-Marquardt in image space, which approximates the fit to noise-free
-        frames from above.
+        It approximates the fit to noise-free frames from above.
         """
+        asked = torch.from_numpy(truths).to(self.device)
         drawer = DirectDrawer.of(self.package)
-        found = []
-        for part in torch.from_numpy(truths).to(self.device).split(50):
-            zeta = drawer.whitening.whitened(self.package.encode(part))
-            images, jacobian = drawer.drawn(zeta)
-            cost = (part - images).square().sum((1, 2))
-            damping = torch.full_like(cost, 1e-2)
-            for _ in range(FIT_STEPS):
-                gram = jacobian.transpose(1, 2) @ jacobian
-                gram = gram + damping[:, None, None] * torch.diag_embed(gram.diagonal(dim1=1, dim2=2) + 1e-4)
-                pull = jacobian.transpose(1, 2) @ (part - images).flatten(1)[:, :, None]
-                tried = zeta + torch.linalg.solve(gram, pull)[:, :, 0]
-                new_images, new_jacobian = drawer.drawn(tried)
-                new_cost = (part - new_images).square().sum((1, 2))
-                better = new_cost < cost
-                damping = torch.where(better, damping * 0.3, damping * 4)
-                zeta = torch.where(better[:, None], tried, zeta)
-                cost = torch.where(better, new_cost, cost)
-                images = torch.where(better[:, None, None], new_images, images)
-                jacobian = torch.where(better[:, None, None], new_jacobian, jacobian)
-            found.append(images)
-        result: NDArray[np.float32] = torch.cat(found).float().cpu().numpy()
-        return result
+        found: NDArray[np.float32] = nearest(drawer, asked, whitened_latents(self.package, asked)).cpu().numpy()
+        return found
 
     def thresholds(self, truths: NDArray[np.float32], kept: Path) -> list[float]:
         """PSNR from which each truth (n, s, s) is recovered; in the file `kept` for the next time."""

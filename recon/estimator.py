@@ -356,7 +356,9 @@ class LatentEstimator:
         decoded = self.amplitudes(self.scene.transmitted(drawn.images, theta))
         decoder_mean = decoded.mean(0)
         misfit = self.companion.misfit.of(decoder_mean)
-        images, left, spread = decoded, misfit, decoded.var(0)
+        # Of an object, not of the mean over objects, whose greys no object has and a decoder misses most.
+        of_each = self.companion.misfit.of(decoded).mean(0)
+        images, left, spread = decoded, of_each, decoded.var(0)
         if missed is not None:
             images = self.amplitudes(found.lit(self.scene)) / flux.sqrt()[:, None, None]
             left, spread = missed.left[0], images.var(0)
@@ -389,7 +391,8 @@ class LatentEstimator:
         verdict = judge(
             images=images,
             prior_mean=self.amplitudes(self.bank.images.float()).mean(0),
-            misfit=misfit,
+            misfit=of_each,
+            scatter=self.companion.scatter,
             log_evidence=drawn.log_evidence,
             classes=classes,
             foreign=foreign,
@@ -397,7 +400,7 @@ class LatentEstimator:
             electrons=counted,
             typicality=typicality,
             pattern=pattern,
-            left=left,
+            left=None if missed is None else left,
         )
         latents = Whitening.of(self.package).latents(zeta.mean(0)[None])[0]
 

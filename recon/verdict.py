@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
 from torch import Tensor
 
+from recon.decoders.scatter import Scatter
 from recon.foreign import Foreign
 
 EMPTY_NATS = 12.0
@@ -43,8 +43,8 @@ class Verdict:
     Attributes:
         word: the verdict.
         success: probability that the mean image is a success, by the posterior itself.
-        expected_db: PSNR that the mean image is expected to have, the decoder's misfit counted.
-        needed_db: PSNR midway between the prior mean's and the noise-free fit's, both expected.
+        expected_db: PSNR that the mean image is expected to have, what the decoder misses counted.
+        needed_db: PSNR midway between the prior mean's and the noise-free fit's that is expected.
         reason: one sentence with the numbers that decided.
     """
 
@@ -60,6 +60,7 @@ def judge(
     images: Tensor,
     prior_mean: Tensor,
     misfit: Tensor,
+    scatter: Scatter,
     log_evidence: float,
     classes: dict[int, float],
     foreign: Foreign,
@@ -71,21 +72,23 @@ def judge(
 ) -> Verdict:
     """The verdict over samples (n, s, s) from a posterior.
 
-    Success is what docs/studies.md calls one, the truth unknown: each sample in turn plays the truth, with what is
-    `left` uncertain in each pixel (s, s) on top: the decoder's misfit, unless it was looked for. `typicality` is the
-    mean log prior density of the samples, in standard deviations above the mean of draws from the prior: samples from
-    the posterior of an object of the class are such draws. `pattern` is the mean square of the frames' pattern scores
-    at the mode less one, in standard deviations of that.
+    Success is what docs/studies.md calls one, the truth unknown: each sample in turn plays the truth, and beside it
+    each image of the decoder's `scatter` what is missed of it by the sample and by the noise-free fit, with the
+    `misfit` (s, s) as their scale. Where what the decoder misses was looked for, the samples hold it, and what is
+    `left` uncertain in each pixel (s, s) is all that comes on top. `typicality` is the mean log prior density of the
+    samples, in standard deviations above the mean of draws from the prior: samples from the posterior of an object of
+    the class are such draws. `pattern` is the mean square of the frames' pattern scores at the mode less one, in
+    standard deviations of that.
     """
     mean = images.mean(0)
-    noise = float(misfit.mean())
-    error = (images - mean).square().flatten(1).mean(1) + float((misfit if left is None else left).mean())
-    baseline = (images - prior_mean).square().flatten(1).mean(1) + noise
-    needed = (baseline * noise).sqrt()
-    overlap = _dice(images > 0.5, mean > 0.5)
+    beyond = misfit.mean() * scatter.drawn
     # A sample is farther from the mean than the truth's mean square says by its own spread; both are used as they are.
+    error = (images - mean).square().flatten(1).mean(1)[:, None] + (beyond if left is None else left.mean())
+    baseline = (images - prior_mean).square().flatten(1).mean(1)[:, None] + (beyond if left is None else 0.0)
+    needed = (baseline * misfit.mean() * scatter.nearest).sqrt()
+    overlap = _dice(images > 0.5, mean > 0.5)[:, None]
     success = float(((error <= needed) & (overlap >= DICE)).float().mean())
-    expected, threshold = (-10 * math.log10(float(v.mean())) for v in (error, needed))
+    expected, threshold = (-10 * float(v.log10().mean()) for v in (error, needed))
     best = max(classes, key=lambda label: classes[label])
     odd = float(frame_scores.abs().max())
     if log_evidence < EMPTY_NATS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -40,6 +41,9 @@ class ConsoleProgress:
         simulated: simulated time says nothing about real time: the estimate follows from the speed so far.
         abort_after: abort once so many frames of this session are in the file.
         clock: seconds, monotonic.
+
+    Attributes:
+        begun: whether the run has: its file is there, and its devices are the right ones.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class ConsoleProgress:
         self._tenth = -1
         self._frames = 0
         self.runner: Runner | None = None
+        self.begun = False
 
     @property
     def aborted(self) -> bool:
@@ -66,6 +71,7 @@ class ConsoleProgress:
         return self.runner is not None and self.runner.abort_wanted
 
     def state_changed(self, state: RunState) -> None:
+        self.begun = self.begun or state is RunState.RUNNING
         self._stream.write(("\r" if self._terminal else "") + f"scan: {state.value}\n")
         self._stream.flush()
 
@@ -155,26 +161,38 @@ def run_scan(
     observer = ConsoleProgress(sys.stderr, scan.profile.simulated, abort_after)
     if live is None:
         with scan.devices:
-            outcome = _run(scan.runner(observer), observer, interrupt)
+            outcome = _run(scan.runner(observer), observer, interrupt, resuming(scan.path))
     else:
         from app.worker.following import followed
 
         with scan.devices, followed(scan, live, observer, interrupt) as both:
             runner = scan.runner(both, enough=both.enough, next_point=both.next_point)
-            outcome = _run(runner, observer, interrupt)
+            outcome = _run(runner, observer, interrupt, resuming(scan.path))
     with open_run(scan.path) as run:
         frames = run.frames_committed
     drift = record_drift(scan.path) if outcome is RunState.COMPLETED else None
     warning = None if drift is None else drift.warning()
     if warning is not None:
         observer.say(f"warning: {warning}")
-    return _result(scan.path, outcome.value, frames, begin, None if drift is None else asdict(drift))
+    values = _result(scan.path, outcome.value, frames, begin, None if drift is None else asdict(drift))
+    return values if outcome is RunState.COMPLETED else values | {"go_on": resuming(scan.path)}
 
 
-def _run(runner: Runner, observer: ConsoleProgress, interrupt: Interrupt) -> RunState:
+def resuming(path: Path) -> str:
+    """The command that goes on with a run, as it is typed."""
+    return shlex.join(["ptychoscope", "scan", "--resume", str(path)])
+
+
+def _run(runner: Runner, observer: ConsoleProgress, interrupt: Interrupt, go_on: str) -> RunState:
+    """What `Runner.run` says; where it raises, people are told how to go on, `go_on`."""
     observer.runner = runner
-    with interrupt.listening(runner.abort):
-        return runner.run()
+    try:
+        with interrupt.listening(runner.abort):
+            return runner.run()
+    except BaseException:
+        if observer.begun:
+            observer.say(f"scan: what was taken is kept; go on with `{go_on}`")
+        raise
 
 
 def retake_points(path: Path, points: Sequence[int], interrupt: Interrupt, whole: bool = False) -> dict[str, Any]:
@@ -188,17 +206,26 @@ def retake_points(path: Path, points: Sequence[int], interrupt: Interrupt, whole
     first = Scan.interrupted(path, LightRequest(Terminal()))
     outcome = RunState.COMPLETED
     with first.devices:
-        for point in points:
+        for done, point in enumerate(points):
             observer = ConsoleProgress(sys.stderr, first.profile.simulated)
             runner = replace(first, retaken=point, whole=whole).runner(observer)
-            observer.runner = runner
-            with interrupt.listening(runner.abort):
-                outcome = runner.run()
+            go_on = resuming(path) if whole else _retaking(path, points[done:])
+            if interrupt():
+                # Too late for the point before, which is complete.
+                outcome = RunState.ABORTED
+                break
+            outcome = _run(runner, observer, interrupt, go_on)
             if outcome is not RunState.COMPLETED:
                 break
     with open_run(path) as run:
         frames, revisions = run.frames_committed, len(run.revisions)
-    return _result(path, outcome.value, frames, begin, None) | {"revisions": revisions}
+    values = _result(path, outcome.value, frames, begin, None) | {"revisions": revisions}
+    return values if outcome is RunState.COMPLETED else values | {"go_on": go_on}
+
+
+def _retaking(path: Path, points: Sequence[int]) -> str:
+    named = [word for point in points for word in ("--point", str(point))]
+    return shlex.join(["ptychoscope", "scan", "--retake", str(path), *named])
 
 
 def _result(path: Path, outcome: str, frames: int, begin: float, drift: dict[str, Any] | None) -> dict[str, Any]:

@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from app.errors import Interrupted
 from app.options import DeviceOption, JsonOption, above_zero, finite_number
 
 study = typer.Typer(help="Simulate and reconstruct, many times: what a method needs, in figures.", no_args_is_help=True)
+
+
+def _tell(run: Callable[[], dict[str, Any]], as_json: bool, *names: str) -> None:
+    """The result of a study on stdout, also what is finished of one that somebody stopped.
+
+    Args:
+        run: the study.
+        as_json: one line, with `interrupted`; else the table and the values of these names.
+    """
+    from app.cli import report
+
+    stopped: Interrupted | None = None
+    try:
+        values = run()
+    except Interrupted as error:
+        stopped, values = error, error.values
+    if as_json:
+        told = {key: value for key, value in values.items() if key != "table"}
+        report(told | {"interrupted": stopped is not None}, True)
+    elif "table" in values:
+        typer.echo(values["table"])
+        report({key: values[key] for key in names if key in values}, False)
+    if stopped is not None:
+        raise stopped
 
 
 @study.command()
@@ -41,7 +67,6 @@ def dose(
     exit code is then 130.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from app.cli import report
     from app.studies.dose import run_dose_study
     from app.studies.grid import DoseStudy, numbers
     from app.studies.objects import MNIST
@@ -58,12 +83,14 @@ def dose(
         seeds=seeds,
         count=24 if count is None and objects == MNIST else count,
     )
-    values = run_dose_study(asked, out, device=device, scheduler=scheduler, process_count=processes)
-    if as_json:
-        report({key: value for key, value in values.items() if key != "table"}, True)
-    else:
-        typer.echo(values["table"])
-        report({key: values[key] for key in ("out", "figure", "cases", "seconds")}, False)
+    _tell(
+        lambda: run_dose_study(asked, out, device=device, scheduler=scheduler, process_count=processes),
+        as_json,
+        "out",
+        "figure",
+        "cases",
+        "seconds",
+    )
 
 
 @study.command(name="next")
@@ -98,7 +125,6 @@ def next_frame(
     exit code is then 130.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from app.cli import report
     from app.studies.nextframe import NextStudy
     from app.studies.nextframe_study import run_next_study
     from app.studies.objects import MNIST
@@ -116,12 +142,14 @@ def next_frame(
         decoder=decoder,
         seeds=seeds,
     )
-    values = run_next_study(asked, out, device=device, process_count=processes)
-    if as_json:
-        report({key: value for key, value in values.items() if key != "table"}, True)
-    else:
-        typer.echo(values["table"])
-        report({key: values[key] for key in ("out", "figure", "cases", "seconds")}, False)
+    _tell(
+        lambda: run_next_study(asked, out, device=device, process_count=processes),
+        as_json,
+        "out",
+        "figure",
+        "cases",
+        "seconds",
+    )
 
 
 @study.command()
@@ -166,7 +194,6 @@ def landscape(
     Ctrl-C keeps and draws the planes that are complete; the exit code is then 130.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from app.cli import report
     from app.studies.grid import numbers
     from app.studies.landscape import LandscapeStudy, run_landscape_study
 
@@ -188,12 +215,7 @@ def landscape(
         reach=reach,
         points=points,
     )
-    values = run_landscape_study(asked, out, device=device)
-    if as_json:
-        report({key: value for key, value in values.items() if key != "table"}, True)
-    else:
-        typer.echo(values["table"])
-        report({key: values[key] for key in ("out", "figure", "maps", "grids", "seconds")}, False)
+    _tell(lambda: run_landscape_study(asked, out, device=device), as_json, "out", "figure", "maps", "grids", "seconds")
 
 
 @study.command()
@@ -219,7 +241,6 @@ def decoder(
 ) -> None:
     """Ranks, interpolations and samples of decoders, on digits that they were not trained on (the paper's Fig. 3)."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from app.cli import report
     from app.errors import UsageError
     from app.studies.decoder import SHIPPED, DecoderStudy, run_decoder_study
     from app.studies.grid import numbers
@@ -234,9 +255,4 @@ def decoder(
         count=count,
         seed=seed,
     )
-    values = run_decoder_study(asked, out, device=device)
-    if as_json:
-        report({key: value for key, value in values.items() if key != "table"}, True)
-    else:
-        typer.echo(values["table"])
-        report({key: values[key] for key in ("out", "figure", "seconds")}, False)
+    _tell(lambda: run_decoder_study(asked, out, device=device), as_json, "out", "figure", "seconds")

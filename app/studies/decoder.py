@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from app.errors import Interrupted, UsageError
 from app.latent import Decoder
+from app.outputs import require_folder
 from app.progress import Course
 from app.studies.decoder_figure import decoder_figure
 from app.studies.grid import label_of
@@ -129,12 +130,10 @@ def run_decoder_study(
     """
     begin = time.monotonic()
     study = study.checked()
+    require_folder("study", out)
     place = pick_device(device)
     decoders = [Decoder.load(name) for name in study.decoders]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"study: {out} cannot be written ({error.strerror}); choose another --out") from None
+    out.mkdir(parents=True, exist_ok=True)
     digits = digits or Digits()
     found: list[tuple[DecoderPackage, LatentSpace]] = []
     with Course() as course, course.interruptible():
@@ -147,10 +146,14 @@ def run_decoder_study(
             images, ends = digits.unseen(package, study.count), digits.ends(package, study.digits)
             found.append((decoder.package, latent_space(package, companion, images, ends, seed=study.seed)))
             course.advance(done, package.name)
-    values = _report(study, found, out) if found else {}
+    values: dict[str, Any] = _report(study, found, out) if found else {"decoders": [], "out": str(out)}
+    values |= {"seconds": time.monotonic() - begin}
     if len(found) < len(decoders):
-        raise Interrupted(f"study: {len(found)} of {len(decoders)} decoders are drawn in {out}")
-    return values | {"seconds": time.monotonic() - begin}
+        raise Interrupted(
+            f"study: {len(found)} of {len(decoders)} decoders are drawn in {out}; the same command begins anew",
+            values=values,
+        )
+    return values
 
 
 def summary(package: DecoderPackage, space: LatentSpace, threshold: float) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import Interrupted
+from app.outputs import require_folder
 from app.progress import Course
 from app.studies.cases import Case, CaseFile, Outcome, missing
 from app.studies.curves import make_curves, rows, text_table
@@ -106,6 +107,7 @@ def run_dose_study(
     """
     begin = time.monotonic()
     study = study.checked()
+    require_folder("study", out)
     scene = scene or StudyScene(positions=study.positions)
     place = pick_device(device)
     means = Means(place, process_count or os.cpu_count() or 1, scheduler)
@@ -120,11 +122,13 @@ def run_dose_study(
     outcomes = file.read()
     done = len(cases) - len(missing(cases, outcomes))
     values = _report(study, cases, outcomes, objects, references, out)
+    values |= {"cases": done, "seconds": time.monotonic() - begin}
     if done < len(cases):
         raise Interrupted(
-            f"study: {done} of {len(cases)} cases are kept in {out}; the same command goes on with the rest"
+            f"study: {done} of {len(cases)} cases are kept in {out}; the same command goes on with the rest",
+            values=values | {"cases_asked": len(cases)},
         )
-    return values | {"cases": len(cases), "seconds": time.monotonic() - begin}
+    return values
 
 
 def _assignment(

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from app.calibration import stored_illumination
 from app.errors import Interrupted, UsageError
 from app.latent import POSES, Decoder, estimator
+from app.outputs import require_folder
 from app.progress import Course
 from app.reconstruction import lit_part
 from app.runs import entry_of_exposure
 from app.studies.landscape_figure import maps_figure, paper_figure
 from app.studies.objects import MNIST, Pose, load_objects, make_truth
 from app.studies.scene import FIELD_M, StudyScene
+from app.unfinished import warning_of
 from recon.basins import Shape, condition_number, shape_of
 from recon.dataset import Ptychogram
 from recon.device import pick_device
@@ -186,31 +188,34 @@ def run_landscape_study(
     """
     begin = time.monotonic()
     study = study.checked()
+    require_folder("study", out)
     place = pick_device(device)
     decoders = [Decoder.load(name) for name in study.decoders]
     for decoder in decoders:
         if free_axes(decoder.package) < 2:
             raise UsageError(f"--decoder {decoder.package.name}: draws along one axis only, a landscape needs two")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"study: {out} cannot be written ({error.strerror}); choose another --out") from None
+    out.mkdir(parents=True, exist_ok=True)
     found: list[Landscape] = []
     with Course() as course, course.interruptible():
         course.begin("frames", 1)
-        taken = _recorded(study, decoders[0], place) if study.run else _simulated(study, scene, place)
+        taken = _recorded(study, decoders[0], place, course) if study.run else _simulated(study, scene, place)
         course.advance(1)
         looking = views(taken.bench, [(d.package.to(place), d.companion.to(place)) for d in decoders])
         tables: dict[tuple[int, str, str], NodeLoss] = {}
         for view in looking:
             if not course.stopped():
                 found += _of_decoder(study, taken, view, tables, course)
+    values: dict[str, Any] = {"landscapes": [], "out": str(out)}
     if found:
         _write(found, out)
         values = _report(study, taken, found, out)
+    values |= {"seconds": time.monotonic() - begin}
     if course.stopped():
-        raise Interrupted(f"study: {len(found)} landscapes are complete and drawn in {out}")
-    return values | {"seconds": time.monotonic() - begin}
+        drawn = "; nothing is drawn" if not found else f" and drawn in {out}"
+        raise Interrupted(
+            f"study: {len(found)} landscapes are complete{drawn}; the same command begins anew", values=values
+        )
+    return values
 
 
 def _simulated(study: LandscapeStudy, scene: StudyScene | None, device: str) -> Taken:
@@ -228,7 +233,7 @@ def _simulated(study: LandscapeStudy, scene: StudyScene | None, device: str) -> 
     return Taken(f"{obj.name} ({study.truth}), read noise {study.read_noise:g} e-", exposures, bench)
 
 
-def _recorded(study: LandscapeStudy, decoder: Decoder, device: str) -> Taken:
+def _recorded(study: LandscapeStudy, decoder: Decoder, device: str, course: Course) -> Taken:
     path = study.run
     assert path is not None
     with open_run(path) as run:
@@ -241,6 +246,8 @@ def _recorded(study: LandscapeStudy, decoder: Decoder, device: str) -> Taken:
         data = [run.ptychogram(entry) for entry in entries]
         labels = [f"{run.exposure_s(entry) * 1e3:.4g} ms" for entry in entries]
     other = calibration_of(path, None)
+    if warning := warning_of(path if other is None else other):
+        course.say(warning)
     light, window = stored_illumination(path) if other is None else reused_illumination(path, entries[0], other)
     data = [lit_part(part, window) for part in data]
     light = replace(light, geometry=replace(light.geometry, shape=data[0].geometry.shape))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import Interrupted
+from app.outputs import require_folder
 from app.progress import Course
 from app.studies.cases import LineFile
 from app.studies.dose import Means
@@ -39,6 +40,7 @@ def run_next_study(
     """
     begin = time.monotonic()
     study = study.checked()
+    require_folder("study", out)
     scene = scene or StudyScene(positions=POINTS)
     means = Means(pick_device(device), process_count or os.cpu_count() or 1)
     objects = load_objects(study.objects, study.count)
@@ -59,11 +61,13 @@ def run_next_study(
     outcomes = file.outcomes()
     kept = [(case, Walk(**outcomes[case.key])) for case in cases if case.key in outcomes]
     values = _report(study, kept, scene, out)
+    values |= {"cases": len(kept), "seconds": time.monotonic() - begin}
     if len(kept) < len(cases):
         raise Interrupted(
-            f"study: {len(kept)} of {len(cases)} scans are kept in {out}; the same command goes on with the rest"
+            f"study: {len(kept)} of {len(cases)} scans are kept in {out}; the same command goes on with the rest",
+            values=values | {"cases_asked": len(cases)},
         )
-    return values | {"cases": len(cases), "seconds": time.monotonic() - begin}
+    return values
 
 
 def _report(study: NextStudy, kept: Sequence[tuple[NextCase, Walk]], scene: StudyScene, out: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from app.errors import UsageError, known_message
+from app.stopping import children_spared
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 POLL_S = 0.2
@@ -63,7 +64,8 @@ def processes(
         # The assignment travels once a process; its environment is read when it starts.
         for _ in range(count):
             member = context.Process(target=_member, args=(work, assignment, tasks, results), daemon=True)
-            member.start()
+            with children_spared():
+                member.start()
             team.append(member)
         yield from _collected(results, team, stop)
     finally:
@@ -105,7 +107,7 @@ def _collected(results: Any, team: list[SpawnProcess], stop: Callable[[], bool])
 
 
 def _member(work: Work, assignment: Any, tasks: Any, results: Any) -> None:
-    # Ctrl-C is the parent's to hear.
+    # Ctrl-C is the parent's to hear; where a start can block it, it is blocked already.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         while (share := tasks.get()) is not None:

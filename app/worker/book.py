@@ -209,6 +209,10 @@ class RunBook:
         keys = self._keys.get((Stream.CALIBRATION, None), [])
         return np.array([self.plan.steps[step].position_index for step, _ in keys], np.int64)
 
+    def bright_times(self) -> NDArray[np.float64]:
+        """When the bright scan's frames that are here were taken, seconds since the epoch, in the file's order."""
+        return np.array([self._frames[key].time for key in self._present((Stream.CALIBRATION, None))], np.float64)
+
     def places(self, exposure_s: float) -> dict[int, NDArray[np.float64]]:
         """Where the stage says it was at the points of an exposure's frames, means over the visits, on the object."""
         seen: dict[int, list[tuple[float, float]]] = {}

@@ -95,7 +95,7 @@ class Engine:
             )
 
         found = storable(calibrate(data, settings, device=self.device, report=told, stop=stop))
-        return calibrated(run, found)
+        return calibrated(run, found, book.bright_times())
 
     # ---- Latent images -----------------------------------------------------------------------------------------------
 

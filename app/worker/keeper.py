@@ -9,10 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from app.acquire.plan import Plan
 from app.errors import known_message
 from app.worker.message import Calibrated, Estimate, ToWindow
 from app.worker.source import Source
+from recon.dataset import DatasetError
+from recon.files.read import open_run
 from recon.files.results import StoredCalibration, store_calibration, store_result
 
 TRIES = 25
@@ -125,6 +129,13 @@ class Keeper:
             store_result(run.path, 1, {}, message, name="enough_light")
             return
         if isinstance(message, Calibrated):
+            with open_run(run.path) as file:
+                visits, times = file.visits(1), file.times(1)
+            if not np.array_equal(message.times, times):
+                raise DatasetError(
+                    f"{run.path}: points were taken again after its calibration began; "
+                    f"run `ptychoscope calibrate {run.path}`"
+                )
             stored = StoredCalibration(
                 probe=message.probe,
                 probe_pixel_m=message.pixel_m,
@@ -135,6 +146,7 @@ class Keeper:
                 loss=message.loss,
                 settings=json.loads(message.settings),
                 software=json.loads(message.software),
+                visits=visits,
             )
             store_calibration(run.path, stored)
             return

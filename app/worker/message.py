@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, PlainValidator, ValidationError
 from pydantic.dataclasses import dataclass
 
-VERSION = 5
+VERSION = 6
 """Raised whenever a record changes; window and worker have to be of one version."""
 MOST_BYTES = 1 << 30
 """Of one message: nobody fills a stranger's memory."""
@@ -257,7 +257,12 @@ class Epoch:
 
 @dataclass(frozen=True, config=_STRICT)
 class Calibrated:
-    """A calibration as a run keeps it; see `recon.files.results.StoredCalibration`. `settings`, `software`: JSON."""
+    """A calibration as a run keeps it; see `recon.files.results.StoredCalibration`.
+
+    Attributes:
+        times: of the frames it was made from, seconds since the epoch: they tell which visits these are.
+        settings, software: JSON.
+    """
 
     run: str
     probe: Wave
@@ -265,6 +270,7 @@ class Calibrated:
     pixel_m: Number
     distance_m: Number
     positions_m: Places
+    times: Series
     loss: Series
     settings: str
     software: str

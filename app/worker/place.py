@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from app.stopping import children_spared
+
 AGAIN_S = (0.2, 1.0, 5.0, 15.0)
 """Pauses before a worker of our own is started again, the last one for ever after."""
 PATIENCE_S = 1.0
@@ -108,12 +110,13 @@ class OwnWorker:
         cores = os.cpu_count() or 1
         # A core is left to the scan and the window; on busy ones a second thread makes torch ten times slower.
         own = {"OMP_NUM_THREADS": str(max(1, cores - 1)), "OMP_WAIT_POLICY": "PASSIVE"}
-        self._process = subprocess.Popen(
-            [*self._command, "--for-window", str(self._file)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            env={**own, **os.environ},
-        )
+        with children_spared():
+            self._process = subprocess.Popen(
+                [*self._command, "--for-window", str(self._file)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                env={**own, **os.environ},
+            )
         self._starts = number
 
     def _forget(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.acquire.plan import Plan, Stream
 from app.runs import stored_plan
@@ -18,7 +19,7 @@ from recon.files.darks import DarkSummary
 from recon.files.read import RunFile, open_run
 from recon.files.recorded import RecordedFrames
 from recon.files.results import StoredCalibration, load_calibration
-from recon.files.reuse import Reusable, calibration_of
+from recon.files.reuse import Reusable, calibration_of, whole_calibration
 
 SAME_EXPOSURE = 1e-6
 """Relative difference of two exposures that count as the same."""
@@ -141,10 +142,11 @@ class RecordedSource:
         return None if other is None else carried(self.begin.run, other)
 
     def calibrated(self) -> Calibrated | None:
-        found = load_calibration(self._path)
-        if found is None:
+        if load_calibration(self._path) is None:
             return None
-        return calibrated(self.begin.run, found)
+        found = whole_calibration(self._path, complete=True)
+        with open_run(self._path) as run:
+            return calibrated(self.begin.run, found, run.times(1))
 
     def darks(self, exposure_s: float) -> Darks | None:
         if self._darks is None:
@@ -197,8 +199,8 @@ def superseded_s(plan: Plan, run: RunFile) -> float:
     return sum(exposures[place] for revision in run.revisions for place in revision.superseded)
 
 
-def calibrated(run: str, found: StoredCalibration) -> Calibrated:
-    """A calibration as it is sent."""
+def calibrated(run: str, found: StoredCalibration, times: NDArray[np.float64]) -> Calibrated:
+    """A calibration as it is sent; `times` (N,) are those of its frames."""
     return Calibrated(
         run=run,
         probe=found.probe,
@@ -206,6 +208,7 @@ def calibrated(run: str, found: StoredCalibration) -> Calibrated:
         pixel_m=found.probe_pixel_m,
         distance_m=found.distance_m,
         positions_m=found.positions_m,
+        times=times,
         loss=found.loss,
         settings=json.dumps(dict(found.settings)),
         software=json.dumps(dict(found.software)),

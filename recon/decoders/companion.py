@@ -1,4 +1,4 @@
-"""What a latent search needs beside a decoder: its prior, its sketch and its misfit, in a file next to the package.
+"""What a latent search needs beside a decoder: prior, sketch, misfit and its scatter, in a file next to the package.
 
 `mnist.prior.safetensors` belongs to the one `mnist.safetensors` whose digest it names. It is made from the same images
 as the decoder, by `ptychoscope train`, and, like it, holds numbers only: loading executes nothing. For a decoder that
@@ -25,16 +25,20 @@ from recon.decoders.direct import DirectDrawer
 from recon.decoders.misfit import CONTRASTS, LEVELS, Misfit
 from recon.decoders.mixture import Mixture, fit_mixture
 from recon.decoders.package import COMPANION_SUFFIX, PRETRAINED, DecoderError, DecoderPackage
+from recon.decoders.scatter import Scatter
 from recon.decoders.sketch import Sketch, SketchSettings, StandIn, train_sketch
 from recon.decoders.whitening import Whitening
 from recon.files.whole import whole
 
-FORMAT = "ptychoscope-prior-1"
+FORMAT = "ptychoscope-prior-2"
 COMPONENTS = 8
 """Components of the mixture for each class: twice as many gain 0.4 nats on unseen digits at twice the size."""
 MISFIT_IMAGES = 10_000
 """Images whose misfit is measured, at most."""
+SCATTER_IMAGES = 256
+"""Of those, evenly among them, whose single misfits are kept: each takes a fit."""
 ENCODED_AT_ONCE = 1000
+FITTED_AT_ONCE = 32
 
 Report = Callable[[str, int, int, str], None]
 """Told the piece of work, how much of it is done, how much there is, and a note."""
@@ -49,6 +53,7 @@ class Companion:
         prior: of whitened latents.
         sketch: quick stand-in, or the decoder itself in a plain companion.
         misfit: of the decoder.
+        scatter: of single images' misfits about that.
         made: record: source, number of images, settings, and what unseen images say where there were some.
         phase_misfit: of the phase that a decoder of two channels draws, in units of the range of its phase, by the
             amplitude that it draws there; None where it draws no phase.
@@ -58,6 +63,7 @@ class Companion:
     prior: Mixture
     sketch: StandIn
     misfit: Misfit
+    scatter: Scatter
     made: dict[str, Any]
     phase_misfit: Misfit | None = None
 
@@ -73,6 +79,7 @@ class Companion:
             prior=self.prior.to(device),
             sketch=self.sketch.to(device),
             misfit=self.misfit.to(device),
+            scatter=self.scatter.to(device),
             phase_misfit=None if self.phase_misfit is None else self.phase_misfit.to(device),
         )
 
@@ -130,9 +137,9 @@ def make_companion(
         images: (n, s, s), the training images of the decoder, on any device; (n, 2, s, s) with their phases.
         labels: (n,) their classes.
         source: where they come from, for the record.
-        unseen: images and labels that are none of those. On all but the first tenth of them the misfit is measured,
-            since a decoder draws what it was trained on too well; without them, on the training images. The record
-            tells what all of them say about the prior, and that tenth about the misfit.
+        unseen: images and labels that are none of those. On all but the first tenth of them misfit and scatter are
+            measured, since a decoder draws what it was trained on too well; without them, on the training images. The
+            record tells what all of them say about the prior, and that tenth about the misfit.
 
     Raises:
         DecoderError: there are too few images, or they have another size than the decoder's.
@@ -158,6 +165,7 @@ def make_companion(
     seen = None if unseen is None else (torch.as_tensor(unseen[0]), torch.as_tensor(unseen[1]))
     measured = images if seen is None else seen[0][_checked(len(seen[0])) :]
     misfit, phase_misfit = _measured_misfits(direct, measured[:MISFIT_IMAGES])
+    scatter = measured_scatter(direct, misfit, measured, lambda done, total: report("nearest", done, total, ""))
 
     def trained(done: int, total: int, fidelity_db: float) -> None:
         if math.isnan(fidelity_db):
@@ -178,7 +186,7 @@ def make_companion(
         "channels": package.channels,
     }
     stored = replace(prior, factors=prior.factors.half().float())
-    companion = Companion(package.sha256, stored, sketch, misfit, made, phase_misfit)
+    companion = Companion(package.sha256, stored, sketch, misfit, scatter, made, phase_misfit)
     if seen is not None:
         found = measured_unseen(package, companion, *seen)
         made |= {"unseen_nats": found.nats, "unseen_accuracy": found.accuracy, "unseen_misfit_z": found.misfit_z}
@@ -215,6 +223,21 @@ def _measured_misfits(direct: DirectDrawer, images: Tensor) -> tuple[Misfit, Mis
     if images.ndim == 3:
         return Misfit.measured(images, drawn), None
     return Misfit.measured(images[:, 0], drawn[:, 0]), Misfit.measured(images[:, 1], drawn[:, 1], drawn[:, 0])
+
+
+@torch.no_grad()
+def measured_scatter(
+    direct: DirectDrawer, misfit: Misfit, images: Tensor, report: Callable[[int, int], None] = lambda *_: None
+) -> Scatter:
+    """Over some of the images (n, s, s) or (n, 2, s, s), which the decoder must not have been trained on."""
+    some = images[:: math.ceil(len(images) / SCATTER_IMAGES)].to(direct.whitening.mean.device)
+    zeta = whitened_latents(direct.package, some)
+    parts = []
+    for k in range(0, len(some), FITTED_AT_ONCE):
+        here = slice(k, k + FITTED_AT_ONCE)
+        parts.append(Scatter.measured(direct, misfit, some[here], zeta[here]))
+        report(min(k + FITTED_AT_ONCE, len(some)), len(some))
+    return Scatter(torch.cat([part.drawn for part in parts]), torch.cat([part.nearest for part in parts]))
 
 
 @torch.no_grad()
@@ -267,7 +290,8 @@ def plain_companion(package: DecoderPackage) -> Companion:
     misfit = Misfit.even(10 ** (-psnr_db / 10)).to(device)
     phase_misfit = misfit if package.channels == 2 else None
     made = {"source": "none: unit normal prior, drawn by the decoder itself"}
-    return Companion(package.sha256, Mixture.normal(direct.size).to(device), direct, misfit, made, phase_misfit)
+    prior = Mixture.normal(direct.size).to(device)
+    return Companion(package.sha256, prior, direct, misfit, Scatter.even().to(device), made, phase_misfit)
 
 
 def companion_path(package_file: Path) -> Path:
@@ -290,6 +314,7 @@ def write_companion(path: Path, companion: Companion) -> None:
         "prior.factors": companion.prior.factors.half(),
         "prior.labels": companion.prior.labels,
         "misfit.variance": companion.misfit.variance,
+        "misfit.scatter": torch.stack((companion.scatter.drawn, companion.scatter.nearest)),
     }
     if companion.phase_misfit is not None:
         tensors["misfit.phase"] = companion.phase_misfit.variance
@@ -318,7 +343,10 @@ def load_companion(path: Path, package: DecoderPackage) -> Companion:
             metadata = handle.metadata() or {}
             tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118  (not a dict)
         if metadata.get("format") != FORMAT:
-            raise DecoderError(f"{path}: format is {metadata.get('format')!r}, this program reads {FORMAT!r}")
+            raise DecoderError(
+                f"{path}: format is {metadata.get('format')!r}, this program reads {FORMAT!r}; remove it and "
+                "make it anew with `ptychoscope train --prior`"
+            )
         if metadata["decoder_sha256"] != package.sha256:
             raise DecoderError(f"{path}: belongs to another decoder than {package.name!r}; make it anew")
         made = json.loads(metadata["made"])
@@ -327,7 +355,7 @@ def load_companion(path: Path, package: DecoderPackage) -> Companion:
                 raise ValueError(f"{key} holds numbers that are not finite")
         phase = _misfit(tensors, "misfit.phase") if package.channels == 2 else None
         sketch = _sketch(tensors, made, package.channels)
-        companion = Companion(package.sha256, _prior(tensors), sketch, _misfit(tensors), made, phase)
+        companion = Companion(package.sha256, _prior(tensors), sketch, _misfit(tensors), _scatter(tensors), made, phase)
     except KeyError as error:
         raise DecoderError(f"{path}: incomplete prior: {error} is missing") from None
     except (SafetensorError, OSError, ValueError, TypeError) as error:
@@ -371,3 +399,10 @@ def _misfit(tensors: dict[str, Tensor], key: str = "misfit.variance") -> Misfit:
     if variance.shape != (LEVELS, CONTRASTS) or not (variance > 0).all():
         raise ValueError(f"the misfit's table {tuple(variance.shape)} is not {LEVELS} x {CONTRASTS} positive numbers")
     return Misfit(variance)
+
+
+def _scatter(tensors: dict[str, Tensor]) -> Scatter:
+    both = tensors["misfit.scatter"].float()
+    if both.ndim != 2 or len(both) != 2 or both.shape[1] < 1 or not (both > 0).all():
+        raise ValueError(f"the misfit's scatter {tuple(both.shape)} is not two rows of positive numbers")
+    return Scatter(both[0], both[1])

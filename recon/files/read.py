@@ -217,6 +217,18 @@ class RunFile:
         """Points that were taken again, in the order in which it was done."""
         return self._pool.revisions
 
+    def visits(self, entry: int = 1) -> NDArray[np.int64]:
+        """(N,) from which visit each committed frame is: number of its revision, from 1, or 0 for the first visit."""
+        return self._pool.visits(entry, self.committed(entry))
+
+    def points(self, entry: int = 1) -> NDArray[np.int64]:
+        """(N,) scan point of each committed frame."""
+        return self._get(entry, schema.DETECTOR)[schema.POSITION_INDEX][: self.committed(entry)].astype(np.int64)
+
+    def times(self, entry: int = 1) -> NDArray[np.float64]:
+        """(N,) seconds since the epoch of the committed frames; of a point that was taken again the newest."""
+        return self._newest(entry, schema.DETECTOR, schema.TIMESTAMPS).astype(np.float64)
+
     @property
     def steps_committed(self) -> int:
         """Plan steps that are complete."""

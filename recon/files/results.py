@@ -40,6 +40,7 @@ class StoredCalibration:
         settings: how it was made.
         software: names and versions.
         uncertainty: standard deviations of distance, positions and probe, or None where nobody asked.
+        visits: (N,) from which visit to its point each frame is (`RunFile.visits`); None in files of older versions.
     """
 
     probe: NDArray[np.complex64]
@@ -52,6 +53,12 @@ class StoredCalibration:
     settings: Mapping[str, Any]
     software: Mapping[str, str]
     uncertainty: Uncertainty | None = None
+    visits: NDArray[np.int64] | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was ended before its time: the best that there was by then."""
+        return bool(self.settings.get("interrupted", False))
 
 
 def store_calibration(path: Path | str, calibration: StoredCalibration) -> None:
@@ -76,6 +83,8 @@ def store_calibration(path: Path | str, calibration: StoredCalibration) -> None:
         put(group, schema.RESULT_LOSS, np.asarray(calibration.loss, np.float64))
         put_text(group, schema.RESULT_SETTINGS, json.dumps(dict(calibration.settings)))
         put_text(group, schema.RESULT_SOFTWARE, json.dumps(dict(calibration.software)))
+        if calibration.visits is not None:
+            put(group, schema.RESULT_VISITS, np.asarray(calibration.visits, np.int64))
         if calibration.uncertainty is not None:
             _put_uncertainty(group.create_group(schema.UNCERTAINTY), calibration.uncertainty)
         source = entry[schema.SOURCE]
@@ -102,6 +111,7 @@ def load_calibration(path: Path | str) -> StoredCalibration | None:
             settings=json.loads(bytes(group[schema.RESULT_SETTINGS][()])),
             software=json.loads(bytes(group[schema.RESULT_SOFTWARE][()])),
             uncertainty=_uncertainty(group[schema.UNCERTAINTY]) if schema.UNCERTAINTY in group else None,
+            visits=group[schema.RESULT_VISITS][...] if schema.RESULT_VISITS in group else None,
         )
 
 

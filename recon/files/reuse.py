@@ -40,8 +40,11 @@ class Source:
 
     @classmethod
     def of(cls, path: Path) -> Source:
-        """The calibration in a run. Raises `DatasetError`: not a run, or not calibrated."""
-        stored = whole_calibration(path)
+        """The calibration in a run, which has to be complete: light that is spent under it does not come back.
+
+        Raises `DatasetError` as `whole_calibration`.
+        """
+        stored = whole_calibration(path, complete=True)
         with open_run(path) as run:
             return cls(str(path.resolve()), digest(stored), run.bench)
 
@@ -182,23 +185,49 @@ def reused_illumination(path: Path, entry: int, other: Path) -> tuple[Illuminati
     return known.illumination(data), known.window
 
 
-def whole_calibration(path: Path) -> StoredCalibration:
-    """The calibration in a run.
+def whole_calibration(path: Path, complete: bool = False) -> StoredCalibration:
+    """The calibration in a run; one that was interrupted says so, see `unfinished`.
+
+    Args:
+        path: the run.
+        complete: refuse one that was interrupted.
 
     Raises:
-        DatasetError: not a run; not calibrated; or it was, of fewer frames, before its scan was resumed.
+        DatasetError: not a run; not calibrated; or it was, of fewer frames, before its scan was resumed, or of other
+            visits, before points were taken again.
     """
     stored = load_calibration(path)
     if stored is None:
         raise DatasetError(f"{path}: is not calibrated yet; run `ptychoscope calibrate {path}` first")
     with open_run(path) as run:
-        frames = len(run.streamed(1))
+        frames, visits = len(run.streamed(1)), run.visits(1)
+        points = run.points(1)
     if len(stored.positions_m) != frames:
         raise DatasetError(
             f"{path}: its calibration is of {len(stored.positions_m)} frames, the bright scan has {frames} by now; "
             f"run `ptychoscope calibrate {path}` again"
         )
+    # Files of older versions do not say: their calibration counts as made before any point was taken again.
+    made = np.zeros_like(visits) if stored.visits is None else stored.visits
+    if again := sorted({int(point) for point in points[made != visits]}):
+        named = f"point{'s' if len(again) > 1 else ''} {', '.join(map(str, again))}"
+        raise DatasetError(
+            f"{path}: its calibration is of an earlier visit to {named}, taken again since; "
+            f"run `ptychoscope calibrate {path}` again"
+        )
+    if complete and stored.interrupted:
+        raise DatasetError(f"{path}: {unfinished(stored)}; run `ptychoscope calibrate {path}` again")
     return stored
+
+
+def unfinished(stored: StoredCalibration) -> str:
+    """What to say of a calibration that was interrupted; "" for one that is complete."""
+    return f"its calibration was interrupted after {counted(len(stored.loss), 'epoch')}" if stored.interrupted else ""
+
+
+def counted(number: int, noun: str) -> str:
+    """So many of them, in words: "1 epoch", "2 epochs"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _affine(stage_m: NDArray, corrected_m: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

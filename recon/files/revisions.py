@@ -100,6 +100,14 @@ class Pool:
                 values[index] = self._group[name][row]
         return values
 
+    def visits(self, entry: int, count: int) -> NDArray[np.int64]:
+        """(count,) from which visit the frames of an entry are: number of the revision, from 1, or 0 for the first."""
+        found = np.zeros(count, np.int64)
+        for row, index in self._of(entry):
+            if index < count:
+                found[index] = 1 + int(self._group[schema.REVISION_NUMBER][row])
+        return found
+
     def replaced(self, entry: int) -> dict[int, int]:
         """Frame of an entry to row of the pool, for those that are superseded; of several the last."""
         return {frame: row for row, frame in self._of(entry)}

@@ -1,5 +1,6 @@
 """The whole chain on the `tiny` bench: scan, calibrate, reconstruct, demo, and what each says when it cannot."""
 
+import errno
 import hashlib
 import json
 import re
@@ -83,13 +84,15 @@ def test_a_calibration_of_a_part_of_a_run_is_not_taken_for_the_whole(run_path, t
         assert re.search(line, " ".join(err.split()))
 
 
-def test_a_calibration_that_cannot_be_drawn_is_kept(run_path, tmp_path, capsys):
+def test_a_calibration_that_cannot_be_drawn_is_kept(run_path, tmp_path, capsys, monkeypatch):
+    def full(calibration, data, left, path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("app.calibration.draw", full)
     before = load_calibration(run_path)
-    taken = tmp_path / "picture.png"
-    taken.write_bytes(b"")
-    code, _, err = call(capsys, "calibrate", run_path, "--epochs", 3, "--no-uncertainty", "--out", taken)
+    code, _, err = call(capsys, "calibrate", run_path, "--epochs", 3, "--no-uncertainty", "--out", tmp_path / "c")
     assert code == 2
-    assert "picture.png" in err
+    assert "make room" in err
     after = load_calibration(run_path)
     assert before is not None
     assert after is not None

@@ -127,6 +127,10 @@ def test_what_is_stored_comes_back(companion, stored, toy):
     assert torch.equal(loaded.prior.factors, companion.prior.factors)
     assert torch.equal(loaded.prior.labels, companion.prior.labels)
     assert torch.equal(loaded.misfit.variance, companion.misfit.variance)
+    assert torch.equal(loaded.scatter.drawn, companion.scatter.drawn)
+    assert torch.equal(loaded.scatter.nearest, companion.scatter.nearest)
+    # Of the unseen images but for the tenth that checks.
+    assert len(loaded.scatter.drawn) == 54
     assert isinstance(loaded.sketch, Sketch)
     zeta = companion.prior.sample(5, 0)
     assert torch.equal(loaded.sketch.images(zeta), companion.sketch.images(zeta))
@@ -140,7 +144,7 @@ def test_progress_names_each_piece_and_ends_each(toy):
     told = []
     make_companion(toy, *_images(100, 2), "discs", settings=SMALL, report=lambda *a: told.append(a))
     pieces = list(dict.fromkeys(entry[0] for entry in told))
-    assert pieces == ["latents", "prior", "pairs", "sketch"]
+    assert pieces == ["latents", "prior", "nearest", "pairs", "sketch"]
     for piece in pieces:
         _, done, total, _ = [entry for entry in told if entry[0] == piece][-1]
         assert done == total
@@ -208,12 +212,15 @@ def test_a_truncated_or_foreign_file_is_refused(stored, tmp_path, toy):
         ({"prior.labels": torch.zeros(4)}, {}, "do not fit"),
         ({"misfit.variance": torch.ones(2, 2)}, {}, "(2, 2) is not 12 x 8"),
         ({"misfit.variance": -torch.ones(12, 8)}, {}, "positive numbers"),
+        ({"misfit.scatter": None}, {}, "'misfit.scatter' is missing"),
+        ({"misfit.scatter": torch.ones(3, 4)}, {}, "(3, 4) is not two rows"),
+        ({"misfit.scatter": torch.zeros(2, 4)}, {}, "not two rows of positive"),
         ({}, {"decoder_sha256": None}, "'decoder_sha256' is missing"),
         ({}, {"made": None}, "'made' is missing"),
         ({}, {"made": "{"}, "not a readable prior"),
         ({}, {"made": "[]"}, "not a readable prior"),
         ({}, {"made": "{}"}, "'sketch_db' is missing"),
-        ({}, {"format": "ptychoscope-prior-9"}, "ptychoscope-prior-9"),
+        ({}, {"format": "ptychoscope-prior-1"}, "make it anew with `ptychoscope train --prior`"),
     ],
 )
 def test_an_inconsistent_companion_is_refused(stored, tmp_path, toy, tensors, metadata, expected):
@@ -238,6 +245,7 @@ def test_without_a_companion_the_plain_one_serves_a_scene(toy):
     assert plain.plain
     assert plain.described()["plain"] is True
     assert float(plain.misfit.of(torch.rand(1, 4, 4)).mean()) == pytest.approx(0.01)
+    assert plain.scatter.drawn.tolist() == plain.scatter.nearest.tolist() == [1.0]
     scene = Scene(plain.sketch, plain.prior)
     theta = scene.sample(2, 0)
     images, jacobian = scene.drawn(theta)

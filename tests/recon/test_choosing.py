@@ -14,6 +14,7 @@ from recon.decoders.companion import Companion
 from recon.decoders.direct import DirectDrawer
 from recon.decoders.misfit import Misfit
 from recon.decoders.mixture import Mixture
+from recon.decoders.scatter import Scatter
 from recon.estimator import LatentEstimator
 from recon.latent import LatentSettings
 from recon.observation import LightMap
@@ -37,7 +38,7 @@ class Rings(nn.Module):
 
 def _estimator(name: str, decoder: nn.Module, photons: float) -> LatentEstimator:
     package = replace(bench.package(), name=name, decoder=decoder)
-    companion = Companion(name, Mixture.normal(5), DirectDrawer.of(package), Misfit.even(2e-3), {})
+    companion = Companion(name, Mixture.normal(5), DirectDrawer.of(package), Misfit.even(2e-3), Scatter.even(), {})
     source = bench.light(photons)
     return LatentEstimator.build(
         package, companion, source, bench.FIELD, nuisances=Nuisances(), settings=SETTINGS, bank=128

@@ -20,6 +20,7 @@ from recon.decoders.misfit import Misfit
 from recon.decoders.mixture import Mixture
 from recon.decoders.network import ComplexArchitecture
 from recon.decoders.package import DecoderError
+from recon.decoders.scatter import Scatter
 from recon.estimator import LatentEstimator
 from recon.events import Watch
 from recon.exactnoise import ExactMixed
@@ -62,7 +63,9 @@ class Shape(ComplexArchitecture):
 PACKAGE = replace(bench.package(), name="reliefs", architecture=Shape(), decoder=BarsWithRelief())
 PAIRS = DirectDrawer.of(PACKAGE)
 DRAWER = ComplexDrawer(PAIRS, RANGE_RAD)
-COMPANION = Companion("bars", Mixture.normal(bench.LATENTS), PAIRS, Misfit.even(1e-3), {}, Misfit.even(2e-3))
+COMPANION = Companion(
+    "bars", Mixture.normal(bench.LATENTS), PAIRS, Misfit.even(1e-3), Scatter.even(), {}, Misfit.even(2e-3)
+)
 LATENT = torch.tensor([[0.8, -0.7, 0.9, 0.4, -0.5]])
 
 

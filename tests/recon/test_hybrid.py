@@ -13,6 +13,7 @@ from recon.dataset import Ptychogram
 from recon.decoders.companion import Companion
 from recon.decoders.misfit import Misfit
 from recon.decoders.mixture import Mixture
+from recon.decoders.scatter import Scatter
 from recon.estimator import LatentEstimator
 from recon.foreign import COARSE, OWN_POWER, OWN_STRENGTHS, STRENGTHS, Foreign
 from recon.hybrid import HYBRID, Expectation, reconstruct_hybrid
@@ -45,7 +46,9 @@ def looked_at(photons: float) -> tuple[Illumination, Ptychogram, Posterior, Reco
     data = bench.measured(mask(), source, 1)
     images = bench.bar(torch.randn(50, 5, generator=torch.Generator().manual_seed(3)))
     noise = 0.04 * torch.randn(images.shape, generator=torch.Generator().manual_seed(4))
-    companion = Companion("bars", Mixture.normal(5), Stand(), Misfit.measured(images + noise, images), {})
+    companion = Companion(
+        "bars", Mixture.normal(5), Stand(), Misfit.measured(images + noise, images), Scatter.even(), {}
+    )
     settings = LatentSettings(starts=6, proposals=128, chains=32, decisions=1)
     estimator = LatentEstimator.build(bench.package(), companion, source, bench.FIELD, settings=settings, bank=128)
     posterior = estimator.estimate(data)

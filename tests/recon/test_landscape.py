@@ -10,6 +10,7 @@ from recon.decoders.companion import Companion
 from recon.decoders.direct import DirectDrawer
 from recon.decoders.misfit import Misfit
 from recon.decoders.mixture import Mixture
+from recon.decoders.scatter import Scatter
 from recon.landscape import Bench, Grid, View, curvature, find_optimum, landscapes, views
 from recon.nodeloss import NodeLoss, node_loss
 from recon.noise import MixedGaussian
@@ -23,7 +24,7 @@ LINE = np.linspace(-1, 1, 9)
 @pytest.fixture(scope="module")
 def view() -> View:
     package = bench.package()
-    companion = Companion("bars", Mixture.normal(5), DirectDrawer.of(package), Misfit.even(1e-3), {})
+    companion = Companion("bars", Mixture.normal(5), DirectDrawer.of(package), Misfit.even(1e-3), Scatter.even(), {})
     source = bench.light(PHOTONS)
     [found] = views(Bench(source, source.positions_m, bench.FIELD, np.zeros(4)), [(package, companion)], energy=0.99)
     return found
@@ -85,7 +86,7 @@ def test_a_wish_to_stop_is_heard(view, mixed):
 def test_a_pose_moves_the_image_and_its_jacobian(view):
     source = bench.light(PHOTONS)
     package = bench.package()
-    companion = Companion("bars", Mixture.normal(5), DirectDrawer.of(package), Misfit.even(1e-3), {})
+    companion = Companion("bars", Mixture.normal(5), DirectDrawer.of(package), Misfit.even(1e-3), Scatter.even(), {})
     shift = bench.FIELD / bench.SIDE * 3
     where = Bench(source, source.positions_m, bench.FIELD, np.array([shift, 0.0, 0.0, 0.0]), 1.21)
     [moved] = views(where, [(package, companion)])

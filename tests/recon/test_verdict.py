@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recon.decoders.scatter import Scatter
 from recon.foreign import Foreign
 from recon.verdict import EMPTY_NATS, FOREIGN_NATS, ODD_FRAME, STRANGE, SURE, UNLIKE, Word, judge
 from tests.recon import latentscene as bench
@@ -30,6 +31,7 @@ def _judged(spread: float = 0.1, **others: Any) -> Any:
         "images": _samples(spread),
         "prior_mean": PRIOR_MEAN,
         "misfit": MISFIT,
+        "scatter": Scatter.even(),
         "log_evidence": 200.0,
         "classes": {3: 0.9, 5: 0.1},
         "foreign": OWN,
@@ -119,3 +121,43 @@ def test_light_elsewhere_than_the_image_puts_it_is_not_of_this_class() -> None:
     assert verdict.word is Word.FOREIGN
     assert f"{UNLIKE + 0.1:.1f} standard deviations" in verdict.reason
     assert _judged(pattern=UNLIKE - 0.1).word is Word.RECOVERED
+
+
+def test_success_is_measured_against_the_fit_that_each_object_would_have() -> None:
+    # What is left uncertain is as large as the misfit: a decoder that comes nearer to most objects than its misfit
+    # asks for more than that.
+    images = _samples(0.25, 400)
+    even = _judged(images=images)
+    nearer = _judged(images=images, scatter=Scatter(torch.ones(1), torch.tensor([0.1])))
+    assert nearer.needed_db == pytest.approx(even.needed_db + 5, abs=1e-3)
+    assert nearer.expected_db == pytest.approx(even.expected_db)
+    assert nearer.success < even.success
+    # Some objects are missed by little and others by much: the probability is the share of those it succeeds for.
+    shares = [_judged(images=images, scatter=Scatter(torch.ones(1), torch.tensor([s]))).success for s in (0.1, 1.0)]
+    both = _judged(images=images, scatter=Scatter(torch.ones(2), torch.tensor([0.1, 1.0])))
+    assert both.success == pytest.approx(sum(shares) / 2, abs=1e-6)
+
+
+def test_the_probability_of_success_comes_true() -> None:
+    """Objects that the samples and the scatter say there could be: as many are successes as was foretold."""
+    generator = torch.Generator().manual_seed(5)
+    drawn = 10 ** (0.22 * torch.randn(200, generator=generator))
+    scatter = Scatter(drawn / drawn.mean(), 0.4 * drawn * 10 ** (0.05 * torch.randn(200, generator=generator)))
+    images, more = _samples(0.3, 300), _samples(0.3, 600)[300:]
+    verdict = _judged(images=images, scatter=scatter)
+    mean, wins = images.mean(0), 0
+    for k, sample in enumerate(more):
+        one = k % 200
+        grain = torch.randn(sample.shape, generator=generator) * (MISFIT * scatter.drawn[one]).sqrt()
+        truth = sample + grain
+        nearest = float(MISFIT.mean() * scatter.nearest[one])
+        error, baseline = (float((image - truth).square().mean()) for image in (mean, PRIOR_MEAN))
+        wins += error <= (baseline * nearest) ** 0.5
+    assert 0.2 < verdict.success < 0.8
+    assert wins / len(more) == pytest.approx(verdict.success, abs=0.08)
+
+
+def test_where_what_is_missed_was_looked_for_it_does_not_count_twice() -> None:
+    sure = _judged(left=MISFIT / 10)
+    assert sure.expected_db > _judged().expected_db
+    assert sure.needed_db == pytest.approx(_judged().needed_db, abs=1)

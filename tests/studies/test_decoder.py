@@ -80,8 +80,9 @@ def test_a_wish_to_stop_draws_what_is_done(tmp_path, monkeypatch):
     monkeypatch.setattr(Course, "advance", lambda _, done, note="": told.append(done))
     monkeypatch.setattr(Course, "stopped", lambda _: bool(told))
     asked = DecoderStudy(decoders=("mnist-4", "mnist"), count=10)
-    with pytest.raises(Interrupted, match="1 of 2 decoders"):
+    with pytest.raises(Interrupted, match="1 of 2 decoders") as stopped:
         run_decoder_study(asked, tmp_path, device="cpu", digits=Discs())
+    assert [row["decoder"] for row in stopped.value.values["decoders"]] == ["mnist-4"]
     assert (tmp_path / "decoder.png").is_file()
 
 

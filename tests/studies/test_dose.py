@@ -97,8 +97,11 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(whole, tmp_path, mo
             course._stopped = True
 
     monkeypatch.setattr(dose_module.Course, "advance", pressed)
-    with pytest.raises(Interrupted, match="1 of 4 cases are kept"):
+    with pytest.raises(Interrupted, match="1 of 4 cases are kept") as told:
         run(study(folder), out)
+    values_told = told.value.values
+    assert (values_told["cases"], values_told["cases_asked"]) == (1, 4)
+    assert len(values_told["curves"]) == 1
     assert (out / "dose.png").is_file()
     monkeypatch.setattr(dose_module.Course, "advance", plain)
     assert curves_of(run(study(folder), out)) == curves_of(values)

@@ -97,8 +97,9 @@ def test_a_wish_to_stop_keeps_the_planes_that_are_complete(tmp_path, monkeypatch
 
     monkeypatch.setattr(Course, "begin", counted)
     monkeypatch.setattr(Course, "stopped", lambda _: "mnist-3: likelihoods" in begun)
-    with pytest.raises(Interrupted, match="1 landscapes are complete"):
+    with pytest.raises(Interrupted, match="1 landscapes are complete") as told:
         run_landscape_study(asked, tmp_path / "out", device="cpu", scene=SCENE)
+    assert len(told.value.values["landscapes"]) == 1
     with np.load(tmp_path / "out" / "landscapes.npz") as grids:
         assert len(json.loads(str(grids["landscapes"]))) == 1
 

@@ -99,8 +99,10 @@ def test_what_is_stopped_keeps_what_is_finished(tmp_path: Path, monkeypatch: pyt
 
     asked, out = _asked(tmp_path), tmp_path / "out"
     monkeypatch.setattr(study_module, "walks", stopped)
-    with pytest.raises(Interrupted, match="5 of 8 scans are kept"):
+    with pytest.raises(Interrupted, match="5 of 8 scans are kept") as told:
         _run(asked, out)
+    assert (told.value.values["cases"], told.value.values["cases_asked"]) == (5, 8)
+    assert len(told.value.values["orders"]) == 4
     assert "over 1 scans" in (out / "table.txt").read_text()
     monkeypatch.setattr(study_module, "walks", _invented)
     assert _run(asked, out)["cases"] == 8

@@ -48,6 +48,7 @@ class FakeEngine:
             pixel_m=data.geometry.pixel_size_m,
             distance_m=0.02,
             positions_m=data.positions_m,
+            times=book.bright_times(),
             loss=np.arange(3.0),
             settings=json.dumps({"window_px": SIDE}),
             software="{}",
