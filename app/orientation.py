@@ -89,7 +89,8 @@ def orient_file(
         course.console.print(table)
     statement = conclusion(verdict)
     figure = orientation_figure(
-        [(t.orientation.name.replace(", positions", "\npositions"), t.loss, t.object) for t in verdict.trials],
+        [(t.orientation.name, t.loss, t.object) for t in verdict.trials],
+        data.geometry.object_pixel_m,
         f"{path.name}: {statement}",
         folder / "orientation.png",
     )

@@ -16,8 +16,9 @@ from scipy import ndimage
 from app.calibration import software, stored_illumination
 from app.combining import entries_of, joint
 from app.deciding import candidates, choose, ranking
+from app.drawing import time_words
 from app.errors import Interrupted, UsageError
-from app.figures import hybrid_figure, reconstruction_figure
+from app.figures import Seen, hybrid_figure, reconstruction_figure
 from app.latent import (
     Decoder,
     draw_posterior,
@@ -205,10 +206,21 @@ class _Task:
         return known | {"beam_tilt_rad": [float(v) for v in tilt_rad]}
 
     def heading(self, method: str, psnr: float | None, phase: Mapping[str, Any] | None = None) -> str:
-        scored = "" if psnr is None else f", {psnr:.1f} dB"
+        """A figure's title: run, method, the exposures that are in it, and how near the truth the image is."""
+        scored = "" if psnr is None else f", PSNR {psnr:.1f} dB"
         if phase and phase["phase_error_rad"] is not None:
             scored += f", phase {phase['phase_error_rad']:.2f} rad off"
-        return f"{self.path.name}: {method}, {self.exposure_s * 1e3:.4g} ms{scored}"
+        exposures = " and ".join(time_words(float(part.exposures_s[0])) for part in self.parts)
+        if len(self.parts) > 2:
+            first, last = (time_words(float(part.exposures_s[0])) for part in (self.parts[0], self.parts[-1]))
+            exposures = f"{len(self.parts)} exposures from {first} to {last} together"
+        elif len(self.parts) == 2:
+            exposures += " together"
+        return f"{self.path.name}: {method}, {exposures}, {len(self.data)} frames{scored}"
+
+    def seen(self, expected: NDArray) -> Seen:
+        """What the figure of an object on the camera's pitch shows beside it; (N, H, W) electrons `expected`."""
+        return Seen(self.data.frames.sum(0), expected.sum(0), self.data.geometry.pixel_size_m, self.pixel_m)
 
     def figure(self, method: str) -> Path:
         return self.folder / f"{method}-{self.exposure_s * 1e3:.4g}ms.png"
@@ -305,6 +317,11 @@ class _Believed:
     beside: dict[str, Any]
     interrupted: bool = False
 
+    def words(self) -> str:
+        """Which decoder, for a figure's title."""
+        name = f"decoder {self.decoder.package.name}"
+        return f"{name}, first of {len(self.places)} by evidence" if self.places else name
+
     def values(self) -> dict[str, Any]:
         """For the JSON line."""
         values = numbers(self.posterior) | {"decoder": self.decoder.package.name} | self.beside
@@ -359,8 +376,9 @@ def _latent(task: _Task, request: Request, course: Course) -> dict[str, Any]:
         found,
         task.data,
         believed.estimator.expected(task.data, found.transmission),
+        task.field_m,
         lit_samples(task.light, task.data, task.field_m, len(found.mean)),
-        task.heading("latent", psnr, phase),
+        task.heading(f"latent, {believed.words()}", psnr, phase),
         task.figure(name.replace("_", "-")),
     )
     return believed.values() | {
@@ -401,12 +419,11 @@ def _hybrid(task: _Task, request: Request, course: Course) -> dict[str, Any]:
     more = ({} if bars is None else bars.summary()) | {"interrupted": interrupted}
     store(task.path, task.entry, result, psnr, request.method, more, beside)
     figure = hybrid_figure(
-        task.data.frames.sum(0),
-        result.expected.sum(0),
+        task.seen(result.expected),
         field_of_view(latent, task.field_m, task.pixel_m),
         field_of_view(result.object.real, task.field_m, task.pixel_m),
         None if bars is None else field_of_view(bars.deviation, task.field_m, task.pixel_m),
-        task.heading(request.method, psnr),
+        task.heading(f"{request.method}, {believed.words()}", psnr),
         task.figure(request.method),
     )
     return believed.values() | {
@@ -464,12 +481,13 @@ def _iterative(task: _Task, request: Request, course: Course) -> dict[str, Any]:
     phase = task.phase(result.object, tilt) if complex_pixels else {}
     spare_complete(task.path, task.entry, request.method, result.interrupted)
     store(task.path, task.entry, result, psnr, request.method, phase)
+    named = request.method if package is None else f"the paper's estimator, decoder {package.name}"
     figure = reconstruction_figure(
-        task.data.frames.sum(0),
-        result.expected.sum(0),
+        task.seen(result.expected),
         field_of_view(result.object, task.field_m, task.pixel_m),
         result.loss,
-        task.heading(request.method, psnr, phase),
+        result.level_steps,
+        task.heading(named, psnr, phase),
         task.figure(request.method),
         phase=complex_pixels,
     )

@@ -285,7 +285,7 @@ def jog(
 
     def show(view: View) -> None:
         seen.append(view)
-        view_figure(view, profile, figure)
+        view_figure(view, bench.devices.camera.info.pixel_size_m, profile, figure)
         say(view.line())
 
     with _told_when_aborted(as_json), session(profile, seed, sample, ALIGN_STREAM, assume_yes=yes) as bench:
