@@ -260,6 +260,11 @@ def bright_scan(
             full_epochs=0,
             object_rate=0.03,
         )
+    try:
+        settings.check(data)
+    except DatasetError:
+        data.close()
+        raise
     return data, settings, truth
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ from app.bench.characterisation import Measured, chosen
 from app.bench.environment import Computer, gpus, hints
 from app.bench.survey import lines, survey
 from app.devices import open_devices
+from app.errors import UsageError
 from app.profile import Profile
 from drivers.base import OperatorNeeded
+from recon.decoders.shipped import decoder_problem
 
 OLD_S = 90 * 86400.0
 """A characterisation older than this deserves a word."""
@@ -48,6 +51,15 @@ def _not_now(request: str) -> bool:
     raise OperatorNeeded("light", f"check does not ask anybody to {request}")
 
 
+def require_run_folder(folder: Path) -> None:
+    """Raise `UsageError` unless runs can be written there."""
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise UsageError(f"check: --folder {folder}: {what}; give the folder that runs will be written to")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"check: --folder {folder}: is not writable; choose another")
+
+
 def check_profile(
     profile: Profile,
     seed: int = 0,
@@ -68,8 +80,11 @@ def check_profile(
 
     Raises:
         CharacterisationError: the file cannot be read.
+        UsageError: there is no such folder, or nothing can be written into it.
     """
     computer = computer or Computer()
+    if folder is not None:
+        require_run_folder(folder)
     measured = chosen(profile, characterisation)
     known = profile if measured is None else measured.content.applied_to(profile)
     bench = profile if measured is None else measured.content.for_devices(profile)
@@ -78,6 +93,8 @@ def check_profile(
     free = free_bytes(folder or Path.cwd())
     devices = open_devices(bench, seed, sample, ask=_not_now)
     findings: list[Finding] = []
+    if problem := decoder_problem(profile.reconstruction.decoder):
+        findings.append(Finding(Severity.ERROR, f"profile {profile.name}: reconstruction.decoder: {problem}"))
     costs: dict[str, Any] = {}
     try:
         answers, complete = survey(devices)

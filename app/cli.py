@@ -22,6 +22,7 @@ import typer
 from app.errors import Interrupted, UsageError, run_guarded
 from app.group import StoppableGroup
 from app.options import (
+    MOST_EPOCHS,
     CharacterisationOption,
     CornerOption,
     DeviceOption,
@@ -30,21 +31,26 @@ from app.options import (
     FocusOption,
     JsonOption,
     ObjectOption,
+    OrderSeedOption,
     PixelSizeOption,
     ProbeDiameterOption,
     ProbeOption,
     ProfileOption,
     SeedOption,
+    VersionOption,
     WavelengthOption,
     above_zero,
     finite_number,
+    refuse_given,
+    require_one_start,
+    within,
 )
 from app.stopping import Interrupt, hear_at_the_end, leave, recorder_given_up
 from app.streams import drain, spare_work
+from recon.limits import DEVIATION, MOST_MODES, MOST_RATE, MOST_SEED
 
 app = typer.Typer(
     cls=StoppableGroup,
-    help="Optical ptychography bench: scan, calibrate, and recover objects from a handful of photons.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -109,8 +115,14 @@ def finite(value: Any) -> Any:
     return value
 
 
+@app.callback()
+def program(version: VersionOption = False) -> None:
+    """Optical ptychography bench: scan, calibrate, and recover objects from a handful of photons."""
+
+
 @app.command()
 def scan(
+    context: typer.Context,
     profile: ProfileOption = "quick",
     seed: SeedOption = 0,
     sample: ObjectOption = None,
@@ -125,12 +137,14 @@ def scan(
         bool,
         typer.Option("--bright", help="With --calibration and --enough: the bright scan as well, a single trajectory."),
     ] = False,
-    passes: Annotated[int, typer.Option(min=1, help="Low dose: how often the evaluation points are visited.")] = 1,
+    passes: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Low dose: how often the evaluation points are visited.")
+    ] = 1,
     no_empty: Annotated[bool, typer.Option("--no-empty", help="Low dose: no empty beam either.")] = False,
     enough: Annotated[
         float | None,
         typer.Option(
-            callback=above_zero,
+            callback=within(DEVIATION),
             help="Spend no light beyond an image that is recovered with this mean deviation at most: a low-dose scan "
             "ends, one with --bright leaves out the exposures that it does not need.",
         ),
@@ -161,15 +175,14 @@ def scan(
         raise UsageError("scan: give one of --out FILE (new run), --resume FILE (interrupted), --retake FILE (points)")
     if (retake is None) != (not point):
         raise UsageError("scan: --retake FILE takes the points that --point names; give both")
+    if out is None:
+        # Profile, sample and all the rest are those of the file.
+        known = {"out", "resume", "retake", "point", "abort_after", "as_json"}
+        others = [parameter for parameter in context.params if parameter not in known]
+        refuse_given(context, others, f"{resume or retake} knows the rest of its scan")
     if retake is not None and point:
         _end_scan(retake_points(retake, point, interrupt), interrupt, as_json)
         return
-    if resume is not None and (darks or characterisation or calibration):
-        raise UsageError(
-            "scan: --resume takes darks, characterisation and calibration from its file; leave those options out"
-        )
-    if resume is not None and (enough is not None or bright):
-        raise UsageError("scan: --resume takes what its plan still holds; leave --enough and --bright out")
     if (calibration is None or bright) and (passes > 1 or no_empty):
         raise UsageError("scan: --passes and --no-empty are for low-dose scans; give --calibration OTHER.h5 alone")
     if calibration is None and (enough is not None or bright):
@@ -250,6 +263,7 @@ def replay(
 
 @app.command()
 def gui(
+    context: typer.Context,
     profile: Annotated[str | None, typer.Option(help="Connect this profile's bench; default: quick.")] = None,
     replay: Annotated[Path | None, typer.Option(help="Show this run again instead; no device is opened.")] = None,
     seed: SeedOption = 0,
@@ -278,6 +292,13 @@ def gui(
         ) from None
     if replay is not None and profile is not None:
         raise UsageError("gui: give either --profile or --replay, a replay has no bench")
+    if replay is not None:
+        refuse_given(context, ("seed", "sample", "speed"), "a replay has no bench")
+    if sys.platform == "linux" and not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"))):
+        # Qt would end the whole program.
+        raise UsageError("gui: no screen here (DISPLAY is not set); start it in a desktop session, or ssh with -X")
+    if no_live:
+        refuse_given(context, ("server", "keys"), "--no-live begins without a reconstruction")
     from app.worker.serving import reconstruction
 
     live = reconstruction(server, keys, not no_live)
@@ -299,20 +320,25 @@ def calibrate(
     zero_in_corner: CornerOption = False,
     probe_diameter: ProbeDiameterOption = None,
     probe: ProbeOption = None,
-    modes: Annotated[int, typer.Option(min=1, help="Mutually incoherent modes of the probe.")] = 1,
+    modes: Annotated[int, typer.Option(min=1, max=MOST_MODES, help="Mutually incoherent modes of the probe.")] = 1,
     flux_spread: Annotated[
         float | None,
         typer.Option(
-            min=1e-6, callback=finite_number, help="Search each frame's flux; how far it may be off, relative."
+            min=1e-6, max=10, callback=finite_number, help="Search each frame's flux; how far it may be off, relative."
         ),
     ] = None,
     background_spread: Annotated[
         float | None,
         typer.Option(
-            min=1e-6, callback=finite_number, help="Search a uniform background; its size over a pixel's mean signal."
+            min=1e-6,
+            max=1000,
+            callback=finite_number,
+            help="Search a uniform background; its size over a pixel's mean signal.",
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs in all; default: by the kind of data.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=MOST_EPOCHS, help="Epochs in all; default: by the kind of data.")
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="File to keep the state in; where it exists, go on from it.")
     ] = None,
@@ -321,6 +347,7 @@ def calibrate(
         float | None,
         typer.Option(
             min=0,
+            max=1e6,
             callback=finite_number,
             help="GB of frames to hold in each process, the rest is streamed; default: half of free.",
         ),
@@ -329,7 +356,7 @@ def calibrate(
         bool, typer.Option("--no-uncertainty", help="Leave the standard deviations out.")
     ] = False,
     device: DeviceOption = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Order of the frames.")] = 0,
+    seed: OrderSeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Find probe, object, distance and positions from a bright scan.
@@ -343,6 +370,7 @@ def calibrate(
     from app.calibration import calibrate_file
     from recon.files.imports import Overrides
 
+    require_one_start(probe, probe_diameter)
     overrides = Overrides(wavelength, distance, pixel_size, focus_to_sample, far_field, zero_in_corner)
     budget = None if memory is None else memory * 1e9
     with told_when_stopped(as_json):
@@ -371,7 +399,7 @@ def calibrate(
 def reconstruct(
     path: Annotated[Path, typer.Argument(help="A calibrated run.")],
     method: Annotated[
-        str, typer.Option(help="latent, hybrid (decoder and free pixels), paper (its estimator exactly), conventional.")
+        str, typer.Option(help="latent, hybrid (decoder and free pixels), paper (its estimator), conventional.")
     ] = "latent",
     decoder: Annotated[
         str | None,
@@ -388,10 +416,24 @@ def reconstruct(
         str | None, typer.Option(help="latent: free (default; the sample was put in by hand) or known.")
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(callback=above_zero, help="paper: Adam's; default: the best of two.")
+        list[float] | None,
+        typer.Option(
+            callback=above_zero,
+            max=MOST_RATE,
+            help="paper: Adam's at the start; may be given again. Default 0.3 and 1.",
+        ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="paper, conventional: passes over the patterns.")] = None,
-    start: Annotated[str | None, typer.Option(help="paper: mean (default, of the training latents) or random.")] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_EPOCHS,
+            help="paper: passes over the patterns, default 40 (in the paper 100); conventional: steps at most, 60.",
+        ),
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option(help="paper: mean (of the training latents; default), random, or both in turn.")
+    ] = None,
     loss: Annotated[
         str | None,
         typer.Option(help="paper: mixed (Eq. 1, default) or poisson; conventional: exact or mixed, default by noise."),
@@ -419,23 +461,33 @@ def reconstruct(
         float | None, typer.Option(min=0, callback=finite_number, help="latent, m: the same of the distance.")
     ] = None,
     rehearsals: Annotated[
-        int | None, typer.Option(min=1, help="hybrid: standard deviations from so many rehearsals; 8 do.")
+        int | None, typer.Option(min=1, max=1000, help="hybrid: standard deviations from so many rehearsals; 8 do.")
     ] = None,
     positivity: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--positivity/--no-positivity", help="conventional: real amplitude in 0..1, or free complex pixels."
+            "--positivity/--no-positivity",
+            help="conventional: real amplitude in 0..1 (default), or free complex pixels.",
         ),
-    ] = True,
+    ] = None,
     device: DeviceOption = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="paper: order of the patterns, random start.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=MOST_SEED,
+            help="paper: order of the patterns, random start; conventional: held-out pixels. Default 0.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Recover the object at one exposure of a calibrated run.
 
     Latent: a posterior over what the decoder can draw, with error bars and a verdict; hybrid: it and what the light
-    adds; paper: its estimator; conventional: free pixels. Ctrl-C keeps what there is, marked as interrupted, unless the
-    run holds a complete image; the exit code is then 130.
+    adds; conventional: free pixels; paper: Adam on Eq. 1 without a prior, 40 epochs from the mean latent at two rates,
+    the lowest loss is kept. The paper's full procedure, some eight times as long: --epochs 100 --start both
+    --learning-rate 0.1 --learning-rate 0.3 --learning-rate 1. Ctrl-C keeps what there is, marked as interrupted, unless
+    the run holds a complete image; the exit code is then 130.
     """
     _gentle_threads()
     from app.combining import Doubt
@@ -450,7 +502,7 @@ def reconstruct(
         pose=pose,
         rehearsals=rehearsals,
         positivity=positivity,
-        learning_rate=learning_rate,
+        learning_rates=tuple(learning_rate or ()),
         epochs=epochs,
         start=start,
         loss=loss,

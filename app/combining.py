@@ -23,6 +23,8 @@ from recon.marginal import marginalised
 from recon.posterior import Posterior
 
 ALL = "all"
+MOST_FLUX = 10.0
+"""Relative standard deviation of the light beyond which nothing is known of it."""
 
 
 def entries_of(run: RunFile, word: str | None) -> list[int]:
@@ -75,6 +77,18 @@ class Doubt:
         """Whether any of it was asked for; a deviation that is given is meant."""
         return self.marginalise or any(v is not None for v in (self.position_m, self.flux, self.distance_m))
 
+    def _check(self, path: Path, light: Illumination) -> None:
+        """Raises `UsageError` for doubts under which the frames say nothing of the object."""
+        geometry = light.geometry
+        window_m = len(light.probe) * geometry.object_pixel_m
+        for option, value, most, unit, why in (
+            ("--position-sigma", self.position_m, window_m, " m", "the width of the illumination's window"),
+            ("--flux-sigma", self.flux, MOST_FLUX, "", "the light ten times what it was taken for"),
+            ("--distance-sigma", self.distance_m, geometry.distance_m / 10, " m", "a tenth of the distance"),
+        ):
+            if value is not None and value > most:
+                raise UsageError(f"{option} {value:g}{unit}: {path.name}: at most {most:.4g}{unit}, {why}; lower it")
+
     def of(
         self, path: Path, other: Path | None, light: Illumination, parts: Sequence[Ptychogram], stage_m: float
     ) -> Imperfections | None:
@@ -88,6 +102,7 @@ class Doubt:
         """
         if not self.asked:
             return None
+        self._check(path, light)
         at = stops(parts)
         indices = np.concatenate([part.indices for part in parts])
         known = Imperfections.of(len(at), stops=at)

@@ -91,7 +91,7 @@ def run_demo(
     if not profile.scan.evaluation_positions:
         raise UsageError(f"demo: profile {profile_name!r} has no evaluation series")
     device = pick_device(device)
-    known = Decoder.load(decoder or profile.reconstruction.decoder, asker="demo")
+    known = Decoder.load(profile.reconstruction.decoder if decoder is None else decoder, asker="demo")
     package = known.package
     path, fresh = out / "run.h5", out / "run-new.h5"
     if path.exists() and not (out / FIGURE).exists() and load_result(path, 1, MARK) is None:

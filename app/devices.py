@@ -18,11 +18,16 @@ from drivers.clock import Clock, SystemClock, VirtualClock
 from drivers.manual import Ask, ManualLight, nobody
 from drivers.thorlabs import ThorlabsSettings, ThorlabsStage
 from recon.dataset import Truth
+from recon.streaming import available_memory
 from simulators.bench import Bench, BenchSettings, build_bench
 from simulators.camera import SimulatedCamera
 from simulators.light import SimulatedLight
 from simulators.stage import SimulatedStage
 
+FIELD_BYTES = 40
+"""Of each point of a simulated field, as measured: itself, its transform and what is made of them."""
+SURE_BYTES = 2e9
+"""Memory that is taken without asking whether there is as much."""
 START_OF_SIMULATED_TIME = 1_704_067_200.0
 """2024-01-01: simulated time does not depend on today, so that equal runs are equal files."""
 
@@ -104,6 +109,19 @@ class Devices:
         self.close()
 
 
+def _require_memory(profile: Profile) -> None:
+    """Raise `ProfileError` where the fields of a simulated frame do not fit into the memory that is free."""
+    assert profile.simulation is not None
+    fine = profile.simulation.padding * profile.simulation.oversampling
+    rows, columns = profile.camera.shape
+    needed = FIELD_BYTES * fine**2 * max(rows, columns) ** 2
+    if needed > SURE_BYTES and needed > (free := available_memory()):
+        raise ProfileError(
+            f"profile {profile.name!r}: camera.shape {rows} x {columns}: simulating one takes {needed / 1e9:.3g} GB, "
+            f"{free / 1e9:.3g} GB are free; choose a smaller one"
+        )
+
+
 def open_devices(
     profile: Profile, seed: int = 0, sample: str | None = None, clock: Clock | None = None, ask: Ask = nobody
 ) -> Devices:
@@ -130,7 +148,8 @@ def open_devices(
             light=ManualLight(ask),
             clock=clock,
         )
-    spec = sample or profile.sample.object
+    _require_memory(profile)
+    spec = profile.sample.object if sample is None else sample
     settings = _bench_settings(profile)
     simulated_camera, simulated_stage, beam, bench = build_bench(settings, make_sample(spec, profile), clock, seed)
     camera, seed_frame = _camera(profile, simulated_camera, clock)

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+LONGEST_VALUE = 60
+"""Letters of a value that a message shows."""
 EXIT_KNOWN = 2
 """Exit code of everything that a person can put right."""
 EXIT_INTERRUPTED = 130
@@ -51,7 +53,7 @@ class UsageError(Exception):
 def known_message(error: BaseException) -> str | None:
     """The line for a person, or None for a bug, which deserves its traceback."""
     if any(cls.__name__ in KNOWN for cls in type(error).__mro__):
-        return _one_line(error.format_message() if hasattr(error, "format_message") else str(error))
+        return _one_line((error.format_message() if hasattr(error, "format_message") else str(error)) + _got(error))
     if isinstance(error, OSError):
         if error.errno == errno.ENOSPC or "No space left" in str(error):
             what = f"disk full while writing ({error.strerror})" if error.strerror else "disk full while writing"
@@ -62,6 +64,14 @@ def known_message(error: BaseException) -> str | None:
         name = f"{error.filename}: " if error.filename else ""
         return _one_line(f"{name}{error.strerror or error}; check the path and its permissions")
     return None
+
+
+def _got(error: BaseException) -> str:
+    """The value that an option was given, where typer's message about its limits leaves it out."""
+    if (errors := getattr(error.__cause__, "errors", None)) is None:
+        return ""
+    value = str(errors()[0].get("input", ""))
+    return f", got {value if len(value) <= LONGEST_VALUE else value[:LONGEST_VALUE] + '...'}"
 
 
 def run_guarded(action: Callable[[], object]) -> int:

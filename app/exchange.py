@@ -18,8 +18,9 @@ from app.options import (
     PixelSizeOption,
     WavelengthOption,
     above_zero,
-    finite_number,
+    within,
 )
+from recon.limits import CONVERSION, READ_NOISE
 
 if TYPE_CHECKING:
     from recon.dataset import Ptychogram
@@ -137,7 +138,9 @@ def import_command(
     reverse: Annotated[
         bool, typer.Option("--reverse", help="With --map: positions are the sample's, against the illumination's.")
     ] = False,
-    good: Annotated[int, typer.Option(help="With --map: the mask's value at good pixels: CXI 0, ptypy 1.")] = 0,
+    good: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="With --map: the mask's value at good pixels: CXI 0, ptypy 1.")
+    ] = 0,
     focus_to_sample: FocusOption = None,
     wavelength: WavelengthOption = None,
     distance: DistanceOption = None,
@@ -145,10 +148,10 @@ def import_command(
     far_field: FarFieldOption = False,
     zero_in_corner: CornerOption = False,
     electrons_per_count: Annotated[
-        float, typer.Option(callback=above_zero, help="Conversion of the file's counts.")
+        float, typer.Option(callback=within(CONVERSION), help="Conversion of the file's counts.")
     ] = 1.0,
     read_noise: Annotated[
-        float, typer.Option(min=0, callback=finite_number, help="Noise without light, electrons rms.")
+        float, typer.Option(callback=within(READ_NOISE), help="Noise without light, electrons rms.")
     ] = 0.0,
     as_json: JsonOption = False,
 ) -> None:

@@ -18,10 +18,12 @@ from app.options import (
     FarFieldOption,
     FocusOption,
     JsonOption,
+    OrderSeedOption,
     PixelSizeOption,
     ProbeDiameterOption,
     ProbeOption,
     WavelengthOption,
+    require_one_start,
 )
 
 ALL = 16
@@ -138,7 +140,7 @@ def orient_command(
     probe_diameter: ProbeDiameterOption = None,
     probe: ProbeOption = None,
     device: DeviceOption = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Order of the frames.")] = 0,
+    seed: OrderSeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Which way round the frames are: flips, transposes and the positions' sign, ranked by loss. Nothing is changed.
@@ -149,6 +151,7 @@ def orient_command(
     from app.cli import report, told_when_stopped
     from recon.files.imports import Overrides
 
+    require_one_start(probe, probe_diameter)
     overrides = Overrides(wavelength, distance, pixel_size, focus_to_sample, far_field, zero_in_corner)
     with told_when_stopped(as_json):
         values = orient_file(path, out, device, probe_diameter, seed, overrides, probe)

@@ -6,18 +6,57 @@ Everything is in SI units and every field says which. Unknown keys are refused, 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-PROFILES = Path(__file__).parent / "profiles"
+from app.bounds import (
+    Acceleration,
+    Adu,
+    Angle,
+    BeamOffset,
+    Bits,
+    Channel,
+    Conversion,
+    Coordinate,
+    Corner,
+    Count,
+    DarkCurrent,
+    Diameter,
+    Distance,
+    Drift,
+    Efficiency,
+    Entry,
+    Exposure,
+    Gain,
+    Length,
+    LengthOrNone,
+    Line,
+    MicrostepsPerMetre,
+    Noise,
+    Overlap,
+    Photons,
+    Pixels,
+    PixelSize,
+    Points,
+    Ratio,
+    Seconds,
+    Shape,
+    Speed,
+    Step,
+    Turning,
+    Velocity,
+    Wavelength,
+    Waves,
+    Well,
+)
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
+SHOWN = 200
+"""Letters of a wrong value that a message shows."""
+PROFILES = Path(__file__).parent / "profiles"
 
 
 class ProfileError(Exception):
@@ -31,11 +70,11 @@ class _Section(BaseModel):
 class GeometryProfile(_Section):
     """Where the light goes."""
 
-    wavelength_m: Positive
+    wavelength_m: Wavelength
     """Vacuum wavelength, m."""
-    distance_m: Positive
+    distance_m: Distance
     """Object to camera as measured with a ruler, m; calibration refines it."""
-    pinhole_diameter_m: Positive
+    pinhole_diameter_m: Diameter
     """Diameter of the illumination at the object, m."""
 
 
@@ -45,38 +84,38 @@ class CameraProfile(_Section):
     driver: Literal["simulated", "emulated", "basler"]
     """Which camera: "basler", "emulated" (Basler's own library on its emulator, fed with simulated frames) or
     "simulated"."""
-    serial: str = ""
+    serial: Line = ""
     """Serial number; "" takes the first camera found and is refused when there are several. The emulated camera has its
     own, and another one is refused."""
-    shape: tuple[int, int]
+    shape: Shape
     """Rows and columns of a frame, pixels."""
-    origin: tuple[int, int] | None = None
+    origin: tuple[Corner, Corner] | None = None
     """Row and column of the sensor where the frame begins; without it the frame is the sensor's middle."""
-    gain_db: NonNegative = 0.0
+    gain_db: Gain = 0.0
     """Analogue gain, dB."""
-    pixel_size_m: Positive
+    pixel_size_m: PixelSize
     """Pixel pitch, m."""
-    bit_depth: Annotated[int, Field(ge=8, le=16)]
+    bit_depth: Bits
     """Bits of a digital number."""
-    electrons_per_adu: Positive
+    electrons_per_adu: Conversion
     """Conversion gain, electrons per digital number."""
-    black_level_adu: NonNegative
+    black_level_adu: Adu
     """Offset of a dark frame, digital numbers."""
-    read_noise_e: NonNegative
+    read_noise_e: Noise
     """Read noise, electrons rms."""
-    quantum_efficiency: Fraction
+    quantum_efficiency: Efficiency
     """Electrons per photon."""
-    dark_current_e_s: NonNegative
+    dark_current_e_s: DarkCurrent
     """Dark current, electrons per pixel and second."""
-    full_well_e: Positive
+    full_well_e: Well
     """Electrons at which a pixel saturates."""
-    min_exposure_s: Positive
+    min_exposure_s: Exposure
     """Shortest exposure that is allowed, s; a real camera's own limits hold besides."""
-    max_exposure_s: Positive
+    max_exposure_s: Exposure
     """Longest exposure that is allowed, s; likewise."""
-    frame_overhead_s: NonNegative = 0.03
+    frame_overhead_s: Seconds = 0.03
     """Read-out and trigger time per frame, s."""
-    hot_pixels: Annotated[int, Field(ge=0)] = 0
+    hot_pixels: Pixels = 0
     """Simulated: number of pixels with a large dark current."""
 
     @model_validator(mode="after")
@@ -86,6 +125,12 @@ class CameraProfile(_Section):
                 f"min_exposure_s {self.min_exposure_s:.6g} s is above max_exposure_s {self.max_exposure_s:.6g} s; "
                 "exchange them"
             )
+        if self.black_level_adu >= 2**self.bit_depth - 1:
+            raise ValueError(
+                f"black_level_adu {self.black_level_adu:.6g} leaves no code of {self.bit_depth} bits to light; lower it"
+            )
+        if self.hot_pixels > self.shape[0] * self.shape[1]:
+            raise ValueError(f"hot_pixels {self.hot_pixels} are more than the frame {self.shape} has; lower it")
         return self
 
 
@@ -96,51 +141,51 @@ class StageProfile(_Section):
     """Which stage: "thorlabs", "emulated" (Thorlabs' protocol spoken to an emulated controller) or "simulated"."""
     controller: Literal["kst101", "bsc203"] = "kst101"
     """One KST101 for each axis, or a BSC20x benchtop controller with two of its channels in use."""
-    serials: tuple[str, ...] = ()
+    serials: tuple[Line, ...] = ()
     """Serial numbers or ports: the KST101 of y and of x, or the one BSC20x."""
-    channels: tuple[int, int] = (1, 2)
+    channels: tuple[Channel, Channel] = (1, 2)
     """BSC20x: channels of y and of x."""
-    travel_m: Positive = 0.025
+    travel_m: Length = 0.025
     """Travel of each axis, m."""
-    limits_y_m: tuple[Finite, Finite]
+    limits_y_m: tuple[Coordinate, Coordinate]
     """Soft limits of the y displacement, m, inside 0 .. travel."""
-    limits_x_m: tuple[Finite, Finite]
+    limits_x_m: tuple[Coordinate, Coordinate]
     """Soft limits of the x displacement, m, inside 0 .. travel."""
-    centre_m: tuple[Finite, Finite]
+    centre_m: tuple[Coordinate, Coordinate]
     """(y, x) displacement at which the beam hits the middle of the sample, m."""
-    park_m: tuple[Finite, Finite]
+    park_m: tuple[Coordinate, Coordinate]
     """(y, x) displacement at which the sample is out of the beam, m: the empty beam is taken there."""
-    velocity_m_s: Positive = 1.5e-3
+    velocity_m_s: Velocity = 1.5e-3
     """Velocity, m/s."""
-    acceleration_m_s2: Positive = 1.0e-3
+    acceleration_m_s2: Acceleration = 1.0e-3
     """Acceleration, m/s^2."""
-    homing_velocity_m_s: Positive = 5.0e-4
+    homing_velocity_m_s: Velocity = 5.0e-4
     """Velocity while homing, m/s."""
-    homing_offset_m: NonNegative = 1.0e-4
+    homing_offset_m: LengthOrNone = 1.0e-4
     """Distance of the zero from the limit switch, m."""
-    backlash_correction_m: NonNegative = 0.0
+    backlash_correction_m: LengthOrNone = 0.0
     """How far below its target the controller itself goes before it comes up; 0 leaves that to `approach_m`."""
     immediate_stop: bool = False
     """Stop without braking: at once, but an open-loop stepper loses its place and has to be homed."""
-    settling_s: NonNegative = 0.1
+    settling_s: Seconds = 0.1
     """Wait after arrival, s."""
-    load_m: tuple[Finite, Finite] | None = None
+    load_m: tuple[Coordinate, Coordinate] | None = None
     """(y, x) displacement at which the sample can be changed, m; without it the parking place serves."""
-    microsteps_per_m: Positive = 2_184_533_333.0
+    microsteps_per_m: MicrostepsPerMetre = 2_184_533_333.0
     """Microsteps per metre of the controller."""
-    backlash_m: NonNegative = 0.0
+    backlash_m: LengthOrNone = 0.0
     """Simulated: lost motion on reversal, m."""
-    repeatability_m: NonNegative = 0.0
+    repeatability_m: LengthOrNone = 0.0
     """Standard deviation of the true position about the commanded one, m per axis; also calibration's prior."""
-    rotation_rad: Finite = 0.0
+    rotation_rad: Angle = 0.0
     """Simulated: rotation of the stage against the camera, rad."""
-    scale_error: tuple[Finite, Finite] = (0.0, 0.0)
+    scale_error: tuple[Ratio, Ratio] = (0.0, 0.0)
     """Simulated: relative error of the y and x scale."""
-    shear: Finite = 0.0
+    shear: Entry = 0.0
     """Simulated: x error per y displacement."""
-    stage_to_object: tuple[tuple[Finite, Finite], tuple[Finite, Finite]] = ((-1.0, 0.0), (0.0, -1.0))
+    stage_to_object: tuple[tuple[Entry, Entry], tuple[Entry, Entry]] = ((-1.0, 0.0), (0.0, -1.0))
     """Object position = this matrix times the displacement from the centre: the sample moves, hence minus one."""
-    approach_m: NonNegative = 5.0e-5
+    approach_m: LengthOrNone = 5.0e-5
     """Length of the one-sided approach against backlash, m; 0 moves directly."""
 
     @model_validator(mode="after")
@@ -160,6 +205,8 @@ class StageProfile(_Section):
                         f"{name} has {axis} {value:.6g} m, outside limits_{axis}_m {low:.6g} .. {high:.6g} m; "
                         "choose a place inside"
                     )
+        if self.controller == "bsc203" and self.channels[0] == self.channels[1]:
+            raise ValueError(f"channels {self.channels} name one channel for both axes; y and x have one each")
         return self
 
 
@@ -168,34 +215,34 @@ class LightProfile(_Section):
 
     driver: Literal["simulated", "manual"]
     """Who blocks the beam: "manual" (a person, asked to) or "simulated"."""
-    photons_per_second: Positive
+    photons_per_second: Photons
     """Photons in the illumination before the object, 1/s."""
 
 
 class ScanProfile(_Section):
     """What is scanned and how long."""
 
-    positions: Annotated[int, Field(ge=1)]
+    positions: Annotated[Points, Field(ge=1)]
     """Points of the Fermat spiral."""
-    overlap: Annotated[float, Field(ge=0, lt=1)]
+    overlap: Overlap
     """Wanted linear overlap, 1 - mean nearest-neighbour distance / pinhole diameter."""
-    evaluation_positions: Annotated[int, Field(ge=0)]
+    evaluation_positions: Points
     """Points of the evaluation series: every k-th of the unordered spiral."""
-    calibration_exposure_s: Positive
+    calibration_exposure_s: Exposure
     """Exposure of the bright scan, s."""
-    evaluation_exposures_s: tuple[Positive, ...]
+    evaluation_exposures_s: tuple[Exposure, ...]
     """Exposures of the evaluation series, s, ascending."""
-    empty_exposure_s: Positive
+    empty_exposure_s: Exposure
     """Exposure of the empty beam, s."""
-    empty_frames: Annotated[int, Field(ge=0)]
+    empty_frames: Count
     """Frames of the empty beam."""
     empty_after: bool = False
     """Whether the empty beam is taken once more after the scan, to see drifts."""
-    calibration_exposures_s: tuple[Positive, ...] = ()
+    calibration_exposures_s: tuple[Exposure, ...] = ()
     """Bracketed bright scan: all its exposures, s, ascending, calibration_exposure_s among them; () for that alone."""
-    dark_frames: Annotated[int, Field(ge=2)]
+    dark_frames: Annotated[Count, Field(ge=2)]
     """Dark frames per exposure."""
-    keep_darks: Annotated[int, Field(ge=0)] = 3
+    keep_darks: Count = 3
     """Raw dark frames kept per exposure; all darks count in mean, variance and histogram."""
 
     @model_validator(mode="after")
@@ -216,72 +263,72 @@ class ScanProfile(_Section):
 class SampleProfile(_Section):
     """The simulated sample: a binary mask with a transmitting drawing in an opaque field."""
 
-    object: str = "digit:4"
+    object: Line = "digit:4"
     """What is drawn: "digit:4", "mnist:17", "idx:FILE:17", a picture file, or an .npy file, of an amplitude or complex;
     "relief:" before any of an amplitude gives it a phase (docs/complex.md)."""
-    height_m: Positive = 1.0e-3
+    height_m: Length = 1.0e-3
     """Height of a drawn digit, m."""
-    opaque_m: Positive = 8.0e-3
+    opaque_m: Length = 8.0e-3
     """Side of the opaque field around the drawing, m; beyond it the beam passes freely."""
 
 
 class SimulationProfile(_Section):
     """What the simulated bench does not tell: calibration has to find it."""
 
-    distance_error_m: Finite
+    distance_error_m: Coordinate
     """True minus nominal distance, m."""
-    edge_m: Positive
+    edge_m: Length
     """Width of the pinhole image's soft edge (10-90 %), m."""
-    defocus_waves: Finite = 0.0
+    defocus_waves: Waves = 0.0
     """Defocus over the pinhole, waves."""
-    astigmatism_waves: Finite = 0.0
+    astigmatism_waves: Waves = 0.0
     """Astigmatism over the pinhole, waves."""
-    coma_waves: Finite = 0.0
+    coma_waves: Waves = 0.0
     """Coma over the pinhole, waves."""
     oversampling: Literal[1, 2] = 1
     """Fine pixels of the simulator's field per camera pixel."""
     padding: Literal[1, 2] = 2
     """Simulated window over the frame's width."""
-    mounting: tuple[tuple[Finite, Finite], tuple[Finite, Finite]] | None = None
+    mounting: tuple[tuple[Entry, Entry], tuple[Entry, Entry]] | None = None
     """True map from stage displacement to object position; without it what stage.stage_to_object says is true."""
-    sensor_shape: tuple[int, int] | None = None
+    sensor_shape: Shape | None = None
     """Rows and columns of the whole sensor, of which camera.shape is read out; without it there is no more."""
-    region_step: Annotated[int, Field(ge=1)] = 1
+    region_step: Step = 1
     """Regions of the sensor begin at multiples of so many pixels."""
-    beam_offset_px: tuple[Finite, Finite] = (0.0, 0.0)
+    beam_offset_px: tuple[BeamOffset, BeamOffset] = (0.0, 0.0)
     """(row, column) of the beam's axis from the middle of the sensor, pixels."""
-    exposure_offset_s: NonNegative = 0.0
+    exposure_offset_s: Seconds = 0.0
     """The exposure that takes place minus the one asked for, s."""
-    line_time_s: NonNegative = 0.0
+    line_time_s: Seconds = 0.0
     """Exposures are whole multiples of this, s; 0 for any."""
-    flux_drift_per_h: Finite = 0.0
+    flux_drift_per_h: Drift = 0.0
     """Relative change of the beam's power in an hour."""
-    pointing_drift_rad_h: tuple[Finite, Finite] = (0.0, 0.0)
+    pointing_drift_rad_h: tuple[Turning, Turning] = (0.0, 0.0)
     """(y, x) angle by which the beam turns in an hour, rad."""
 
 
 class EmulationProfile(_Section):
     """Emulated wires under the real libraries; POSIX systems only."""
 
-    speed: Annotated[float, Field(ge=1, le=100)] = 1.0
+    speed: Speed = 1.0
     """How much faster than programmed the emulated motors turn."""
-    longest_exposure_s: NonNegative = 10.0
+    longest_exposure_s: Seconds = 10.0
     """Longer exposures of the emulated camera pass in this time, s; their light is that of the full exposure."""
 
 
 class ReconstructionProfile(_Section):
     """Reconstruction of the object."""
 
-    decoder: str = "mnist"
+    decoder: Line = "mnist"
     """Decoder package: a shipped name or a path."""
-    field_m: Positive
+    field_m: Length
     """Side of the square that the decoder's image covers on the object, m."""
 
 
 class Profile(_Section):
     """A whole bench and what to do with it."""
 
-    name: str
+    name: Line
     """Name in titles and files."""
     geometry: GeometryProfile
     camera: CameraProfile
@@ -292,7 +339,7 @@ class Profile(_Section):
     simulation: SimulationProfile | None = None
     emulation: EmulationProfile = EmulationProfile()
     reconstruction: ReconstructionProfile
-    characterisation: str = ""
+    characterisation: Line = ""
     """File with what `characterise` and `align` measured of this bench, relative to the profile's; "" for none."""
 
     @property
@@ -306,7 +353,30 @@ class Profile(_Section):
             raise ValueError("a profile with simulated devices needs a [simulation] section")
         if np.linalg.matrix_rank(np.array(self.stage.stage_to_object)) < 2:
             raise ValueError("stage.stage_to_object must be invertible")
+        if self.simulation is not None and self.camera.driver != "basler":
+            self._simulable(self.simulation)
         return self
+
+    def _simulable(self, simulation: SimulationProfile) -> None:
+        """Raises `ValueError` for a simulated bench that cannot be."""
+        true_m = self.geometry.distance_m + simulation.distance_error_m
+        if true_m <= 0:
+            raise ValueError(
+                f"simulation.distance_error_m {simulation.distance_error_m:.6g} m puts the camera at {true_m:.6g} m "
+                f"from the object; it must stay above -geometry.distance_m, {-self.geometry.distance_m:.6g} m"
+            )
+        sensor, (rows, columns) = simulation.sensor_shape, self.camera.shape
+        if sensor is not None and (rows > sensor[0] or columns > sensor[1]):
+            raise ValueError(f"camera.shape {self.camera.shape} exceeds simulation.sensor_shape {sensor}; narrow it")
+        if self.camera.origin is not None:
+            (top, left), (high, wide) = self.camera.origin, sensor or self.camera.shape
+            if top + rows > high or left + columns > wide:
+                raise ValueError(
+                    f"camera.shape {self.camera.shape} at camera.origin {self.camera.origin} leaves the sensor of "
+                    f"{high} x {wide} (simulation.sensor_shape); move or narrow it"
+                )
+        if simulation.mounting is not None and np.linalg.matrix_rank(np.array(simulation.mounting)) < 2:
+            raise ValueError("simulation.mounting must be invertible")
 
 
 def shipped_profiles() -> list[str]:
@@ -321,13 +391,19 @@ def load_profile(name: str) -> Profile:
         ProfileError: one line for the first thing that is wrong, naming file, key and value.
     """
     path = Path(name) if name.endswith(".toml") else PROFILES / f"{name}.toml"
+    remedy = f"shipped profiles: {', '.join(shipped_profiles())}; or give the path of a .toml file"
     try:
+        if Path(name).is_dir() and not path.is_file():
+            raise ProfileError(f"profile {_short(name)}: is a folder; {remedy}")
+        if not path.is_file():
+            here = "" if name.endswith(".toml") else " among those that are shipped"
+            raise ProfileError(f"profile {_short(name)}: does not exist{here}; {remedy}")
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ProfileError(
-            f"profile {name!r}: cannot be read ({type(error).__name__}); "
-            f"shipped profiles: {', '.join(shipped_profiles())}; or give the path of a .toml file"
-        ) from None
+    except UnicodeDecodeError:
+        raise ProfileError(f"profile {_short(name)}: is not a text file in UTF-8; {remedy}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ProfileError(f"profile {_short(name)}: cannot be read ({reason}); {remedy}") from None
     profile = parse_profile(text, str(name))
     if not profile.characterisation:
         return profile
@@ -337,12 +413,24 @@ def load_profile(name: str) -> Profile:
 def parse_profile(text: str, name: str) -> Profile:
     """A profile from TOML text; `name` stands in messages. Raises `ProfileError`."""
     try:
-        return Profile.model_validate(tomllib.loads(text))
+        return validated(tomllib.loads(text), name)
     except tomllib.TOMLDecodeError as error:
         raise ProfileError(f"profile {name!r}: not valid TOML: {error}") from None
+
+
+def validated(values: Mapping[str, object], name: str) -> Profile:
+    """A profile from its values; `name` stands in messages. Raises `ProfileError`."""
+    try:
+        return Profile.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"]) or "(whole profile)"
-        value = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
+        value = "" if isinstance(first["input"], dict) else f", got {_short(first['input'])}"
         hint = "; remove it or correct its spelling" if first["type"] == "extra_forbidden" else ""
-        raise ProfileError(f"profile {name!r}: {key}: {first['msg']}{value}{hint}") from None
+        what = first["msg"].removeprefix("Value error, ")
+        raise ProfileError(f"profile {name!r}: {key}: {what}{value}{hint}") from None
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else text[:SHOWN] + "..."

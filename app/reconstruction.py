@@ -29,7 +29,7 @@ from app.latent import (
 )
 from app.outputs import require_folder
 from app.progress import Course
-from app.request import Request
+from app.request import BOTH, STARTS, Request
 from app.unfinished import image_left, spare_complete, warning_of
 from app.yardstick import Yardstick
 from recon.calibrate import Illumination, illuminated
@@ -63,6 +63,15 @@ PAPER = ReconstructionSettings(epochs=40, batch=1)
 """The paper's estimator, one pattern a step; on simulated runs the loss has settled after 40 of its 100 epochs."""
 PAPER_RATES = (0.3, 1.0)
 """Learning rates tried for the paper's estimator; the lower loss wins. Its range is 0.1 to 1."""
+
+
+def papers_trials(request: Request) -> list[ReconstructionSettings]:
+    """What the paper's estimator is to try: every start at every learning rate."""
+    base = replace(PAPER, seed=request.seed or 0, loss=request.loss or PAPER.loss)
+    base = replace(base, epochs=request.epochs or PAPER.epochs)
+    starts = STARTS if request.start == BOTH else (request.start or PAPER.start,)
+    rates = dict.fromkeys(request.learning_rates or PAPER_RATES)
+    return [replace(base, learning_rate=rate, start=start) for start in starts for rate in rates]
 
 
 def lit_part(data: Ptychogram, window: int) -> Ptychogram:
@@ -263,7 +272,7 @@ def reconstruct_file(
         together(parts),
         light,
         settings["field_m"],
-        request.decoder or settings["decoder"],
+        settings["decoder"] if request.decoder is None else request.decoder,
         truth,
         folder,
         pick_device(device),
@@ -459,16 +468,14 @@ def _rehearsed(task: _Task, members: int, found: Posterior, result: Reconstructi
 def _iterative(task: _Task, request: Request, course: Course) -> dict[str, Any]:
     package = None
     light, tilt = task.light, np.zeros(2)
-    complex_pixels = request.method == "conventional" and not request.positivity
+    complex_pixels = request.method == "conventional" and request.positivity is False
     if request.method == "paper":
         package = load_package(task.decoder, asker="the paper's method")
-        base = replace(PAPER, seed=request.seed, start=request.start or PAPER.start, loss=request.loss or PAPER.loss)
-        base = replace(base, epochs=request.epochs or PAPER.epochs)
-        rates = PAPER_RATES if request.learning_rate is None else (request.learning_rate,)
-        trials = [replace(base, learning_rate=rate) for rate in rates]
+        trials = papers_trials(request)
         result = papers_best(task.data, task.light, package, task.field_m, trials, task.device, course, "paper")
     else:
-        settings = replace(CONVENTIONAL, loss=request.loss, positivity=request.positivity, seed=request.seed)
+        settings = replace(CONVENTIONAL, loss=request.loss, positivity=request.positivity is not False)
+        settings = replace(settings, seed=request.seed or 0)
         if request.epochs is not None:
             settings = replace(settings, steps=request.epochs)
         if complex_pixels and task.beam.empty is None:
@@ -499,6 +506,8 @@ def _iterative(task: _Task, request: Request, course: Course) -> dict[str, Any]:
         "epochs": len(result.loss),
         "converged": result.converged,
         "strength": getattr(result.settings, "kappa", None),
+        "learning_rate": getattr(result.settings, "learning_rate", None),
+        "start": getattr(result.settings, "start", None),
         "interrupted": result.interrupted,
         "figure": str(figure),
     }

@@ -12,6 +12,19 @@ from recon.counting import PREPARED
 from recon.noise import LOSSES
 
 METHODS = ("latent", "hybrid", "paper", "conventional")
+STARTS, BOTH = ("mean", "random"), "both"
+TAKERS = {
+    "--decoder": ("decoder", ("latent", "hybrid", "paper")),
+    "--pose": ("pose", ("latent", "hybrid")),
+    "--rehearsals": ("rehearsals", ("hybrid",)),
+    "--positivity/--no-positivity": ("positivity", ("conventional",)),
+    "--learning-rate": ("learning_rates", ("paper",)),
+    "--start": ("start", ("paper",)),
+    "--epochs": ("epochs", ("paper", "conventional")),
+    "--loss": ("loss", ("paper", "conventional")),
+    "--seed": ("seed", ("paper", "conventional")),
+}
+"""Options that some methods read only: the choice's name here, and those methods."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +38,9 @@ class Request:
         doubt: latent: what is uncertain beside the object.
         pose: latent and hybrid: "free" or "known", the sample's place under the decoder's square.
         rehearsals: hybrid: how many give the standard deviations; none without.
-        positivity: conventional: a real amplitude in 0..1.
-        learning_rate, epochs, start, loss, seed: of the iterative methods.
+        positivity: conventional: a real amplitude in 0..1, the default.
+        learning_rates, start: paper: Adam's at the start, and where from, or "both"; every combination is tried.
+        epochs, loss, seed: of the iterative methods.
     """
 
     method: str = "latent"
@@ -35,12 +49,12 @@ class Request:
     doubt: Doubt = CERTAIN
     pose: str | None = None
     rehearsals: int | None = None
-    positivity: bool = True
-    learning_rate: float | None = None
+    positivity: bool | None = None
+    learning_rates: tuple[float, ...] = ()
     epochs: int | None = None
     start: str | None = None
     loss: str | None = None
-    seed: int = 0
+    seed: int | None = None
 
     def check(self) -> None:
         """Raises `UsageError` for values that are not known or not the method's."""
@@ -48,20 +62,16 @@ class Request:
             raise UsageError(f"method {self.method!r}: known are {', '.join(METHODS)}")
         if self.loss is not None and self.loss not in LOSSES:
             raise UsageError(f"loss {self.loss!r}: known are {', '.join(LOSSES)}")
-        if self.start not in (None, "mean", "random"):
-            raise UsageError(f"start {self.start!r}: known are mean, random")
+        if self.start not in (None, *STARTS, BOTH):
+            raise UsageError(f"start {self.start!r}: known are {', '.join(STARTS)}, {BOTH}")
         if self.pose not in (None, *POSES):
             raise UsageError(f"pose {self.pose!r}: known are {', '.join(POSES)}")
-        foreign = {
-            "latent": ("learning_rate", "epochs", "start", "loss", "rehearsals"),
-            "hybrid": ("learning_rate", "epochs", "start", "loss"),
-            "paper": ("pose", "rehearsals"),
-            "conventional": ("learning_rate", "start", "pose", "decoder", "rehearsals"),
-        }[self.method]
-        for name in foreign:
-            if getattr(self, name) is not None:
-                option = "--" + name.replace("_", "-")
-                raise UsageError(f"{option}: the {self.method} method has no such choice; leave it out")
+        for option, (name, takers) in TAKERS.items():
+            if self.method not in takers and getattr(self, name) not in (None, ()):
+                raise UsageError(
+                    f"{option}: the {self.method} method has no such choice; leave it out, or take --method "
+                    f"{' or '.join(takers)}"
+                )
         if self.method == "paper" and self.decoder is not None and candidates(self.decoder) is not None:
             raise UsageError(
                 f"--decoder {self.decoder}: evidence is the latent method's; name a decoder for the paper's"

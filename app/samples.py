@@ -24,6 +24,8 @@ def make_sample(spec: str, profile: Profile) -> objects.Sample:
     height, opaque = profile.sample.height_m, profile.sample.opaque_m
     kind, _, rest = spec.partition(":")
     if kind == RELIEF:
+        if not rest or rest.startswith(RELIEF):
+            raise ImageSourceError(f"object {spec!r}: {RELIEF}: stands once, before an amplitude; write relief:digit:4")
         return _with_relief(spec, make_sample(rest, profile), height / RELIEF_INK)
     if kind == "digit":
         digit, _, seed = rest.partition(":")

@@ -14,9 +14,11 @@ from typing import Annotated, Any
 
 import typer
 
+from app.options import MOST_EPOCHS
 from app.outputs import require_folder
 from app.priors import PriorResult, command_for, make_prior, prior_file, prior_of
 from app.training_images import TrainCommandError, training_images
+from recon.limits import MOST_SEED
 
 SUFFIX = ".safetensors"
 DECODER_ONLY = ("epochs", "batch", "latent", "linear_layers", "linear_start", "image_size", "phase", "name", "out")
@@ -95,6 +97,19 @@ def _target(images: Path | None, only: int | None, phase: bool, name: str | None
     return target
 
 
+def _require_writable(target: Path) -> None:
+    """Raise `TrainCommandError` unless a file can be written there, before hours are spent on it; makes its folder."""
+    trial = target.with_name(target.name + ".part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise TrainCommandError(
+            f"--out {target}: cannot be written ({error.strerror}); choose another folder"
+        ) from None
+
+
 def train_decoder(
     *,
     images: Path | None = None,
@@ -138,7 +153,8 @@ def train_decoder(
     console = stderr_console()
     try:
         if image_size < 16 or image_size % 16:
-            raise ValueError(f"image_size must be a positive multiple of 16, got {image_size}")
+            raise ValueError(f"--image-size {image_size}: is no positive multiple of 16; choose one")
+        _require_writable(target)
         chosen_images = (images, labels, only, image_size, validation, dark_ink, seed, binary, phase)
         train_set, test_set = training_images(*chosen_images)
         if min(len(train_set.images), len(test_set.images)) < 2:
@@ -146,7 +162,6 @@ def train_decoder(
                 f"{len(train_set.images)} images to train and {len(test_set.images)} to validate are too few; "
                 "both need at least two"
             )
-        target.parent.mkdir(parents=True, exist_ok=True)
 
         from recon.decoders.network import Architecture, ComplexArchitecture
         from recon.decoders.package import load_package, write_package
@@ -249,16 +264,22 @@ def train(
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="IDX file or stack of labels that goes with --images.")] = None,
     only: Annotated[int | None, typer.Option(help="Train on this label only.")] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 16,
-    batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 128,
-    seed: Annotated[int, typer.Option(min=0, help="Of initialisation, shuffling and the validation split.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, max=MOST_EPOCHS, help="Passes over the images.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, max=65536, help="Images per step.")] = 128,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Of initialisation, shuffling and the validation split.")
+    ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
-    latent: Annotated[int, typer.Option(min=1, help="Length of the latent vector.")] = 128,
-    linear_layers: Annotated[int, typer.Option(min=0, help="Rank-minimising layers; 0 is a plain autoencoder.")] = 8,
+    latent: Annotated[int, typer.Option(min=1, max=2048, help="Length of the latent vector.")] = 128,
+    linear_layers: Annotated[
+        int, typer.Option(min=0, max=32, help="Rank-minimising layers; 0 is a plain autoencoder.")
+    ] = 8,
     linear_start: Annotated[
         str, typer.Option(help="How those layers start: orthogonal, or glorot (the paper's framework; lower rank).")
     ] = "orthogonal",
-    image_size: Annotated[int, typer.Option(min=16, help="Side of the images, pixels, a multiple of 16.")] = 32,
+    image_size: Annotated[
+        int, typer.Option(min=16, max=1024, help="Side of the images, pixels, a multiple of 16.")
+    ] = 32,
     validation: Annotated[
         str | None,
         typer.Option(help="IDX file, folder, or fraction held out; default MNIST's test set, else 0.1."),
@@ -279,9 +300,14 @@ def train(
         typer.Option(help="Make only the prior, for this decoder (a shipped one's name or a package), of its images."),
     ] = None,
     sketch_pairs: Annotated[
-        int | None, typer.Option(min=2, help="Images that the decoder draws to train its sketch, part of the prior.")
+        int | None,
+        typer.Option(
+            min=2, max=10_000_000, help="Images that the decoder draws to train its sketch, part of the prior."
+        ),
     ] = None,
-    sketch_epochs: Annotated[int | None, typer.Option(min=1, help="Passes of the sketch over them.")] = None,
+    sketch_epochs: Annotated[
+        int | None, typer.Option(min=1, max=MOST_EPOCHS, help="Passes of the sketch over them.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
     """Train a decoder on a class of images, then its prior: what the latent search needs to know beside it.

@@ -253,6 +253,7 @@ def calibrate(
             checkpoint is another's, or a frame cannot be read.
         TeamError: another process of the team has ended.
     """
+    settings.check(data)
     memory = _budget(memory_bytes, team, device) if isinstance(data, Streamed) else 0
     share = share_of(data, team)
     if isinstance(share, Streamed) and WITH_LEVELS * share.nbytes <= memory:
@@ -400,7 +401,7 @@ def batch_of(settings: CalibrationSettings, count: int, processes: int = 1) -> i
     if settings.batch is None:
         batch = processes * math.ceil(min(BATCH, max(1, count // STEPS)) / processes)
     else:
-        batch = min(settings.batch, count)
+        batch = settings.batch
     if batch > count or batch % processes:
         raise DatasetError(
             f"{processes} processes cannot share steps of {batch} of {count} frames equally; start as many as divide it"

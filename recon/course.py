@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from recon.dataset import DatasetError, Scan
+from recon.files.arrays import UNREADABLE, opened_archive, why_unreadable
 from recon.files.whole import whole
 from recon.streaming import Sums
 from recon.unknowns import GROUPS, Unknowns
@@ -177,11 +177,13 @@ def load_checkpoint(path: Path, mark: list[float], settings: Any) -> Checkpoint 
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, opened_archive(file) as archive:
             notes = json.loads(str(archive["notes"]))
             tensors = {name: torch.from_numpy(archive[name]) for name in archive.files if name != "notes"}
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DatasetError(f"{path}: not a calibration's checkpoint ({error}); delete it to begin anew") from None
+    except (*UNREADABLE, KeyError) as error:
+        raise DatasetError(
+            f"{path}: not a calibration's checkpoint ({why_unreadable(error)}); give the name of one, or of a new file"
+        ) from None
     if notes["settings"] != asdict(settings) or not _alike(notes["data"], mark):
         raise DatasetError(f"{path}: belongs to other data or settings; delete it to begin anew")
     unknowns = Unknowns(*(tensors[name] for name in ("object", "probe", *FIXED)))

@@ -12,6 +12,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from recon.limits import DISTANCE, PIXEL_SIZE, WAVELENGTH
+
 
 class DatasetError(Exception):
     """Data are missing, inconsistent or unreadable; the message names the file or field and the remedy."""
@@ -36,10 +38,12 @@ class Geometry:
     far_field: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("wavelength_m", "distance_m", "pixel_size_m"):
+        for name, limit in (("wavelength_m", WAVELENGTH), ("distance_m", DISTANCE), ("pixel_size_m", PIXEL_SIZE)):
             value = getattr(self, name)
-            if not (np.isfinite(value) and value > 0):
-                raise DatasetError(f"geometry: {name} must be positive and finite, got {value}")
+            if not limit.holds(value):
+                raise DatasetError(f"geometry: {name} {limit.refusal(value)}")
+        if len(self.shape) != 2 or min(self.shape) < 1:
+            raise DatasetError(f"geometry: frames of {tuple(self.shape)} pixels hold nothing; give rows and columns")
         object.__setattr__(self, "shape", (int(self.shape[0]), int(self.shape[1])))
 
     @property
@@ -59,8 +63,8 @@ class Geometry:
         """
         if self.far_field:
             raise DatasetError("geometry: a cone beam's Fresnel scaling is of the near field; leave one out")
-        if not (np.isfinite(focus_to_sample_m) and focus_to_sample_m > 0):
-            raise DatasetError(f"geometry: focus to sample must be positive and finite, got {focus_to_sample_m} m")
+        if not DISTANCE.holds(focus_to_sample_m):
+            raise DatasetError(f"geometry: focus to sample {DISTANCE.refusal(focus_to_sample_m)}")
         m = (focus_to_sample_m + self.distance_m) / focus_to_sample_m
         return replace(self, distance_m=self.distance_m / m, pixel_size_m=self.pixel_size_m / m)
 

@@ -26,6 +26,9 @@ def pick_device(name: str) -> str:
         torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = (str(error).splitlines() or [""])[0]
+        if reason.startswith("Expected one of"):
+            # Torch lists thirty kinds.
+            reason = "not known"
         raise DeviceError(f"device {name!r} is not usable here ({reason}); use auto or cpu") from None
     return name
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from recon.dataset import Scan
+import numpy as np
+
+from recon.dataset import DatasetError, Scan
+from recon.limits import MOST_MODES
 from recon.propagators import needed_window
+from recon.streaming import available_memory
 
 WINDOW_OVER_DIAMETER = 1.7
 """Side of the probe's array over the illumination's diameter: the edge's tail and what diffracts beside it."""
@@ -16,6 +20,10 @@ PAD_FROM = 1.5
 """Needed window over the frame's from which on the early stages are padded too; below it the last stage is enough."""
 POLISHED_PIXELS = 2_000_000
 """Pixels of all frames up to which full passes are cheap: a tenth of a second each."""
+GRID_BYTES = 40
+"""Of each pixel of the object: itself, its gradient and Adam's moments."""
+SURE_BYTES = 2e9
+"""Memory that is taken without asking whether there is as much."""
 SMALLEST_SIDE = 128
 """Pixels of a binned frame below which binning saves nothing."""
 
@@ -71,6 +79,31 @@ class CalibrationSettings:
     distance_tolerance_m: float = 1e-6
     position_tolerance_px: float = 2e-3
     seed: int = 0
+
+    def check(self, data: Scan) -> None:
+        """Raises `DatasetError` for what cannot be found in these frames, before anything is computed."""
+        if not len(data):
+            raise DatasetError(f"{data.name}: holds no frames to calibrate from; is the scan complete?")
+        g = data.geometry
+        pixel, field = g.object_pixel_m, min(g.shape) * g.object_pixel_m
+        if self.probe_diameter_m is not None and not pixel < self.probe_diameter_m <= field:
+            raise DatasetError(
+                f"{data.name}: a probe of {self.probe_diameter_m:.6g} m is outside {pixel:.4g} .. {field:.4g} m, from "
+                f"a pixel on the object to the whole frame of {min(g.shape)}; correct --probe-diameter or --pixel-size"
+            )
+        if not 1 <= self.modes <= MOST_MODES:
+            raise DatasetError(f"{data.name}: {self.modes} modes of the probe; there can be 1 to {MOST_MODES}")
+        if self.batch is not None and not 1 <= self.batch <= len(data):
+            raise DatasetError(f"{data.name}: steps of {self.batch} frames; the scan has {len(data)}, lower --batch")
+        span = data.positions_m.max(0) - data.positions_m.min(0)
+        side = 2 * float(np.abs(data.positions_m).max()) / pixel + min(g.shape)
+        needed = GRID_BYTES * side**2
+        if needed > SURE_BYTES and needed > (free := available_memory()):
+            raise DatasetError(
+                f"{data.name}: positions over {span[0]:.4g} x {span[1]:.4g} m at {pixel:.4g} m a pixel make an object "
+                f"of {side:.4g} x {side:.4g} pixels, {needed / 1e9:.3g} GB where {free / 1e9:.3g} GB are free; are the "
+                "positions' unit and the pixel size right?"
+            )
 
 
 @dataclass(frozen=True)

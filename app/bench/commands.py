@@ -20,6 +20,7 @@ from app.options import (
     SeedOption,
     YesOption,
     above_zero,
+    refuse_given,
 )
 
 SUFFIXES = (".h5", ".hdf5")
@@ -84,7 +85,9 @@ def darks(
         list[float] | None,
         typer.Option(callback=above_zero, help="Exposure, s; may be given again. Default: all of the profile's scan."),
     ] = None,
-    frames: Annotated[int | None, typer.Option(min=2, help="Darks of each exposure; default: the profile's.")] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=2, max=10_000, help="Darks of each exposure; default: the profile's.")
+    ] = None,
     seed: SeedOption = 0,
     characterisation: CharacterisationOption = None,
     as_json: JsonOption = False,
@@ -179,6 +182,7 @@ def characterise(
 
 
 def align(
+    context: typer.Context,
     profile: ProfileOption = "quick",
     start: Annotated[
         str | None,
@@ -210,10 +214,12 @@ def align(
     target = out or default_path(profile)
     if write:
         require_replaceable("align", target)
+    else:
+        refuse_given(context, ("out",), "the result goes there with --write only, which is missing")
     require_writable("align", figure, (".png",), new=False)
     begin = time.monotonic()
     with _told_when_aborted(as_json), session(profile, seed, sample, ALIGN_STREAM, assume_yes=yes) as bench:
-        place = parse_place(start) if start else StagePosition(*bench.known.stage.centre_m)
+        place = parse_place(start) if start is not None else StagePosition(*bench.known.stage.centre_m)
         bench.confirm_moves(planned_moves(bench, place))
         bench.home_if_needed()
         found = measure(bench, place, time.time())

@@ -10,7 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from app.errors import Interrupted
-from app.options import DeviceOption, JsonOption, above_zero, finite_number
+from app.options import DeviceOption, JsonOption, above_zero, finite_number, refuse_given
+from recon.limits import MOST_SEED
+
+MOST_PROCESSES = 1024
+"""Of one machine."""
 
 study = typer.Typer(help="Simulate and reconstruct, many times: what a method needs, in figures.", no_args_is_help=True)
 
@@ -53,11 +57,15 @@ def dose(
     truth: Annotated[str, typer.Option(help="matched (grey, the decoder's own resize) or mask (binary).")] = "matched",
     methods: Annotated[str, typer.Option(help="Of latent, hybrid, paper and pixel (conventional).")] = "latent,paper",
     decoder: Annotated[list[str] | None, typer.Option(help="A decoder; may be given again. Default mnist.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Exposures of each object, with their own noise and pose.")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Exposures of each object, with their own noise and pose.")
+    ] = 1,
     count: Annotated[int | None, typer.Option(min=1, help="Objects, the first ones; default 24, or all.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of finished cases, table and figure; go on in it.")] = Path("dose"),
     device: DeviceOption = "auto",
-    processes: Annotated[int | None, typer.Option(min=1, help="On a CPU; default one a core.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=MOST_PROCESSES, help="On a CPU; default one a core.")
+    ] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, tcp://HOST:8786.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -113,10 +121,12 @@ def next_frame(
         float, typer.Option(callback=above_zero, help="The target: recovered, with at most this mean deviation.")
     ] = 0.1,
     decoder: Annotated[str, typer.Option(help="The decoder.")] = "mnist",
-    seeds: Annotated[int, typer.Option(min=1, help="Scans of each object, with their own noise.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, max=10_000, help="Scans of each object, with their own noise.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder of finished scans, table and figure; go on in it.")] = Path("next"),
     device: DeviceOption = "auto",
-    processes: Annotated[int | None, typer.Option(min=1, help="On a CPU; default one a core.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=MOST_PROCESSES, help="On a CPU; default one a core.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """What it saves to take the next frame where the posterior says that it will tell most.
@@ -154,6 +164,7 @@ def next_frame(
 
 @study.command()
 def landscape(
+    context: typer.Context,
     objects: Annotated[
         str, typer.Option(help="Simulated: mnist:test, a .npy or .npz stack (N, 32, 32) in 0..1, or a folder.")
     ] = "mnist:test",
@@ -164,7 +175,7 @@ def landscape(
         float, typer.Option(min=0, callback=finite_number, help="Simulated: electrons a pixel.")
     ] = 0.3,
     positions: Annotated[int, typer.Option(help="Simulated: 16 or 96 of the spiral's points.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, help="Simulated: of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Simulated: of the noise.")] = 0,
     run: Annotated[Path | None, typer.Option(help="A calibrated run instead of the simulated scene.")] = None,
     exposure: Annotated[
         list[float] | None,
@@ -197,6 +208,11 @@ def landscape(
     from app.studies.grid import numbers
     from app.studies.landscape import LandscapeStudy, run_landscape_study
 
+    if run is not None:
+        simulated = ("objects", "index", "truth", "photons", "read_noise", "positions", "seed")
+        refuse_given(context, simulated, f"for the simulated scene, but --run {run} is given")
+    else:
+        refuse_given(context, ("exposure", "pose"), "for --run FILE, the simulated scene has --photons")
     asked = LandscapeStudy(
         objects=objects,
         index=index,
@@ -234,7 +250,7 @@ def decoder(
     ] = 0.01,
     digits: Annotated[str, typer.Option(help="The two digits to interpolate between.")] = "9,0",
     count: Annotated[int, typer.Option(min=2, help="Validation images, at most.")] = 10_000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of the draws.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for figure and table.")] = Path("decoder"),
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -243,15 +259,14 @@ def decoder(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from app.errors import UsageError
     from app.studies.decoder import SHIPPED, DecoderStudy, run_decoder_study
-    from app.studies.grid import numbers
 
-    pair = numbers("--digits", digits)
-    if len(pair) != 2 or any(value != int(value) for value in pair):
-        raise UsageError(f"--digits {digits!r}: two digits from 0 to 9, such as 9,0")
+    words = [word.strip() for word in digits.split(",")]
+    if len(words) != 2 or not all(len(word) == 1 and word.isdecimal() for word in words):
+        raise UsageError(f"--digits {digits!r}: give two digits from 0 to 9, such as 9,0")
     asked = DecoderStudy(
         decoders=tuple(decoder or SHIPPED),
         threshold=threshold,
-        digits=(int(pair[0]), int(pair[1])),
+        digits=(int(words[0]), int(words[1])),
         count=count,
         seed=seed,
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from app.errors import Interrupted
+from app.errors import Interrupted, UsageError
 from app.outputs import require_folder
 from app.progress import Course
 from app.studies.cases import Case, CaseFile, Outcome, missing
@@ -36,13 +36,21 @@ class Means:
 
     Attributes:
         device: of torch.
-        processes: of this machine; ignored on a GPU and with a scheduler.
+        processes: of this machine; on a GPU and with a scheduler there is one.
         scheduler: address of a Dask scheduler, or None.
     """
 
     device: str = "cpu"
     processes: int = 1
     scheduler: str | None = None
+
+    @classmethod
+    def asked(cls, device: str, processes: int | None, scheduler: str | None = None) -> Means:
+        """As options ask for them; raises `UsageError` for processes where the work is done otherwise."""
+        elsewhere = f"--scheduler {scheduler}" if scheduler else f"--device {device}" if device != "cpu" else ""
+        if processes is not None and elsewhere:
+            raise UsageError(f"--processes {processes}: with {elsewhere} there is one process here; leave it out")
+        return cls(device, processes or os.cpu_count() or 1, scheduler)
 
     def run(self, job: Callable[..., Iterator[Any]], assignment: Any, items: Sequence[Any], key: Callable[[Any], Any],
             stop: Callable[[], bool]) -> Iterator[Any]:  # fmt: skip
@@ -110,7 +118,7 @@ def run_dose_study(
     require_folder("study", out)
     scene = scene or StudyScene(positions=study.positions)
     place = pick_device(device)
-    means = Means(place, process_count or os.cpu_count() or 1, scheduler)
+    means = Means.asked(place, process_count, scheduler)
     objects = load_objects(study.objects, study.count)
     reference = load_package(REFERENCE_DECODER).sha256
     cases = list_cases(study, objects, scene, reference)

@@ -15,6 +15,8 @@ from app.studies.scene import StudyScene
 REFERENCE_DECODER = "mnist"
 POSITIONS = (16, 96)
 MOST_PHOTONS = 1e9
+MOST_EXPOSURES = 1_000_000
+"""Of a study, each method and decoder looks at all: months, on any machine."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,12 @@ def list_cases(study: DoseStudy, objects: Sequence[StudyObject], scene: StudySce
     """
     from recon.decoders.package import load_package
 
+    exposures = len(objects) * len(study.read_noise) * study.seeds * len(study.photons)
+    if exposures > MOST_EXPOSURES:
+        raise UsageError(
+            f"study: {len(objects)} objects, {len(study.photons)} --photons, {len(study.read_noise)} --read-noise "
+            f"and --seeds {study.seeds} make {exposures} exposures, more than {MOST_EXPOSURES}; ask for fewer"
+        )
     packages = {name: load_package(name) for name in study.decoders} if set(study.methods) - {"pixel"} else {}
     cases = []
     for method in study.methods:

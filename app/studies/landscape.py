@@ -21,7 +21,7 @@ from app.progress import Course
 from app.reconstruction import lit_part
 from app.runs import entry_of_exposure
 from app.studies.landscape_figure import maps_figure, paper_figure
-from app.studies.objects import MNIST, Pose, load_objects, make_truth
+from app.studies.objects import MNIST, Pose, load_object, make_truth
 from app.studies.scene import FIELD_M, StudyScene
 from app.unfinished import warning_of
 from recon.basins import Shape, condition_number, shape_of
@@ -220,7 +220,7 @@ def run_landscape_study(
 
 def _simulated(study: LandscapeStudy, scene: StudyScene | None, device: str) -> Taken:
     scene = scene or StudyScene(positions=study.positions)
-    obj = load_objects(study.objects, study.index + 1)[study.index]
+    obj = load_object(study.objects, study.index)
     truth = make_truth(obj, study.truth, Pose.nominal(), scene)
     per_photon = intensities(scene.light, scene.positions_m, truth.amplitude, device)
     exposures = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -42,7 +41,7 @@ def run_next_study(
     study = study.checked()
     require_folder("study", out)
     scene = scene or StudyScene(positions=POINTS)
-    means = Means(pick_device(device), process_count or os.cpu_count() or 1)
+    means = Means.asked(pick_device(device), process_count)
     objects = load_objects(study.objects, study.count)
     cases = study.cases(objects, scene, load_package(study.decoder).sha256)
     file = LineFile(out)

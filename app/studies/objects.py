@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from scipy.ndimage import map_coordinates
 
 from app.errors import UsageError
 from app.studies.scene import FIELD_M, SCORED, StudyScene
+from recon.files.arrays import UNREADABLE, why_unreadable
 
 MNIST = "mnist:test"
 PICTURE_SIDE = 128
@@ -101,6 +101,18 @@ def load_objects(source: str, count: int | None) -> list[StudyObject]:
     return found
 
 
+def load_object(source: str, index: int) -> StudyObject:
+    """The one of `load_objects` with that number, from 0.
+
+    Raises:
+        UsageError: one line: as `load_objects`, or there are not as many.
+    """
+    found = load_objects(source, None)
+    if index >= len(found):
+        raise UsageError(f"--index {index}: {source} holds images 0 .. {len(found) - 1}; choose one of them")
+    return found[index]
+
+
 def _stack(path: Path) -> NDArray[np.float32]:
     try:
         with path.open("rb") as file:
@@ -111,9 +123,10 @@ def _stack(path: Path) -> NDArray[np.float32]:
                     have = ", ".join(names) or "nothing"
                     raise UsageError(f"objects {path}: holds {have}; name the stack `images`, or hold it alone")
                 loaded = loaded["images" if "images" in names else names[0]]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"objects {path}: cannot be read ({reason}); give a .npy or .npz stack") from None
+    except UNREADABLE as error:
+        raise UsageError(
+            f"objects {path}: cannot be read ({why_unreadable(error)}); give a .npy or .npz stack"
+        ) from None
     if not isinstance(loaded, np.ndarray) or loaded.ndim != 3 or loaded.shape[1:] != (SCORED, SCORED):
         raise UsageError(f"objects {path}: shape {np.shape(loaded)} is not (N, {SCORED}, {SCORED}); resize the images")
     if len(loaded) == 0:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.errors import UsageError
-from app.options import DeviceOption, JsonOption
+from app.options import DeviceOption, JsonOption, refuse_given
 
 if TYPE_CHECKING:
     from app.worker.live import Live
@@ -20,6 +20,7 @@ NICE = 5
 
 
 def serve(
+    context: typer.Context,
     listen: Annotated[str, typer.Option(help="HOST:PORT; beyond this machine only with --keys.")] = DEFAULT,
     keys: Annotated[Path | None, typer.Option(help="Folder with CURVE keys; windows need theirs.")] = None,
     make_keys: Annotated[Path | None, typer.Option(help="Make keys in this folder, and end.")] = None,
@@ -36,6 +37,7 @@ def serve(
     from app.worker import keys as keyring
 
     if make_keys is not None:
+        refuse_given(context, ("listen", "keys", "device"), f"--make-keys {make_keys} makes keys and ends")
         keyring.make_keys(make_keys)
         report({"keys": str(make_keys), "for the window": "client.key_secret and server.key"}, as_json)
         return

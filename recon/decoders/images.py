@@ -9,7 +9,6 @@ import math
 import os
 import struct
 import urllib.request
-import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.decoders.pairs import paired
+from recon.files.arrays import UNREADABLE, why_unreadable
 from recon.files.whole import whole
+from recon.streaming import available_memory
 
 IDX_TYPES = {0x08: np.uint8, 0x09: np.int8, 0x0B: np.int16, 0x0C: np.int32, 0x0D: np.float32, 0x0E: np.float64}
 PICTURE_SUFFIXES = {".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".gif"}
@@ -30,6 +31,10 @@ MNIST_FILES = {
     "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
     "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
 }
+COPIES = 4
+"""Of all images: as they are read, as they are fitted, and what training makes of them."""
+SURE_BYTES = 2e9
+"""Memory that is taken without asking whether there is as much."""
 MNIST_MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 
 
@@ -54,6 +59,7 @@ class LabelledImages:
 
     def as_strokes(self, size: int) -> LabelledImages:
         """The images redrawn as binary strokes, (n, size, size); see `binary_strokes`."""
+        require_room(len(self.images), size, self.source)
         return LabelledImages(binary_strokes(self.images, size), self.labels, f"{self.source}, redrawn in binary")
 
     def as_pairs(self) -> LabelledImages:
@@ -150,6 +156,21 @@ def _in_range(images: NDArray[np.float32]) -> bool:
     return bool(np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1)
 
 
+def require_room(count: int, size: int, source: Path | str) -> None:
+    """Raise `ImageSourceError` where so many images of size x size pixels do not fit into the memory that is free."""
+    needed = COPIES * 4 * count * size**2
+    if needed > SURE_BYTES and needed > (free := available_memory()):
+        raise ImageSourceError(
+            f"{source}: {count} images of {size} x {size} pixels take {needed / 1e9:.3g} GB, {free / 1e9:.3g} GB "
+            "are free; choose smaller images (--image-size), or fewer"
+        )
+
+
+def _fitted(images: NDArray[np.float32], size: int, source: Path) -> NDArray[np.float32]:
+    require_room(len(images), size, source)
+    return np.stack([fit_square(image, size) for image in images])
+
+
 def load_idx_images(images: Path, labels: Path | None, size: int) -> LabelledImages:
     """An IDX image file (n, rows, columns) and its label file (n,), fitted into size x size squares.
 
@@ -167,8 +188,7 @@ def load_idx_images(images: Path, labels: Path | None, size: int) -> LabelledIma
     marks = np.zeros(len(stack), np.int64) if labels is None else read_idx(labels).astype(np.int64)
     if marks.shape != (len(stack),):
         raise ImageSourceError(f"{labels}: {marks.shape} labels for {len(stack)} images in {images}")
-    fitted = np.stack([fit_square(image, size) for image in scaled])
-    return LabelledImages(fitted, marks, images.name)
+    return LabelledImages(_fitted(scaled, size, images), marks, images.name)
 
 
 def load_stack(images: Path, labels: Path | None, size: int) -> LabelledImages:
@@ -188,7 +208,7 @@ def load_stack(images: Path, labels: Path | None, size: int) -> LabelledImages:
     marks = np.zeros(len(stack), np.int64) if labels is None else _array(labels, "labels")
     if marks.shape != (len(stack),) or marks.dtype.kind not in "iu":
         raise ImageSourceError(f"{labels}: {marks.dtype} labels {marks.shape} for {len(stack)} images in {images}")
-    return LabelledImages(np.stack([fit_square(image, size) for image in scaled]), marks.astype(np.int64), images.name)
+    return LabelledImages(_fitted(scaled, size, images), marks.astype(np.int64), images.name)
 
 
 def _array(path: Path, name: str) -> NDArray:
@@ -201,9 +221,10 @@ def _array(path: Path, name: str) -> NDArray:
             if len(held) != 1 and name not in held:
                 raise ValueError(f"holds {', '.join(held) or 'nothing'}; call the array `{name}`, or keep it alone")
             return np.asarray(loaded[name if name in held else held[0]])
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise ImageSourceError(f"{path}: cannot be read as a stack ({reason})") from None
+    except UNREADABLE as error:
+        raise ImageSourceError(
+            f"{path}: cannot be read as a stack ({why_unreadable(error)}); give what numpy.save or numpy.savez wrote"
+        ) from None
 
 
 def load_folder(folder: Path, size: int, *, dark_ink: bool = False) -> LabelledImages:
@@ -217,6 +238,7 @@ def load_folder(folder: Path, size: int, *, dark_ink: bool = False) -> LabelledI
     if not files:
         raise ImageSourceError(f"{folder}: no pictures found; supported: {', '.join(sorted(PICTURE_SUFFIXES))}")
     classes = {name: k for k, name in enumerate(sorted({p.parent.relative_to(folder).as_posix() for p in files}))}
+    require_room(len(files), size, folder)
     images = []
     for path in files:
         try:

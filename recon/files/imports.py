@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import io
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from recon.dataset import DatasetError, Geometry, Ptychogram, turned
 from recon.streaming import ArrayFrames, Electrons, RawFrames, Streamed
 
 from . import schema
+from .arrays import UNREADABLE, opened_archive, why_unreadable
 from .frames import CornerFrames, Hdf5Frames, mapped_member
 from .mapping import FieldMap
 from .read import open_hdf5, open_run
@@ -97,6 +97,8 @@ def open_any(path: Path | str, overrides: Overrides | None = None) -> Streamed:
     """
     path = Path(path)
     overrides = overrides or Overrides()
+    if overrides.fields is not None and path.name.endswith((".npz", ".npz.bz2")):
+        raise DatasetError(f"{path}: a mapping says where things are in HDF5, npz has names; leave --map out")
     if path.name.endswith((".npz", ".npz.bz2")):
         return _scan(path, _read_npz(path), overrides)
     file = open_hdf5(path)
@@ -107,6 +109,8 @@ def open_any(path: Path | str, overrides: Overrides | None = None) -> Streamed:
         file.close()
         raise
     file.close()
+    if overrides != Overrides(entry=overrides.entry):
+        raise DatasetError(f"{path}: a run knows its own geometry and noise; leave --wavelength and the like out")
     run = open_run(path)
     try:
         return run.streamed(overrides.entry)
@@ -248,13 +252,17 @@ def _npz_arrays(path: Path) -> dict[str, Any]:
         raise DatasetError(f"{path}: does not exist or is not a file; check the name")
     try:
         packed = path.suffix == ".bz2"
-        with np.load(io.BytesIO(bz2.decompress(path.read_bytes())) if packed else path, allow_pickle=False) as archive:
+        with (
+            io.BytesIO(bz2.decompress(path.read_bytes())) if packed else path.open("rb") as file,
+            opened_archive(file) as archive,
+        ):
             mapped = next((name for name in NPZ_FRAMES if name in archive.files and not packed), None)
             stack = None if mapped is None else mapped_member(path, mapped)
             return {name: stack if name == mapped and stack is not None else archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())
-        raise DatasetError(f"{path}: not a readable npz file ({reason}); it is truncated or something else") from None
+    except UNREADABLE as error:
+        raise DatasetError(
+            f"{path}: not a readable npz file ({why_unreadable(error)}); it is truncated or something else"
+        ) from None
 
 
 def _read_npz(path: Path) -> _Found:
@@ -302,17 +310,15 @@ def _scan(path: Path, found: _Found, overrides: Overrides) -> Streamed:
 
     chosen = np.arange(found.frames.shape[0]) if found.chosen is None else found.chosen
     count, shape = len(chosen), found.frames.shape[1:]
-    geometry = Geometry(
-        needed("wavelength_m", found.wavelength_m),
-        needed("distance_m", found.distance_m),
-        needed("pixel_size_m", found.pixel_size_m),
-        shape,
-        overrides.far_field or found.far_field,
-    )
-    if overrides.zero_in_corner and not geometry.far_field:
-        raise DatasetError(f"{path}: zero frequency in the corner is a matter of far-field frames; add --far-field")
-    if overrides.focus_to_sample_m is not None:
-        geometry = geometry.fresnel_scaled(overrides.focus_to_sample_m)
+    numbers = {name: needed(name, getattr(found, name)) for name in ("wavelength_m", "distance_m", "pixel_size_m")}
+    try:
+        geometry = Geometry(**numbers, shape=(shape[0], shape[1]), far_field=overrides.far_field or found.far_field)
+        if overrides.zero_in_corner and not geometry.far_field:
+            raise DatasetError("zero frequency in the corner is a matter of far-field frames; add --far-field")
+        if overrides.focus_to_sample_m is not None:
+            geometry = geometry.fresnel_scaled(overrides.focus_to_sample_m)
+    except DatasetError as error:
+        raise DatasetError(f"{path}: {error}") from None
     if found.positions_m is not None:
         positions = np.asarray(found.positions_m, np.float64)
     elif found.positions_px is not None:

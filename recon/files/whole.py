@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,9 @@ from recon.files.disk import fsync
 def whole(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """The path to write to inside; afterwards it bears the name that was asked for.
 
-    On any error, a full disk or Ctrl-C included, what was written is removed and the file before is as it was.
+    On any error, a full disk or Ctrl-C included, what was written is removed and the file before is as it was. Who may
+    read it is as for any new file in that folder, whatever a library that writes it thinks: some write through a
+    temporary file of their own, which only its owner may read.
 
     Args:
         path: of the file; one that is there is replaced.
@@ -25,7 +28,10 @@ def whole(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """
     part = path.with_name(path.name + ".part")
     try:
+        mode = _usual_mode(part)
         yield part
+        if stat.S_IMODE(part.stat().st_mode) != mode:
+            part.chmod(mode)
         fsync(part)
         if keep is not None:
             # A second name leaves no moment without a file of the first.
@@ -39,3 +45,14 @@ def whole(path: Path, keep: Path | None = None) -> Iterator[Path]:
             part.unlink(missing_ok=True)
         raise
     fsync(path.parent)
+
+
+def _usual_mode(path: Path) -> int:
+    """Permissions of a new file of that name, by umask and folder: asked of the system, since a umask that is read is
+    changed for a moment, for all threads."""
+    path.unlink(missing_ok=True)
+    path.touch(exist_ok=False)
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    finally:
+        path.unlink()

@@ -120,6 +120,9 @@ def test_exposures_are_named_once(run_path):
         (("--marginalise", "--method", "conventional"), "as exact"),
         (("--marginalise", "--decoder", "auto"), "name a decoder"),
         (("--exposure", "-3"), "seconds above zero"),
+        (("--position-sigma", "1e300"), "--position-sigma 1e+300 m"),
+        (("--flux-sigma", "1e300"), "--flux-sigma 1e+300: "),
+        (("--distance-sigma", "0.01"), "a tenth of the distance"),
     ],
 )
 def test_what_cannot_be_combined_is_refused_in_one_line(run_path, capsys, arguments, said):

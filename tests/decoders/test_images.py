@@ -310,3 +310,15 @@ def test_the_real_mnist_when_it_is_there(shared_data, monkeypatch):
     assert digits.images.shape == (10_000, 32, 32)
     assert len(digits.only(4).images) == 982
     assert (digits.images.min(), digits.images.max()) == (0, 1)
+
+
+def test_images_that_memory_cannot_hold_are_refused_with_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "available_memory", lambda: 3_000_000_000)
+    path = tmp_path / "stack.npy"
+    np.save(path, np.zeros((300, 4, 4), np.uint8))
+    message = r"stack.npy: 300 images of 1024 x 1024 pixels take 5.03 GB, 3 GB are free; choose smaller images"
+    with pytest.raises(ImageSourceError, match=message):
+        source.load_stack(path, None, 1024)
+    assert source.load_stack(path, None, 16).images.shape == (300, 16, 16)
+    with pytest.raises(ImageSourceError, match="300 images of 1024 x 1024 pixels"):
+        source.load_stack(path, None, 16).as_strokes(1024)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,13 @@ def written(network, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def package(written) -> DecoderPackage:
     return load_package(str(written))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX systems have a umask")
+def test_a_package_is_as_readable_as_any_other_file(written):
+    other = written.with_name("other.txt")
+    other.touch()
+    assert stat.S_IMODE(written.stat().st_mode) == stat.S_IMODE(other.stat().st_mode)
 
 
 def _rewrite(written: Path, path: Path, *, tensors=None, metadata=None) -> Path:

@@ -292,3 +292,13 @@ def test_a_prior_without_its_decoder_is_not_adopted(letters, tmp_path):
     (tmp_path / "made.prior.safetensors").write_bytes(b"left over")
     with pytest.raises(TrainCommandError, match="prior of a decoder that is gone"):
         train_decoder(images=letters, out=tmp_path / "made.safetensors", **SMALL_OPTIONS)
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_trained(letters, tmp_path, monkeypatch):
+    def full(path, *_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "touch", full)
+    out = tmp_path / "sub" / "letters.safetensors"
+    with pytest.raises(TrainCommandError, match=rf"--out {out}: cannot be written \(Read-only file system\)"):
+        train_decoder(images=letters, out=out)

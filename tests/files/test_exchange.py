@@ -25,6 +25,7 @@ from recon.files.imports import Overrides, read_any
 from recon.files.mapping import FieldMap, PositionOrder, PositionUnit
 from recon.files.read import open_run
 from recon.files.results import StoredCalibration, store_calibration
+from recon.files.schema import ATTR_CREATOR, CREATOR
 from tests.acquire.fakes import FakeBench
 
 GEOMETRY = Geometry(561e-9, 65e-3, 6.9e-6, (6, 6))
@@ -194,6 +195,17 @@ def several_exposures(path: Path) -> Path:
 
 
 PLACES = ["frames=ptychogram", "positions=encoder", "distance=zo", "pixel_size=dxd", "wavelength=wavelength"]
+
+
+def test_options_that_a_file_of_that_kind_would_not_read_are_refused(tmp_path):
+    run, archive = tmp_path / "run.h5", tmp_path / "a.npz"
+    with h5py.File(run, "w") as file:
+        file.attrs[ATTR_CREATOR] = CREATOR
+    with pytest.raises(DatasetError, match="a run knows its own geometry and noise"):
+        read_any(run, Overrides(wavelength_m=1e-7))
+    mapping = FieldMap.parse(["frames=/x", "positions=/y"], PositionOrder.YX, PositionUnit.METRES, False, 0, None)
+    with pytest.raises(DatasetError, match="leave --map out"):
+        read_any(archive, Overrides(fields=mapping))
 
 
 def test_one_exposure_of_several_is_chosen(tmp_path):

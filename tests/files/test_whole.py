@@ -2,6 +2,9 @@
 
 import errno
 import os
+import stat
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +66,19 @@ def test_the_old_file_is_kept_under_another_name(tmp_path, monkeypatch, links):
         part.write_text("new")
     assert (path.read_text(), kept.read_text()) == ("new", "old")
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX systems have a umask")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_a_file_is_as_readable_as_any_other_even_when_its_writer_used_a_temporary_one(tmp_path, umask, mode):
+    path = tmp_path / "a.txt"
+    before = os.umask(umask)
+    try:
+        with whole(path) as part:
+            handle, name = tempfile.mkstemp(dir=tmp_path)
+            os.close(handle)
+            Path(name).replace(part)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+    assert list(tmp_path.iterdir()) == [path]

@@ -132,6 +132,12 @@ def test_a_missing_dask_says_how_to_get_it(whole, tmp_path):
         pytest.skip("dask is installed")
 
 
+def test_a_study_of_more_exposures_than_anybody_waits_for_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("app.studies.grid.MOST_EXPOSURES", 3)
+    with pytest.raises(UsageError, match=r"--seeds 50 make \d+ exposures, more than 3"):
+        run_dose_study(replace(study(tmp_path), seeds=50), tmp_path / "out", scene=SCENE, device="cpu")
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_cluster_finds_the_same(whole, tmp_path):
     distributed = pytest.importorskip("distributed", reason="dask is not installed: pip install 'ptychoscope[dask]'")
