@@ -20,19 +20,13 @@ from app.drawing import count_words, time_words
 from app.errors import Interrupted, UsageError
 from app.figures import DoseColumn, dose_figure
 from app.latent import Decoder, estimator, on_object_grid, store_posterior
+from app.methods import PAPER, conventional, hybrid, papers_best
 from app.outputs import require_folder
 from app.profile import Profile, load_profile
 from app.progress import Course
-from app.reconstruction import (
-    PAPER,
-    conventional,
-    field_of_view,
-    hybrid,
-    lit_part,
-    papers_best,
-    store,
-)
+from app.reconstruction import store
 from app.stopping import Interrupt
+from app.task import field_of_view, lit_part
 from app.yardstick import Yardstick
 from recon.calibrate import CalibrationSettings, Illumination
 from recon.decoders.package import DecoderPackage

@@ -148,7 +148,7 @@ def orient_command(
     Ctrl-C draws what was tried; the exit code is then 130.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from app.cli import report, told_when_stopped
+    from app.reporting import report, told_when_stopped
     from recon.files.imports import Overrides
 
     require_one_start(probe, probe_diameter)

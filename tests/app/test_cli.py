@@ -11,9 +11,10 @@ from typing import Annotated, get_origin, get_type_hints
 import h5py
 import pytest
 
-from app.cli import app, finite
+from app.cli import app
 from app.errors import known_message, run_guarded
 from app.profile import PROFILES
+from app.reporting import finite
 from tests.files.compare import assert_same_measurement
 
 
