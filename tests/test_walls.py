@@ -40,7 +40,9 @@ INIT_LINES = 40
 # them.
 LOADS_TORCH = (
     "app.calibration",
+    "app.methods",
     "app.reconstruction",
+    "app.task",
     "app.request",
     "app.latent",
     "app.demo",
