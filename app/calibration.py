@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.calibration_figure import CalibrationPicture, calibration_figure
 from app.errors import Interrupted, UsageError
-from app.figures import calibration_figure
 from app.outputs import require_file, require_folder
 from app.progress import Course
 from app.unfinished import FOREIGN, holds_complete, what_is_left
@@ -25,6 +25,7 @@ from recon.calibrate import (
     Illumination,
     batch_of,
     calibrate,
+    illuminated,
     lit_window,
     with_epochs,
 )
@@ -93,7 +94,7 @@ def calibrate_data(
             f"{report.stage}  distance {report.distance_m * 1e3:.3f} mm  moved {report.position_change_px:.3f} px"
             f"  loss {report.loss:.4f}"
         )
-        course.advance(report.epoch, note)
+        course.advance(report.epoch, note, report.share)
 
     with course.interruptible():
         calibration = calibrate(
@@ -180,19 +181,22 @@ def draw(calibration: Calibration, data: Scan, left: Residuals, path: Path) -> P
     light = calibration.illumination
     pixel = light.geometry.object_pixel_m
     heading = f"{data.name}: distance {light.geometry.distance_m * 1e3:.4g} mm, {len(data)} frames"
-    return calibration_figure(
-        light.probe,
-        calibration.object,
-        light.positions_m / pixel,
-        data.positions_m / pixel,
-        calibration.loss,
-        calibration.distance_m,
-        calibration.stages,
-        left.pixels,
-        left.frames,
-        heading,
-        path,
+    picture = CalibrationPicture(
+        probe=light.probe,
+        object=calibration.object,
+        lit=illuminated(light.probe, light.positions_m / pixel, len(calibration.object)),
+        pixel_m=pixel,
+        camera_pixel_m=light.geometry.pixel_size_m,
+        positions_m=light.positions_m,
+        nominal_m=data.positions_m,
+        loss=calibration.loss,
+        distance_m=calibration.distance_m,
+        stages=calibration.stages,
+        unexplained=left.pixels,
+        unexplained_frames=left.frames,
+        points=light.indices,
     )
+    return calibration_figure(picture, heading, path)
 
 
 def _arrays(known: Uncertainty) -> dict[str, Any]:

@@ -16,22 +16,17 @@ from rich.table import Table
 
 from app import calibration as calibrating
 from app.acquire.command import run_scan
+from app.drawing import count_words, time_words
 from app.errors import Interrupted, UsageError
 from app.figures import DoseColumn, dose_figure
 from app.latent import Decoder, estimator, on_object_grid, store_posterior
+from app.methods import PAPER, conventional, hybrid, papers_best
 from app.outputs import require_folder
 from app.profile import Profile, load_profile
 from app.progress import Course
-from app.reconstruction import (
-    PAPER,
-    conventional,
-    field_of_view,
-    hybrid,
-    lit_part,
-    papers_best,
-    store,
-)
+from app.reconstruction import store
 from app.stopping import Interrupt
+from app.task import field_of_view, lit_part
 from app.yardstick import Yardstick
 from recon.calibrate import CalibrationSettings, Illumination
 from recon.decoders.package import DecoderPackage
@@ -195,6 +190,8 @@ def run_demo(
         f"{sample or profile.sample.object} from {len(frames)} diffraction patterns of the profile {profile.name}, "
         f"decoder {package.name}; inside the blue line there was light",
         out / FIGURE,
+        pixel,
+        light.geometry.pixel_size_m,
     )
     result = {
         "seconds": time.monotonic() - begin,
@@ -258,7 +255,7 @@ def _column(
 ) -> DoseColumn:
     pixel = light.geometry.pixel_size_m
     return DoseColumn(
-        title=f"{score.exposure_s * 1e3:.3g} ms\n{score.photons_per_exposure:.2g} photons",
+        title=f"{time_words(score.exposure_s)}\n{count_words(score.photons_per_exposure)} photons",
         pattern=pattern,
         images=tuple(field_of_view(image, field_m, pixel) for image in images),
         psnr_db=(
@@ -271,8 +268,15 @@ def _column(
 
 
 def _table(scores: list[ExposureScore]) -> Table:
-    table = Table(title="PSNR over the lit field, in dB", box=SIMPLE, pad_edge=False, collapse_padding=True)
-    for name in ("exposure", "photons", "latent", "hybrid", "paper's", "pixels", "verdict", "right"):
+    # A verdict may err: it is told without the truth, which the last column knows.
+    table = Table(
+        title="PSNR over the lit field, in dB",
+        caption="verdict: what the latent estimate says without the truth; alike: whether it is like the truth",
+        box=SIMPLE,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for name in ("exposure", "photons", "latent", "hybrid", "paper's", "pixels", "verdict", "alike"):
         table.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True)
     for s in scores:
         table.add_row(

@@ -12,8 +12,9 @@ import numpy as np
 from app.acquire.plan import Plan
 from app.profile import Profile, ProfileError
 from app.samples import make_sample
-from drivers.base import Camera, Clock, Light, LightState, Stage, SystemClock, VirtualClock
+from drivers.base import Camera, Light, LightState, Stage
 from drivers.basler import BaslerCamera, BaslerSettings
+from drivers.clock import Clock, SystemClock, VirtualClock
 from drivers.manual import Ask, ManualLight, nobody
 from drivers.thorlabs import ThorlabsSettings, ThorlabsStage
 from recon.dataset import Truth

@@ -41,7 +41,7 @@ def export_run(path: Path, out: Path, form: str, exposure_s: float | None, nomin
     Raises:
         DatasetError, UsageError: one line.
     """
-    from app.cli import say
+    from app.reporting import say
     from app.runs import entry_of_exposure
     from app.unfinished import warning_of
     from recon.files.exchange import ExchangeFormat, export
@@ -113,7 +113,7 @@ def export_command(
     as_json: JsonOption = False,
 ) -> None:
     """Write a run's frames, in electrons, for other programs; a calibrated run with its corrected positions."""
-    from app.cli import report
+    from app.reporting import report
 
     report(export_run(run, out, form, exposure, nominal), as_json)
 
@@ -156,7 +156,7 @@ def import_command(
     as_json: JsonOption = False,
 ) -> None:
     """Other people's data as a CXI file that `calibrate` and other programs read. The source is never changed."""
-    from app.cli import report
+    from app.reporting import report
     from recon.files.exchange import ExchangeFormat, export
     from recon.files.imports import Overrides, read_any
     from recon.files.mapping import FieldMap, PositionOrder, PositionUnit

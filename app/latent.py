@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from app.calibration import software
 from app.errors import UsageError
-from app.figures import PosteriorPicture, posterior_figure
+from app.figures import PosteriorPicture, Seen, posterior_figure
 from recon.complexlatent import ComplexEstimator, ComplexPosterior
 from recon.dataset import Ptychogram
 from recon.decoders.companion import Companion, companion_path, load_companion, plain_companion
@@ -174,16 +174,15 @@ def numbers(found: Posterior) -> dict[str, Any]:
 
 
 def draw_posterior(
-    found: Posterior, data: Ptychogram, expected: NDArray, lit: NDArray | None, heading: str, path: Path
+    found: Posterior, data: Ptychogram, expected: NDArray, field_m: float, lit: NDArray | None, heading: str, path: Path
 ) -> Path:
-    """The figure of a posterior; returns its path."""
+    """The figure of a posterior whose images are `field_m` wide; returns its path."""
     picture = PosteriorPicture(
         mean=found.mean,
         deviation=found.deviation,
         samples=found.samples[:: max(1, len(found.samples) // 4)][:4].astype(np.float32),
         classes=found.classes,
-        measured=data.frames.sum(0),
-        expected=expected,
+        seen=Seen(data.frames.sum(0), expected, data.geometry.pixel_size_m, field_m / len(found.mean)),
         lit=lit,
         verdict=f"{found.verdict.word.value}: {found.verdict.reason}",
         phase=(found.phase, found.phase_deviation) if isinstance(found, ComplexPosterior) else None,

@@ -91,7 +91,8 @@ def orient_file(
         course.console.print(table)
     statement = conclusion(verdict)
     figure = orientation_figure(
-        [(t.orientation.name.replace(", positions", "\npositions"), t.loss, t.object) for t in verdict.trials],
+        [(t.orientation.name, t.loss, t.object) for t in verdict.trials],
+        data.geometry.object_pixel_m,
         f"{path.name}: {statement}",
         folder / "orientation.png",
     )
@@ -147,7 +148,7 @@ def orient_command(
     Ctrl-C draws what was tried; the exit code is then 130.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from app.cli import report, told_when_stopped
+    from app.reporting import report, told_when_stopped
     from recon.files.imports import Overrides
 
     require_one_start(probe, probe_diameter)

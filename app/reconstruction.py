@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from app.calibration import software, stored_illumination
 from app.combining import entries_of, joint
@@ -26,129 +24,30 @@ from app.latent import (
     on_object_grid,
     store_posterior,
 )
+from app.methods import conventional, hybrid, papers_best, papers_trials
 from app.outputs import require_folder
 from app.progress import Course
-from app.request import BOTH, STARTS, Request
+from app.request import Request
+from app.task import Task, cleaned, field_of_view, lit_samples
 from app.unfinished import image_left, spare_complete, warning_of
-from app.yardstick import Yardstick
-from recon.calibrate import Illumination, illuminated
 from recon.choosing import Ranked
 from recon.combined import together
 from recon.complexlatent import ComplexPosterior
-from recon.dataset import Ptychogram, Scan, Truth
-from recon.decoders.package import DecoderPackage, load_package
+from recon.dataset import Scan
+from recon.decoders.package import load_package
 from recon.device import pick_device
 from recon.estimator import LatentEstimator
 from recon.files.read import open_run
 from recon.files.results import store_result
 from recon.files.reuse import calibration_of, reused_illumination
-from recon.hybrid import HYBRID, reconstruct_hybrid
-from recon.imperfections import Imperfections
-from recon.knownlight import grid_size
-from recon.margins import Margins, by_margins
+from recon.hybrid import HYBRID
 from recon.posterior import Posterior
 from recon.reconstruct import (
     CONVENTIONAL,
-    PixelSettings,
     Reconstruction,
-    ReconstructionSettings,
-    reconstruct_latent,
-    reconstruct_pixels,
 )
 from recon.rehearsal import Rehearsal, rehearse
 from recon.tilt import EmptyBeam, beam_tilt_rad, tilted
-
-PAPER = ReconstructionSettings(epochs=40, batch=1)
-"""The paper's estimator, one pattern a step; on simulated runs the loss has settled after 40 of its 100 epochs."""
-PAPER_RATES = (0.3, 1.0)
-"""Learning rates tried for the paper's estimator; the lower loss wins. Its range is 0.1 to 1."""
-
-
-def papers_trials(request: Request) -> list[ReconstructionSettings]:
-    """What the paper's estimator is to try: every start at every learning rate."""
-    base = replace(PAPER, seed=request.seed or 0, loss=request.loss or PAPER.loss)
-    base = replace(base, epochs=request.epochs or PAPER.epochs)
-    starts = STARTS if request.start == BOTH else (request.start or PAPER.start,)
-    rates = dict.fromkeys(request.learning_rates or PAPER_RATES)
-    return [replace(base, learning_rate=rate, start=start) for start in starts for rate in rates]
-
-
-def lit_part(data: Ptychogram, window: int) -> Ptychogram:
-    """The frames' lit window that calibration found; what lies outside holds next to no light."""
-    return data if window >= min(data.geometry.shape) else data.crop((window, window))
-
-
-def cleaned(data: Ptychogram, window: int) -> tuple[Ptychogram, Margins]:
-    """`lit_part` of frames whose offset and read noise agree with their own unlit margins, and what was done for it."""
-    margins = by_margins(data, window)
-    return lit_part(margins.data, window), margins
-
-
-def papers_best(
-    data: Ptychogram,
-    light: Illumination,
-    package: DecoderPackage,
-    field_m: float,
-    settings: Sequence[ReconstructionSettings],
-    device: str,
-    course: Course,
-    name: str,
-) -> Reconstruction:
-    """The paper's estimator: several learning rates or starts, the one with the lowest final loss kept."""
-    course.begin(name, sum(s.epochs for s in settings))
-    results: list[Reconstruction] = []
-    done = 0
-    for setting in settings:
-
-        def shown(epoch: int, _: int, loss: float, before: int = done) -> None:
-            course.advance(before + epoch, f"loss {loss:.5f}")
-
-        results.append(
-            reconstruct_latent(
-                data,
-                light,
-                package,
-                field_m,
-                setting,
-                device=device,
-                report=shown,
-                stop=course.stopped,
-            )
-        )
-        done += setting.epochs
-        if course.stopped():
-            break
-    best = min(results, key=lambda r: float(r.loss[-1]))
-    # What was not tried to its end might have been better.
-    tried = len(results) == len(settings) and not any(result.interrupted for result in results)
-    return replace(best, interrupted=not tried)
-
-
-def conventional(
-    data: Ptychogram,
-    light: Illumination,
-    settings: PixelSettings,
-    device: str,
-    course: Course,
-    name: str,
-) -> Reconstruction:
-    """The conventional reconstruction with progress."""
-    course.begin(name, 2 * settings.steps)
-    return reconstruct_pixels(
-        data,
-        light,
-        settings,
-        device=device,
-        report=lambda epoch, _, loss: course.advance(epoch, f"loss {loss:.5f}"),
-        stop=course.stopped,
-    )
-
-
-def field_of_view(obj: NDArray, field_m: float, pixel_m: float) -> NDArray:
-    """The middle of an object's grid that the decoder's image covers."""
-    half = min(len(obj) // 2, math.ceil(field_m / 2 / pixel_m))
-    middle = slice(len(obj) // 2 - half, len(obj) // 2 + half)
-    return obj[middle, middle]
 
 
 def store(
@@ -166,61 +65,6 @@ def store(
         arrays |= {"image": result.image, "latent": result.latent}
     settings = result.summary() | {"psnr_db": psnr, "software": software()} | dict(more or {})
     store_result(path, entry, arrays, settings, name=f"reconstruction_{name or result.method}")
-
-
-@dataclass(frozen=True)
-class _Task:
-    """One exposure of a run, ready to be reconstructed.
-
-    Attributes:
-        data: all frames; parts: the same, one set an exposure; entry, exposure_s: of the shortest.
-        imperfections: what is uncertain, or None.
-        beam: a scan with the empty beam that belongs to the light, or without any.
-    """
-
-    path: Path
-    entry: int
-    exposure_s: float
-    data: Ptychogram
-    light: Illumination
-    field_m: float
-    decoder: str
-    truth: Truth | None
-    folder: Path
-    device: str
-    parts: tuple[Ptychogram, ...]
-    imperfections: Imperfections | None
-    beam: Scan
-
-    @property
-    def pixel_m(self) -> float:
-        return self.light.geometry.pixel_size_m
-
-    @property
-    def size(self) -> int:
-        """Side of the object's grid: room for all points of the calibration scan."""
-        return grid_size(self.light)
-
-    def psnr_db(self, obj: NDArray) -> float | None:
-        if self.truth is None:
-            return None
-        return Yardstick.build(self.truth, self.light, self.data.indices, len(obj)).psnr_db(obj)
-
-    def phase(self, obj: NDArray, tilt_rad: NDArray) -> dict[str, Any]:
-        """What is known of a complex object's phase: the beam's tilt it was found under, and its scores."""
-        known: dict[str, Any] = {"phase_psnr_db": None, "phase_error_rad": None}
-        if self.truth is not None:
-            known = dict(Yardstick.build(self.truth, self.light, self.data.indices, len(obj)).phase(obj))
-        return known | {"beam_tilt_rad": [float(v) for v in tilt_rad]}
-
-    def heading(self, method: str, psnr: float | None, phase: Mapping[str, Any] | None = None) -> str:
-        scored = "" if psnr is None else f", {psnr:.1f} dB"
-        if phase and phase["phase_error_rad"] is not None:
-            scored += f", phase {phase['phase_error_rad']:.2f} rad off"
-        return f"{self.path.name}: {method}, {self.exposure_s * 1e3:.4g} ms{scored}"
-
-    def figure(self, method: str) -> Path:
-        return self.folder / f"{method}-{self.exposure_s * 1e3:.4g}ms.png"
 
 
 def reconstruct_file(
@@ -253,7 +97,7 @@ def reconstruct_file(
     settings = profile["reconstruction"]
     clean = [cleaned(data, window) for data in frames]
     parts = tuple(lit for lit, _ in clean)
-    task = _Task(
+    task = Task(
         path,
         entry,
         exposures[0],
@@ -314,13 +158,18 @@ class _Believed:
     beside: dict[str, Any]
     interrupted: bool = False
 
+    def words(self) -> str:
+        """Which decoder, for a figure's title."""
+        name = f"decoder {self.decoder.package.name}"
+        return f"{name}, first of {len(self.places)} by evidence" if self.places else name
+
     def values(self) -> dict[str, Any]:
         """For the JSON line."""
         values = numbers(self.posterior) | {"decoder": self.decoder.package.name} | self.beside
         return values | ({"ranking": ranking(self.places)} if self.places else {})
 
 
-def _posterior(task: _Task, request: Request, course: Course) -> _Believed:
+def _posterior(task: Task, request: Request, course: Course) -> _Believed:
     pose, names = request.pose or "free", candidates(task.decoder)
     places: list[Ranked] = []
     tilt = np.zeros(2)
@@ -351,7 +200,7 @@ def _posterior(task: _Task, request: Request, course: Course) -> _Believed:
     return _Believed(found, decoder, estimate, places, tilt, beside, len(places) < len(names or ()))
 
 
-def _latent(task: _Task, request: Request, course: Course) -> dict[str, Any]:
+def _latent(task: Task, request: Request, course: Course) -> dict[str, Any]:
     believed = _posterior(task, request, course)
     found = believed.posterior
     psnr = task.psnr_db(on_object_grid(found.mean, task.field_m, task.size, task.pixel_m))
@@ -368,8 +217,9 @@ def _latent(task: _Task, request: Request, course: Course) -> dict[str, Any]:
         found,
         task.data,
         believed.estimator.expected(task.data, found.transmission),
+        task.field_m,
         lit_samples(task.light, task.data, task.field_m, len(found.mean)),
-        task.heading("latent", psnr, phase),
+        task.heading(f"latent, {believed.words()}", psnr, phase),
         task.figure(name.replace("_", "-")),
     )
     return believed.values() | {
@@ -380,23 +230,7 @@ def _latent(task: _Task, request: Request, course: Course) -> dict[str, Any]:
     }
 
 
-def hybrid(
-    data: Ptychogram, light: Illumination, found: Posterior, field_m: float, device: str, course: Course, name: str
-) -> Reconstruction:
-    """Decoder and free pixels, with progress."""
-    course.begin(name, 2 * HYBRID.steps)
-    return reconstruct_hybrid(
-        data,
-        light,
-        found,
-        field_m,
-        device=device,
-        report=lambda epoch, _, loss: course.advance(epoch, f"loss {loss:.5f}"),
-        stop=course.stopped,
-    )
-
-
-def _hybrid(task: _Task, request: Request, course: Course) -> dict[str, Any]:
+def _hybrid(task: Task, request: Request, course: Course) -> dict[str, Any]:
     believed = _posterior(task, request, course)
     found = believed.posterior
     result = hybrid(task.data, task.light, found, task.field_m, task.device, course, "hybrid")
@@ -410,12 +244,11 @@ def _hybrid(task: _Task, request: Request, course: Course) -> dict[str, Any]:
     more = ({} if bars is None else bars.summary()) | {"interrupted": interrupted}
     store(task.path, task.entry, result, psnr, request.method, more, beside)
     figure = hybrid_figure(
-        task.data.frames.sum(0),
-        result.expected.sum(0),
+        task.seen(result.expected),
         field_of_view(latent, task.field_m, task.pixel_m),
         field_of_view(result.object.real, task.field_m, task.pixel_m),
         None if bars is None else field_of_view(bars.deviation, task.field_m, task.pixel_m),
-        task.heading(request.method, psnr),
+        task.heading(f"{request.method}, {believed.words()}", psnr),
         task.figure(request.method),
     )
     return believed.values() | {
@@ -430,7 +263,7 @@ def _hybrid(task: _Task, request: Request, course: Course) -> dict[str, Any]:
     }
 
 
-def _rehearsed(task: _Task, members: int, found: Posterior, result: Reconstruction, course: Course) -> Rehearsal | None:
+def _rehearsed(task: Task, members: int, found: Posterior, result: Reconstruction, course: Course) -> Rehearsal | None:
     """Error bars of a hybrid image; None where they were interrupted before there was anything."""
     course.begin("rehearsals", members)
     if course.stopped():
@@ -448,7 +281,7 @@ def _rehearsed(task: _Task, members: int, found: Posterior, result: Reconstructi
     )
 
 
-def _iterative(task: _Task, request: Request, course: Course) -> dict[str, Any]:
+def _iterative(task: Task, request: Request, course: Course) -> dict[str, Any]:
     package = None
     light, tilt = task.light, np.zeros(2)
     complex_pixels = request.method == "conventional" and request.positivity is False
@@ -471,12 +304,13 @@ def _iterative(task: _Task, request: Request, course: Course) -> dict[str, Any]:
     phase = task.phase(result.object, tilt) if complex_pixels else {}
     spare_complete(task.path, task.entry, request.method, result.interrupted)
     store(task.path, task.entry, result, psnr, request.method, phase)
+    named = request.method if package is None else f"the paper's estimator, decoder {package.name}"
     figure = reconstruction_figure(
-        task.data.frames.sum(0),
-        result.expected.sum(0),
+        task.seen(result.expected),
         field_of_view(result.object, task.field_m, task.pixel_m),
         result.loss,
-        task.heading(request.method, psnr, phase),
+        result.level_steps,
+        task.heading(named, psnr, phase),
         task.figure(request.method),
         phase=complex_pixels,
     )
@@ -495,20 +329,9 @@ def _iterative(task: _Task, request: Request, course: Course) -> dict[str, Any]:
     }
 
 
-_METHODS: dict[str, Callable[[_Task, Request, Course], dict[str, Any]]] = {
+_METHODS: dict[str, Callable[[Task, Request, Course], dict[str, Any]]] = {
     "latent": _latent,
     "hybrid": _hybrid,
     "paper": _iterative,
     "conventional": _iterative,
 }
-
-
-def lit_samples(light: Illumination, data: Ptychogram, field_m: float, samples: int) -> NDArray[np.float32]:
-    """(samples, samples) share of each pixel of the decoder's image that the frames' light reached."""
-    pixel = light.geometry.pixel_size_m
-    size = 2 * math.ceil(field_m / pixel / 2) + 2
-    lit = illuminated(light.probe, light.positions_of(data.indices) / pixel, max(size, grid_size(light)))
-    axis = ((np.arange(samples) + 0.5) / samples - 0.5) * field_m / pixel + len(lit) // 2
-    grid = np.meshgrid(axis, axis, indexing="ij")
-    shown: NDArray[np.float32] = ndimage.map_coordinates(lit.astype(np.float32), grid, order=1)
-    return shown

@@ -22,7 +22,8 @@ from app.live.pace import PacedClock
 from app.profile import Profile
 from app.runs import stored_plan
 from app.stopping import Interrupt
-from drivers.base import CameraInfo, Clock, Interval, Region, StageInfo, StagePosition, SystemClock, VirtualClock
+from drivers.base import CameraInfo, Interval, Region, StageInfo, StagePosition
+from drivers.clock import Clock, SystemClock, VirtualClock
 from recon.dataset import DatasetError, Truth
 from recon.files.read import open_run
 from recon.files.recorded import RecordedFrames

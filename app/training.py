@@ -140,9 +140,10 @@ def train_decoder(
     Raises:
         TrainCommandError: one line.
     """
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from app.progress import stderr_console
+    from app.progress import LeftColumn, stderr_console
+    from app.timeleft import TimeLeft
     from recon.decoders.images import ImageSourceError
 
     started = time.monotonic()
@@ -177,9 +178,10 @@ def train_decoder(
         kind = ComplexArchitecture if phase else Architecture
         architecture = kind.of_size(image_size, latent, linear_layers)
         settings = TrainingSettings(epochs=epochs, batch=batch, seed=seed, linear_start=linear_start)
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), LeftColumn())
         with Progress(*columns, console=console, transient=True) as progress:
-            bar = progress.add_task(f"training {target.stem}", total=None)
+            left = TimeLeft()
+            bar = progress.add_task(f"training {target.stem}", total=None, left=left)
             console.print(
                 f"training {target.stem} on {chosen}: {len(train_set.images)} images from {train_set.source}, "
                 f"{len(test_set.images)} to validate, {epochs} epochs",
@@ -192,6 +194,7 @@ def train_decoder(
                     console.print(f"going on from {checkpoint}", highlight=False, soft_wrap=True)
                 if progress.tasks[0].total is None:
                     progress.reset(bar, total=total, completed=done)
+                left.step(done / total)
                 progress.update(bar, completed=done)
 
             def report(epoch: EpochReport) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from recon.calibrate import Calibration
 from recon.dataset import Truth
 from recon.illumination import Illumination, illuminated
 from recon.metrics import (
@@ -20,6 +20,9 @@ from recon.metrics import (
     psnr_db,
     stretched_probe,
 )
+
+if TYPE_CHECKING:
+    from recon.calibrate import Calibration
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from app.worker.place import OwnWorker
 from app.worker.session import Session
 from app.worker.source import RecordedSource
 from benchmarks.report import append_rows, machine
-from drivers.base import Clock
+from drivers.clock import Clock
 from recon.files.imports import Overrides
 
 CLAIM_S = 2.0

@@ -19,10 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import gammaln
 
+from app.drawing import BLUE, GREEN, GREY, ORANGE, VERMILION, save, styled
 from benchmarks.report import append_rows, machine
 from recon.codenoise import CodeMixed
 from recon.exactnoise import ExactMixed
@@ -41,6 +43,7 @@ COMMAND = "python -m benchmarks.likelihoods"
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "noise.png"
 READ_NOISES = (0.3, 2.3)
 LEVELS = np.logspace(-4, 3, 36)
+COLOURS = (BLUE, ORANGE, GREEN, VERMILION)
 SHOWN: tuple[tuple[Likelihood, str], ...] = (
     (MixedGaussian(), "Eq. 1 of the paper"),
     (ShiftedPoisson(), "shifted Poisson"),
@@ -120,33 +123,29 @@ def efficient() -> dict[float, dict[str, NDArray[np.float64]]]:
     return found
 
 
+@styled
 def draw(found: dict[float, dict[str, NDArray[np.float64]]]) -> None:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(2, 2, figsize=(9.5, 6.4), sharex=True, sharey="row", layout="constrained")
+    figure = Figure(figsize=(9.0, 6.0), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True, sharey="row")
     for column, sigma in enumerate(READ_NOISES):
         top, bottom = axes[:, column]
         for number, (_, label) in enumerate(SHOWN):
             share, place = found[sigma][label]
             style = "-" if number < 2 else "--"
-            top.plot(LEVELS, share, style, color=f"C{number}", label=label)
+            top.plot(LEVELS, share, style, color=COLOURS[number], label=label)
             if number >= 2:
-                bottom.plot(LEVELS, np.abs(place - LEVELS), style, color=f"C{number}", label=label)
+                bottom.plot(LEVELS, np.abs(place - LEVELS), style, color=COLOURS[number], label=label)
         top.axhline(1, color="k", label="exact")
-        top.plot(LEVELS, found[sigma]["exact"][0], ":", color="0.5", label="exact, of ideal counting")
-        bottom.plot(LEVELS, LEVELS, ":", color="0.5", label="the intensity itself")
-        top.set_title(f"read noise {sigma:g} e-")
+        top.plot(LEVELS, found[sigma]["exact"][0], ":", color=GREY, label="exact, of ideal counting")
+        bottom.plot(LEVELS, LEVELS, ":", color=GREY, label="the intensity itself")
+        top.set_title(f"read noise {sigma:g} e$^-$")
         top.set_ylim(0, 1.05)
         bottom.set(xscale="log", yscale="log", ylim=(1e-4, 100), xlabel="photons in the pixel")
     axes[0, 0].set_ylabel("information, share of the exact")
     axes[1, 0].set_ylabel("|bias|, electrons (others: none)")
-    axes[0, 0].legend(fontsize=8, loc="lower right")
-    axes[1, 0].legend(fontsize=8, loc="upper left")
-    figure.savefig(PICTURE, dpi=110)
-    plt.close(figure)
+    axes[0, 0].legend(loc="lower right")
+    axes[1, 0].legend(loc="upper left")
+    save(figure, PICTURE)
 
 
 def shares(found: dict[float, dict[str, NDArray[np.float64]]]) -> list[tuple[str, str, str]]:

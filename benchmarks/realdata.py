@@ -273,7 +273,7 @@ def draw(case: Case, curves: dict[str, Curve], pixel_m: float, path: Path) -> No
     from matplotlib import pyplot as plt
     from matplotlib.ticker import NullFormatter
 
-    from app.figures import complex_colours
+    from app.drawing import complex_colours
 
     shown = [next(c.name for c in case.contenders if (c.program == "ours") is mine and c.name in curves)
              for mine in (True, False)]  # fmt: skip

@@ -38,8 +38,8 @@ from app.devices import Devices
 from app.live.slot import Slot, SlotObserver
 from app.profile import Profile, load_profile
 from benchmarks.report import append_rows, machine
-from drivers.base import SystemClock, VirtualClock
 from drivers.basler import BaslerCamera, BaslerSettings
+from drivers.clock import SystemClock, VirtualClock
 from recon.files import schema
 from recon.files.write import RunWriter
 from simulators.light import SimulatedLight

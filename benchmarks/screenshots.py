@@ -29,7 +29,8 @@ from app.gui.window import Window
 from app.live.state import Health
 from app.profile import PROFILES
 from app.worker.live import Live
-from drivers.base import ConnectionLost, SystemClock
+from drivers.base import ConnectionLost
+from drivers.clock import SystemClock
 
 PATIENCE_S = 900.0
 COLOURS = 255
@@ -185,6 +186,8 @@ def small_profile(folder: Path) -> str:
 def live(p: Photographer, folder: Path, speed: float) -> None:
     """A run that is reconstructed while it goes on: its calibration, then its images."""
     w, panel = p.window, p.panel
+    # Of the run before, whose images nobody waited for.
+    w.notices.banner.hide()
     w.connect_bench(Choice(small_profile(folder), 0, None, speed))
     p.live(0, lambda: w.camera._view is not None and w.owner.state.idle)
     panel.pose.setCurrentText("known")

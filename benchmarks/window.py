@@ -48,7 +48,8 @@ from app.profile import Profile, load_profile
 from app.worker.link import LinkState
 from app.worker.live import Live
 from benchmarks.report import append_rows, machine
-from drivers.base import StagePosition, SystemClock
+from drivers.base import StagePosition
+from drivers.clock import SystemClock
 from drivers.manual import nobody
 from simulators.apt_protocol import Id
 
@@ -238,7 +239,7 @@ def stop_times(name: str) -> tuple[list[float], list[float]]:
     """Milliseconds from the press of the button to the bytes obeyed (emulated) and to the stage standing."""
     obeyed, standing = [], []
     with window_of(setup_of(name)) as (window, live):
-        setup = window.owner._setup
+        setup = window.owner.setup
         stage = setup.devices.stage
         wire = setup.devices.wires[0] if setup.devices.wires else None
         window.owner.give(orders.home())
@@ -310,7 +311,7 @@ def memory(frames: int) -> list[tuple[str, str, str]]:
         window.owner.give(orders.live(True))
 
         def shown() -> int:
-            newest = window.owner.frames.newest()
+            newest = window.owner.watched.frames.newest()
             return 0 if newest is None else newest.number
 
         live(lambda: shown() > WARM_FRAMES)

@@ -19,7 +19,8 @@ from thorlabs_apt_device.enums import EndPoint
 from drivers.apt_device import Bsc, Kst101, one_line
 from drivers.apt_settings import ControllerKind, MotionParameters
 from drivers.apt_watch import AxisState, Watch
-from drivers.base import Clock, ConnectionLost, DeviceTimeout, InstrumentError, NotReadyError
+from drivers.base import ConnectionLost, DeviceTimeout, InstrumentError, NotReadyError
+from drivers.clock import Clock
 
 try:
     import fcntl

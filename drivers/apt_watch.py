@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from drivers.base import Clock
+from drivers.clock import Clock
 
 STALE_S = 0.7
 """A status request that has not been answered for so long: the controller is silent."""

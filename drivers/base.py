@@ -1,4 +1,4 @@
-"""What a bench is made of: camera, stage, light and clock as protocols, their limits, and the errors they raise.
+"""What a bench is made of: camera, stage and light as protocols, their limits, and the errors they raise.
 
 Everything is in SI units. Positions are (y, x) displacements of the stage's carriage in its own frame; the map to the
 object (the sample moves, so object position = -displacement) belongs to the profile, not to the device.
@@ -8,8 +8,6 @@ Nothing here moves on opening or connecting; limits raise `LimitError` and never
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -447,55 +445,3 @@ class Light(Protocol):
     def describe(self) -> Facts:
         """What blocks the beam, for `check` and for the run's file."""
         ...
-
-
-class Clock(Protocol):
-    """Where time comes from, so that tests neither sleep nor race."""
-
-    def now(self) -> float:
-        """Seconds since the epoch."""
-        ...
-
-    def monotonic(self) -> float:
-        """Seconds that never go back."""
-        ...
-
-    def sleep(self, seconds: float) -> None: ...
-
-
-class SystemClock:
-    """Real time."""
-
-    def now(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        if seconds > 0:
-            time.sleep(seconds)
-
-
-class VirtualClock:
-    """Time that passes only when somebody sleeps, so that a simulated scan takes no longer than its computation.
-
-    Args:
-        start: seconds since the epoch at which it begins.
-    """
-
-    def __init__(self, start: float = 0.0):
-        self._start = start
-        self._elapsed = 0.0
-        self._lock = threading.Lock()
-
-    def now(self) -> float:
-        return self._start + self._elapsed
-
-    def monotonic(self) -> float:
-        return self._elapsed
-
-    def sleep(self, seconds: float) -> None:
-        if seconds > 0:
-            with self._lock:
-                self._elapsed += seconds

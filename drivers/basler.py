@@ -20,7 +20,6 @@ from drivers.base import (
     CameraWire,
     Cancel,
     Cancelled,
-    Clock,
     ConnectionLost,
     DeviceTimeout,
     Exposure,
@@ -30,10 +29,10 @@ from drivers.base import (
     LimitError,
     NotReadyError,
     Region,
-    SystemClock,
     TriggerSettings,
     never,
 )
+from drivers.clock import Clock, SystemClock
 from drivers.pylon_device import PylonDevice, one_line
 
 POLL_S = 0.1

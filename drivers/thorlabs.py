@@ -21,7 +21,6 @@ from drivers.apt_settings import AXES, MotionParameters, ThorlabsSettings
 from drivers.base import (
     Cancel,
     Cancelled,
-    Clock,
     ConnectionLost,
     DeviceTimeout,
     Facts,
@@ -32,9 +31,9 @@ from drivers.base import (
     NotReadyError,
     StageInfo,
     StagePosition,
-    SystemClock,
     never,
 )
+from drivers.clock import Clock, SystemClock
 
 MARGIN_S = 2.0
 """Grace beyond the computed duration of a motion."""

@@ -122,11 +122,13 @@ class Calibration:
 class EpochReport:
     """Progress: which epoch of at most how many, in which stage, and what it changed.
 
+    `share` is that of the work of all epochs; one of a fine stage is more work than one of a coarse stage.
     `pictures` gives probe (K, K) and object (M, M) as they are by now, complex64 on this stage's pitch; for looking at.
     """
 
     epoch: int
     epochs: int
+    share: float
     stage: str
     loss: float
     distance_m: float
@@ -269,6 +271,7 @@ def calibrate(
     scale, pixel, described = 1.0, data.geometry.object_pixel_m, []
     saved = None if checkpoint is None else load_checkpoint(checkpoint, mark, settings)
     total = sum(stage.epochs for stage in plan)
+    work = np.cumsum([0, *(stage.epochs * stage.pixels for stage in plan)])
     batch = batch_of(settings, len(data), team.size)
     for number, stage in enumerate(plan):
         if number == 0 or (stage.side, stage.binning) != (plan[number - 1].side, plan[number - 1].binning):
@@ -353,7 +356,8 @@ def calibrate(
             if polish is not None:
                 course.share = 1.0 if polish.settled else course.epoch / stage.epochs
             pictures = partial(_pictures, unknowns)
-            report(EpochReport(len(course.table.loss), total, stage.name, value, distance, moved, pictures))
+            behind = (work[number] + course.epoch * stage.pixels) / work[-1]
+            report(EpochReport(len(course.table.loss), total, behind, stage.name, value, distance, moved, pictures))
             # A polish that is resumed begins anew: its steps follow from its start alone.
             if checkpoint is not None and team.rank == 0 and polish is None:
                 save_checkpoint(checkpoint, mark, settings, number, unknowns, scale, fit, course)

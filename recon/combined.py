@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from recon.bins import Bins
 from recon.dataset import Ptychogram
-from recon.estimator import MAPPED, LatentEstimator
+from recon.estimator import LatentEstimator
 from recon.events import Events, Watch
 from recon.manner import Manner, read_noise_e
 from recon.noise import Likelihood
 from recon.observation import LightMap
 from recon.operator import CameraOperator, Drawing
 from recon.posterior import Posterior
+from recon.prepared import MAPPED
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from recon.decoders.package import DecoderPackage
 from recon.decoders.sketch import Drawer
 from recon.estimator import LatentEstimator
 from recon.foreign import DARK, directions
+from recon.found import Found
 from recon.missed import Field
 from recon.observation import Observation
 from recon.operator import CameraOperator
 from recon.posterior import Posterior
-from recon.prepared import Found
 
 
 @dataclass(frozen=True)

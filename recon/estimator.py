@@ -21,23 +21,22 @@ from recon.decoders.direct import DirectDrawer
 from recon.decoders.package import DecoderPackage
 from recon.decoders.sketch import Drawer
 from recon.decoders.whitening import Whitening
-from recon.events import Events, Watch
+from recon.events import Events
 from recon.foreign import Foreign, foreign_beside, foreign_evidence
+from recon.found import Found
 from recon.illumination import Illumination
 from recon.latent import CHUNK, Bank, LatentSettings, Modes, refine, search, settle
 from recon.manner import Manner, read_noise_e
 from recon.missed import Field, Missed, look_beside
-from recon.observation import LightMap, Observation
+from recon.observation import Observation
 from recon.operator import CameraOperator, Drawing
 from recon.posterior import Posterior
-from recon.prepared import Found, Prepared
+from recon.prepared import Prepared
 from recon.scene import Nuisances, Scene
 from recon.verdict import judge
 
 BANK = 4096
 """Images of the bank: enough that one of them lies in the right basin at any dose that tells anything."""
-MAPPED = 64
-"""Images of the prior whose mean light says which pixels to look at."""
 EXACT_STEPS = 12
 """Gauss-Newton steps of the decoder itself, from where the sketch's search ended."""
 LAST_STEPS = 10
@@ -168,25 +167,16 @@ class LatentEstimator:
         known = self._prepared.get(key)
         if known is not None:
             return known
-        geometry = replace(self.light.geometry, shape=mask.shape)
-        operator = self.kind.build(
-            replace(self.light, geometry=geometry),
-            self.light.positions_of(indices),
+        prepared = Prepared.build(
+            self.kind,
+            self.light,
+            indices,
             exposures_s,
-            geometry.shape,
+            dark_variance,
+            mask,
             Drawing(self.samples, self.field_m),
-            self.device,
+            self.bank.images,
         )
-        points = tuple((int(k), float(s)) for k, s in zip(indices, exposures_s, strict=True))
-        images = self.bank.images[:MAPPED].float()
-        light = LightMap.build(operator, images, geometry.pixel_size_m)
-        manner = Manner.planned(read_noise_e(dark_variance, mask), float(light.mean.max()))
-        prepared = Prepared(points, operator, light, manner, None, None)
-        if manner is Manner.EVENTS:
-            variance = torch.from_numpy(dark_variance).to(self.device)
-            watch = Watch.build(operator, light, variance, torch.from_numpy(mask).to(self.device))
-            dark = [watch.quadratic.by_frame(part.float()) for part in self.bank.images.split(CHUNK)]
-            prepared = replace(prepared, watch=watch, dark=-torch.cat(dark, 1))
         while len(self._prepared) >= MOST_PREPARED:
             del self._prepared[next(iter(self._prepared))]
         self._prepared[key] = prepared

@@ -158,4 +158,5 @@ def reconstruct_hybrid(
         interrupted=refined.interrupted,
         converged=refined.converged,
         residual=posterior.foreign.residual,
+        level_steps=refined.level_steps,
     )

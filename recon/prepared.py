@@ -1,20 +1,23 @@
-"""What an estimator keeps ready before frames come, and what a search of them has come to."""
+"""What frames at some positions with some exposures need before they come; made once, kept for the next ones."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from recon.chains import Sample
-from recon.chord import Chord
 from recon.events import Watch
-from recon.latent import Modes
-from recon.manner import Manner
-from recon.missed import Missed
+from recon.illumination import Illumination
+from recon.latent import CHUNK
+from recon.manner import Manner, read_noise_e
 from recon.observation import LightMap
-from recon.operator import CameraOperator
-from recon.scene import Scene
+from recon.operator import CameraOperator, Drawing
+
+MAPPED = 64
+"""Images of the prior whose mean light says which pixels to look at."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,44 @@ class Prepared:
     watch: Watch | None
     dark: Tensor | None
 
+    @classmethod
+    def build(
+        cls,
+        kind: type[CameraOperator],
+        illumination: Illumination,
+        indices: NDArray[np.int64],
+        exposures_s: NDArray[np.float64],
+        dark_variance: NDArray[np.float32],
+        mask: NDArray[np.bool_],
+        drawing: Drawing,
+        images: Tensor,
+    ) -> Prepared:
+        """For points (N,) by index, exposures (N,), and a sensor (H, W).
+
+        Args:
+            kind: of operator that the images take.
+            images: (n, ...) the bank's; their device is that of all tensors.
+        """
+        device = str(images.device)
+        geometry = replace(illumination.geometry, shape=mask.shape)
+        operator = kind.build(
+            replace(illumination, geometry=geometry),
+            illumination.positions_of(indices),
+            exposures_s,
+            geometry.shape,
+            drawing,
+            device,
+        )
+        points = tuple((int(k), float(s)) for k, s in zip(indices, exposures_s, strict=True))
+        light = LightMap.build(operator, images[:MAPPED].float(), geometry.pixel_size_m)
+        manner = Manner.planned(read_noise_e(dark_variance, mask), float(light.mean.max()))
+        if manner is not Manner.EVENTS:
+            return cls(points, operator, light, manner, None, None)
+        variance = torch.from_numpy(dark_variance).to(device)
+        watch = Watch.build(operator, light, variance, torch.from_numpy(mask).to(device))
+        dark = [watch.quadratic.by_frame(part.float()) for part in images.split(CHUNK)]
+        return cls(points, operator, light, manner, watch, -torch.cat(dark, 1))
+
     def select(self, frames: list[int]) -> Prepared:
         """What some of the frames need."""
         points = tuple(self.points[j] for j in frames)
@@ -45,31 +86,3 @@ class Prepared:
             return Prepared(points, self.operator.select(frames), light, self.manner, None, None)
         watch = self.watch.select(frames)
         return Prepared(points, watch.operator, light, self.manner, watch, self.dark[frames])
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a search has come to.
-
-    Attributes:
-        modes: of the decoder itself.
-        chord: draws as it does, with its Jacobians there.
-        drawn: the posterior's draws.
-        iterations: Gauss-Newton steps.
-        followed: frames that have come since the last search of the bank.
-        missed: what the decoder misses of the object, where there is light enough to see it; the draws are then its.
-        fields: (n, s, s) or (n, 2, s, s) of it, one for each draw; see `recon.missed.Missed.draws`.
-    """
-
-    modes: Modes
-    chord: Chord
-    drawn: Sample
-    iterations: int
-    followed: int = 0
-    missed: Missed | None = None
-    fields: Tensor | None = None
-
-    def lit(self, scene: Scene) -> Tensor:
-        """(n, s, s) draws as they meet the light, with what the decoder misses of them."""
-        images = scene.lit(self.drawn.images, self.drawn.theta)
-        return images if self.fields is None else images + self.fields

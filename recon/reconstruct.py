@@ -98,6 +98,7 @@ class Reconstruction:
         converged: whether the stopping criterion was met; None for searches of a fixed number of epochs.
         tried: (kappa, held-out loss) along the path of strengths; conventional only.
         residual: power of what lies beside the decoder's image, in variances of its misfit; hybrid only.
+        level_steps: how many losses are of each level of pixels, the coarsest first; each level has a loss of its own.
     """
 
     method: str
@@ -112,6 +113,7 @@ class Reconstruction:
     converged: bool | None = None
     tried: tuple[tuple[float, float], ...] = ()
     residual: float | None = None
+    level_steps: tuple[int, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """Numbers for files and reports."""
@@ -238,6 +240,7 @@ def reconstruct_pixels(
         interrupted=refined.interrupted,
         converged=refined.converged,
         tried=tried,
+        level_steps=refined.level_steps,
     )
 
 
@@ -250,6 +253,7 @@ class Refined:
     losses: NDArray[np.float64]
     interrupted: bool
     converged: bool
+    level_steps: tuple[int, ...]
 
 
 def refine_pixels(
@@ -287,6 +291,7 @@ def refine_pixels(
         return as_channels(torch.from_numpy(moved).to(device), settings.positivity)
 
     channels, place = start, light
+    level_steps: list[int] = []
     for binning in levels:
         if binning != place.binning:
             place = KnownLight.build(data, illumination, binning, device)
@@ -297,6 +302,7 @@ def refine_pixels(
             steps=settings.steps, anchor=anchored(place), told=told,
         )  # fmt: skip
         channels = found.channels
+        level_steps.append(len(losses) - sum(level_steps))
         if found.interrupted:
             break
     if place.binning != 1:
@@ -304,7 +310,12 @@ def refine_pixels(
         channels = carried(channels, place)
     obj = as_field(channels)
     return Refined(
-        obj.cpu().numpy(), place.expected(obj).cpu().numpy(), np.array(losses), found.interrupted, found.converged
+        obj.cpu().numpy(),
+        place.expected(obj).cpu().numpy(),
+        np.array(losses),
+        found.interrupted,
+        found.converged,
+        tuple(level_steps),
     )
 
 

@@ -130,6 +130,11 @@ class Stage:
     epochs: int
     speed: float
 
+    @property
+    def pixels(self) -> int:
+        """Of a frame as this stage takes it: what an epoch costs grows with them."""
+        return self.side[0] * self.side[1] // self.binning**2
+
 
 def stages_of(data: Scan, settings: CalibrationSettings, crop: int) -> list[Stage]:
     """The plan of a calibration: coarse before fine, as the geometry and the light's window `crop` allow."""

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from recon.dataset import Ptychogram
 from recon.estimator import LatentEstimator
+from recon.found import Found
 from recon.manner import Manner
 from recon.observation import Observation
 from recon.posterior import Posterior
-from recon.prepared import Found, Prepared
+from recon.prepared import Prepared
 
 
 @dataclass

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from drivers.base import Clock, Interval, LightState, Region
+from drivers.base import Interval, LightState, Region
+from drivers.clock import Clock
 from simulators.camera import SimulatedCamera
 from simulators.carriage import StageSettings
 from simulators.light import SimulatedLight

@@ -11,7 +11,6 @@ from drivers.base import (
     CameraInfo,
     Cancel,
     Cancelled,
-    Clock,
     Exposure,
     Facts,
     Interval,
@@ -20,6 +19,7 @@ from drivers.base import (
     Region,
     never,
 )
+from drivers.clock import Clock
 from simulators.sensor import Sensor
 
 SLICE_S = 0.02

@@ -34,7 +34,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from drivers.base import Cancel, Clock, LimitError, Region, TriggerSettings
+from drivers.base import Cancel, LimitError, Region, TriggerSettings
+from drivers.clock import Clock
 
 SERIAL = "0815-0000"
 """Serial number of the first emulated camera."""

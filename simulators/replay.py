@@ -21,7 +21,6 @@ from drivers.base import (
     CameraInfo,
     Cancel,
     Cancelled,
-    Clock,
     Exposure,
     Facts,
     LightState,
@@ -31,6 +30,7 @@ from drivers.base import (
     StagePosition,
     never,
 )
+from drivers.clock import Clock
 
 SLICE_S = 0.02
 """Longest sleep between two frames: how soon a cancel is seen."""

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from drivers.base import Cancel, Cancelled, Clock, Facts, Interval, NotReadyError, StageInfo, StagePosition, never
+from drivers.base import Cancel, Cancelled, Facts, Interval, NotReadyError, StageInfo, StagePosition, never
+from drivers.clock import Clock
 from simulators.carriage import Carriage, StageSettings
 from simulators.motion import Trapezoid
 

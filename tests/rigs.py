@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
-from drivers.base import Camera, Clock, Light, Stage, StagePosition, SystemClock, VirtualClock
+from drivers.base import Camera, Light, Stage, StagePosition
 from drivers.basler import BaslerCamera, BaslerSettings
+from drivers.clock import Clock, SystemClock, VirtualClock
 from drivers.thorlabs import ThorlabsSettings, ThorlabsStage
 from simulators.bench import build_bench
 from simulators.objects import Sample, draw_digit

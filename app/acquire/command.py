@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -22,6 +22,7 @@ from app.profile import load_profile
 from app.runs import points_left
 from app.stopping import Interrupt
 from app.streams import resilient
+from app.timeleft import TimeLeft, rough
 from recon.files.read import open_run
 
 if TYPE_CHECKING:
@@ -39,18 +40,26 @@ class ConsoleProgress:
         stream: where to write; once that fails, nothing more is written.
         simulated: simulated time says nothing about real time: the estimate follows from the speed so far.
         abort_after: abort once so many frames of this session are in the file.
+        clock: seconds, monotonic.
 
     Attributes:
         begun: whether the run has: its file is there, and its devices are the right ones.
     """
 
-    def __init__(self, stream: TextIO, simulated: bool, abort_after: int | None = None):
+    def __init__(
+        self,
+        stream: TextIO,
+        simulated: bool,
+        abort_after: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self._stream = resilient(stream)
         self._simulated = simulated
         self._abort_after = abort_after
         self._terminal = stream.isatty()
-        self._begin = time.monotonic()
-        self._shown = 0.0
+        self._clock = clock
+        self._left = TimeLeft(clock)
+        self._shown = -REFRESH_S
         self._tenth = -1
         self._frames = 0
         self.runner: Runner | None = None
@@ -74,16 +83,17 @@ class ConsoleProgress:
         self._frames += 1
         if self._abort_after is not None and self._frames >= self._abort_after and self.runner is not None:
             self.runner.abort()
-        now = time.monotonic()
+        now = self._clock()
+        self._left.step(progress.done / progress.total)
         tenth = 10 * progress.done // progress.total
         due = now - self._shown >= REFRESH_S if self._terminal else tenth > self._tenth
         if not due and progress.done < progress.total:
             return
         self._shown, self._tenth = now, tenth
-        remaining = progress.remaining_s
-        if self._simulated:
-            remaining = (now - self._begin) / self._frames * (progress.total - progress.done)
-        text = f"{frame.step.stream.value}: frame {progress.done} of {progress.total}, about {remaining:.0f} s to go"
+        text = f"{frame.step.stream.value}: frame {progress.done} of {progress.total}"
+        left = self._left.words() if self._simulated else f"about {rough(progress.remaining_s)} left"
+        if left and progress.done < progress.total:
+            text += f", {left}"
         self._stream.write(f"\r{text:<70}" if self._terminal and progress.done < progress.total else f"{text}\n")
         self._stream.flush()
 

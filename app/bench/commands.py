@@ -30,7 +30,7 @@ COMPLETED, ABORTED = "completed", "aborted"
 @contextmanager
 def _told_when_aborted(as_json: bool) -> Iterator[None]:
     """Scripts get their line also when somebody stopped the command."""
-    from app.cli import report
+    from app.reporting import report
 
     try:
         yield
@@ -55,8 +55,8 @@ def check(
     """
     from app.acquire.preflight import require
     from app.check import check_profile
-    from app.cli import report, say
     from app.profile import load_profile
+    from app.reporting import report, say
 
     found = check_profile(load_profile(profile), seed, sample, characterisation, folder)
     failed = [answer for answer in found.values["devices"].values() if "error" in answer]
@@ -100,8 +100,8 @@ def darks(
     from app.bench.darks import record_darks
     from app.bench.figures import darks_figure
     from app.bench.session import DARK_STREAM, session
-    from app.cli import report
     from app.outputs import require_writable
+    from app.reporting import report
     from recon.files.dark_sets import write_dark_set
 
     require_writable("darks", out, SUFFIXES)
@@ -154,8 +154,8 @@ def characterise(
     from app.bench.characterise import characterise as measure
     from app.bench.figures import characterise_figure
     from app.bench.session import TRANSFER_STREAM, session
-    from app.cli import report
     from app.outputs import require_writable
+    from app.reporting import report
 
     target = out or default_path(profile)
     picture = figure or target.with_suffix(".png")
@@ -207,8 +207,8 @@ def align(
     from app.bench.figures import align_figure
     from app.bench.motion import parse_place, planned_moves
     from app.bench.session import ALIGN_STREAM, session
-    from app.cli import report, say
     from app.outputs import require_writable
+    from app.reporting import report, say
     from drivers.base import StagePosition
 
     target = out or default_path(profile)
@@ -283,15 +283,15 @@ def jog(
     from app.bench.jog import jog as run_jog
     from app.bench.motion import move_stage
     from app.bench.session import ALIGN_STREAM, session
-    from app.cli import report, say
     from app.outputs import require_writable
+    from app.reporting import report, say
 
     require_writable("jog", figure, (".png",), new=False)
     seen: list[View] = []
 
     def show(view: View) -> None:
         seen.append(view)
-        view_figure(view, profile, figure)
+        view_figure(view, bench.devices.camera.info.pixel_size_m, profile, figure)
         say(view.line())
 
     with _told_when_aborted(as_json), session(profile, seed, sample, ALIGN_STREAM, assume_yes=yes) as bench:
@@ -321,7 +321,7 @@ def move(
     """
     from app.bench.motion import move_stage
     from app.bench.session import ALIGN_STREAM, session
-    from app.cli import report
+    from app.reporting import report
 
     begin = time.monotonic()
     with _told_when_aborted(as_json), session(profile, seed, None, ALIGN_STREAM, assume_yes=yes) as bench:
@@ -333,9 +333,9 @@ def stop(profile: ProfileOption = "quick", seed: SeedOption = 0, as_json: JsonOp
     """Stop both axes of the profile's stage, whoever set them going. Moves nothing and needs no camera."""
     from app.bench.characterisation import chosen
     from app.bench.motion import stop_stage
-    from app.cli import report
     from app.devices import open_devices
     from app.profile import load_profile
+    from app.reporting import report
 
     loaded = load_profile(profile)
     measured = chosen(loaded, None)

@@ -27,9 +27,9 @@ def snap(
     """Take one frame as everything stands, raw. Nothing moves and the light stays as it is."""
     from app.bench.exposing import find_exposure
     from app.bench.session import ALIGN_STREAM, session
-    from app.cli import report
     from app.live.orders import SUGGESTED
     from app.outputs import frame_file, require_writable
+    from app.reporting import report
 
     require_writable("snap", out, FRAME_SUFFIXES)
     with session(profile, seed, sample, ALIGN_STREAM, characterisation) as bench:
@@ -58,7 +58,7 @@ def light(
 ) -> None:
     """Block the beam or let it through; asks where a person does it. Nothing moves."""
     from app.bench.session import ALIGN_STREAM, session
-    from app.cli import report
+    from app.reporting import report
     from drivers.base import LightState
 
     states = {"block": LightState.BLOCKED, "unblock": LightState.OPEN}

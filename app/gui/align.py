@@ -22,7 +22,8 @@ from app.live.journal import Journal
 from app.live.owner import DeviceOwner
 from app.live.slot import Slot
 from app.live.state import BenchState, Doing
-from drivers.base import Clock, StagePosition
+from drivers.base import StagePosition
+from drivers.clock import Clock
 
 INTRODUCTION = (
     "Measures how stage, beam and camera lie together. Put an edge or stroke of the sample into the beam "

@@ -34,7 +34,8 @@ from app.live.owner import DeviceOwner
 from app.live.picture import Scale, find_centre
 from app.live.state import BenchState, Doing, Health, Kind
 from app.live.viewer import View, Viewer
-from drivers.base import Clock, Region
+from drivers.base import Region
+from drivers.clock import Clock
 
 EMPTY = "No picture yet"
 UNCONNECTED = "No camera connected\n\nBench > Connect (Ctrl+O)"
@@ -249,7 +250,7 @@ class CameraPanel(Panel):
                 self._seen = latest.number
                 if self._dark.fits(latest.item):
                     self._show(latest.item)
-        newest = self._owner.frames.newest()
+        newest = self._owner.watched.frames.newest()
         self._newest = 0 if newest is None else newest.number
         self.save.setEnabled(self._view is not None)
         self.centre.setEnabled(self._view is not None)
@@ -284,7 +285,7 @@ class CameraPanel(Panel):
 
     def _show(self, view: View) -> None:
         if self._view is None or self._view.number != view.number:
-            newest = self._owner.frames.newest()
+            newest = self._owner.watched.frames.newest()
             age_s = newest.age_s if newest is not None and newest.number == view.number else 0.0
             self._came = self._clock.monotonic() - age_s
         first = self._view is None or self._view.picture.indices.shape != view.picture.indices.shape
@@ -321,7 +322,7 @@ class CameraPanel(Panel):
         if look.number is not None:
             words.append(f"recorded frame {look.number}")
         elif self._live_now:
-            newest = self._owner.frames.newest()
+            newest = self._owner.watched.frames.newest()
             age = 0.0 if newest is None else newest.age_s
             words.append(f"{view.rate_hz:.1f} frames/s, {1e3 * age:.0f} ms old, {view.skipped} not shown")
         return "   ·   ".join(word for word in words if word)

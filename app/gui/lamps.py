@@ -104,7 +104,7 @@ class TopBar(QWidget):
         theme = self._theme
         self.name.setText(bench.name or "No bench")
         self._show_kind(bench)
-        calling, states = self._owner.calling, []
+        calling, states = self._owner.watched.calling, []
         for name, device in (
             ("camera", bench.camera.device),
             ("stage", bench.stage.device),

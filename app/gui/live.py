@@ -335,7 +335,7 @@ class LivePanel(Panel):
         elif shown.calibrating:
             newest = shown.epochs[-1]
             self._words(
-                f"Calibrating: epoch {newest.epoch} of at most {newest.epochs}",
+                f"Calibrating: epoch {newest.epoch} of {newest.epochs}",
                 theme.accent,
                 f"{newest.stage}, distance {1e3 * newest.distance_m:.3f} mm, positions moved {newest.moved_px:.3f} px",
             )

@@ -80,8 +80,8 @@ class CalibrationPictures(pg.GraphicsLayoutWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.probe = Picture(self, 0, 0, "Probe", None)
-        self.object = Picture(self, 0, 1, "Object", None)
+        self.probe = Picture(self, 0, 0, "Probe (hue: phase)", None)
+        self.object = Picture(self, 0, 1, "Object (hue: phase)", None)
         self.curves = {}
         for column, (name, unit) in enumerate((("Loss", ""), ("Distance", "mm"))):
             plot = self.addPlot(1, column, title=name + (f" ({unit})" if unit else ""))

@@ -19,7 +19,7 @@ from app.gui.connect import Choice
 from app.gui.panels import GuestPanel
 from app.gui.window import Window
 from app.stopping import Interrupt
-from drivers.base import SystemClock
+from drivers.clock import SystemClock
 
 
 def make_application() -> QApplication:

@@ -33,7 +33,7 @@ from app.live.owner import DeviceOwner
 from app.live.planner import Ask, Planned, Planner
 from app.live.slot import Slot
 from app.live.state import BenchState, Doing, Health, Kind
-from drivers.base import Clock
+from drivers.clock import Clock
 
 THINK_MS = 350
 """A plan is made when somebody has stopped typing for so long."""

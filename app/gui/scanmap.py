@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PyQt5.QtCore import Qt
 
 from app.acquire.plan import Plan, Step
-from app.gui.theme import DARK, Theme, style_plot
+from app.gui.theme import DARK, Theme, length_axes, style_plot
 from app.profile import Profile
 
 GRID = 256
@@ -46,8 +46,7 @@ class ScanMap(pg.PlotWidget):
         plot.hideButtons()
         plot.setAspectLocked(True)
         plot.invertY(True)
-        plot.setLabel("left", "y on the object", units="m")
-        plot.setLabel("bottom", "x on the object", units="m")
+        length_axes(plot, "y", "x on the object", "µm", 1e-6)
         self.limits = pg.PlotCurveItem()
         self.field = pg.PlotCurveItem()
         self.path = pg.PlotCurveItem()

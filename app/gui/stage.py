@@ -10,7 +10,7 @@ import pyqtgraph as pg
 from PyQt5.QtCore import Qt
 from PyQt5.QtWidgets import QButtonGroup, QGridLayout, QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
-from app.gui.theme import GAP, Theme, style_plot
+from app.gui.theme import GAP, Theme, length_axes, style_plot
 from app.gui.widgets import ConfirmBar, Panel, QuantityEdit, button, duration, faint, heading, toggle
 from app.live import orders
 from app.live.owner import DeviceOwner
@@ -116,8 +116,7 @@ class StageMap(pg.PlotWidget):
         plot.hideButtons()
         plot.setAspectLocked(True)
         plot.invertY(True)
-        plot.setLabel("left", "y", units="m")
-        plot.setLabel("bottom", "x", units="m")
+        length_axes(plot, "y", "x", "mm", 1e-3)
         self.travel = pg.PlotCurveItem()
         self.limits = pg.PlotCurveItem()
         self.trail = pg.PlotCurveItem()
@@ -219,6 +218,8 @@ class StagePanel(Panel):
         for axis, field in (("y", self.to_y), ("x", self.to_x)):
             field.setToolTip(f"Displacement {axis}: 12.5mm, 80um, or 12.5 (mm)")
             field.setAccessibleName(f"Go to {axis}")
+            # Room for four digits behind the point.
+            field.setMinimumWidth(128)
             field.edited.connect(self._show_target)
             field.lineEdit().returnPressed.connect(self._entered)
         self.go = button("Go to…", "Move there, after a confirmation (Enter in a field)", self._ask_go)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyqtgraph as pg
 from PyQt5.QtGui import QColor, QPalette
@@ -10,6 +11,11 @@ from PyQt5.QtWidgets import QApplication
 
 GAP = 8
 """Space between things, device-independent pixels; everything is a multiple of half of it."""
+
+
+ARROWS = Path(__file__).with_name("arrows")
+DOWN, UP = (ARROWS.joinpath(f"{way}.png").as_posix() for way in ("down", "up"))
+"""A style sheet draws no arrow of its own; these are of a grey that shows on both themes."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,21 @@ def style_plot(plot: pg.PlotItem, theme: Theme) -> None:
         axis.setTextPen(pg.mkPen(theme.faint))
 
 
+def mixed(colour: str, ground: str, share: float = 0.5) -> str:
+    """A colour on another, so that words in the theme's text colour can be read on it."""
+    parts = zip(QColor(colour).getRgb()[:3], QColor(ground).getRgb()[:3], strict=True)
+    return QColor(*(round(share * a + (1 - share) * b) for a, b in parts)).name()
+
+
+def length_axes(plot: pg.PlotItem, left: str, bottom: str, unit: str, unit_m: float) -> None:
+    """Names of two axes in metres, both told in the same unit whatever the zoom."""
+    for name, words in (("left", left), ("bottom", bottom)):
+        axis = plot.getAxis(name)
+        axis.enableAutoSIPrefix(False)
+        axis.setScale(1 / unit_m)
+        axis.setLabel(f"{words} ({unit})")
+
+
 def _sheet(t: Theme) -> str:
     return f"""
     QToolTip {{ background: {t.field}; color: {t.text}; border: 1px solid {t.line}; padding: 4px; }}
@@ -143,6 +164,9 @@ def _sheet(t: Theme) -> str:
     QPushButton, QToolButton {{ background: {t.field}; color: {t.text}; border: 1px solid {t.line};
         border-radius: 4px; padding: 4px 10px; min-height: 18px; }}
     QToolButton {{ padding: 4px 7px; }}
+    QToolButton[popupMode="2"] {{ padding-right: 22px; }}
+    QToolButton::menu-indicator {{ image: url({DOWN}); width: 9px; height: 6px; subcontrol-origin: border;
+        subcontrol-position: center right; right: 6px; }}
     QPushButton:hover, QToolButton:hover {{ border-color: {t.accent}; }}
     QPushButton:focus, QToolButton:focus {{ border: 1px solid {t.accent}; }}
     QPushButton:pressed, QToolButton:pressed {{ background: {t.line}; }}
@@ -159,13 +183,25 @@ def _sheet(t: Theme) -> str:
     QLineEdit:focus, QPlainTextEdit:focus, QAbstractSpinBox:focus, QComboBox:focus {{ border-color: {t.accent}; }}
     QLineEdit:disabled, QAbstractSpinBox:disabled, QComboBox:disabled, QPlainTextEdit:disabled {{
         color: {t.faint}; background: {t.panel}; }}
-    QComboBox::drop-down {{ border: none; width: 18px; }}
+    QComboBox {{ padding-right: 22px; }}
+    QComboBox::drop-down {{ subcontrol-origin: border; subcontrol-position: center right; width: 20px;
+        border: none; }}
+    QComboBox::down-arrow {{ image: url({DOWN}); width: 9px; height: 6px; }}
+    QComboBox:hover {{ border-color: {t.accent}; }}
+    QAbstractSpinBox[buttonSymbols="0"] {{ padding-right: 18px; }}
+    QAbstractSpinBox::up-button, QAbstractSpinBox::down-button {{ subcontrol-origin: border; width: 16px;
+        border: none; background: transparent; }}
+    QAbstractSpinBox::up-button {{ subcontrol-position: top right; }}
+    QAbstractSpinBox::down-button {{ subcontrol-position: bottom right; }}
+    QAbstractSpinBox[buttonSymbols="2"]::up-button, QAbstractSpinBox[buttonSymbols="2"]::down-button {{ width: 0; }}
+    QAbstractSpinBox::up-arrow {{ image: url({UP}); width: 7px; height: 5px; }}
+    QAbstractSpinBox::down-arrow {{ image: url({DOWN}); width: 7px; height: 5px; }}
     QComboBox QAbstractItemView {{ background: {t.field}; color: {t.text}; border: 1px solid {t.line}; }}
     QCheckBox, QRadioButton {{ color: {t.text}; spacing: 6px; }}
     QCheckBox:disabled, QRadioButton:disabled {{ color: {t.faint}; }}
     QProgressBar {{ background: {t.field}; border: 1px solid {t.line}; border-radius: 4px; text-align: center;
         color: {t.text}; min-height: 16px; max-height: 18px; }}
-    QProgressBar::chunk {{ background: {t.accent}; border-radius: 3px; }}
+    QProgressBar::chunk {{ background: {mixed(t.accent, t.field)}; border-radius: 3px; }}
     QListWidget, QTableWidget {{ background: {t.field}; color: {t.text}; border: 1px solid {t.line};
         border-radius: 4px; }}
     QListWidget#bare {{ background: transparent; border: none; }}

@@ -39,7 +39,7 @@ from app.live.setup import MakeSetup, Setup
 from app.live.state import BenchState, Doing, Kind
 from app.live.viewer import Viewer
 from app.replaying import Replay
-from drivers.base import Clock
+from drivers.clock import Clock
 
 TICK_MS = 33
 PATIENCE_MS = 15_000
@@ -61,7 +61,7 @@ class Window(QMainWindow):
         self.settings, complaint = remembered.load(settings_path)
         self.journal = Journal(clock)
         self.owner = DeviceOwner(clock, self.journal)
-        self.viewer = Viewer(self.owner.frames, clock)
+        self.viewer = Viewer(self.owner.watched.frames, clock)
         self.planner = Planner(clock)
         self.choice = Choice()
         self._closing = False
@@ -259,7 +259,7 @@ class Window(QMainWindow):
 
     def refresh(self) -> None:
         """Show what is new; never waits for anybody."""
-        latest = self.owner.bench.newest()
+        latest = self.owner.watched.bench.newest()
         assert latest is not None
         bench, age_s = latest.item, latest.age_s
         focus = QApplication.focusWidget()
@@ -321,7 +321,7 @@ class Window(QMainWindow):
 
     def closeEvent(self, event: Any) -> None:
         """Ask while a scan runs; then stop the stage, close the devices and wait a little, without freezing."""
-        latest = self.owner.bench.newest()
+        latest = self.owner.watched.bench.newest()
         scanning = latest is not None and latest.item.activity.doing is Doing.SCANNING
         if not self.owner.alive:
             self._finish()
@@ -382,7 +382,7 @@ class Window(QMainWindow):
             colours=self.camera.colours.currentText(),
             scale=self.camera.scale.currentText(),
             jog_m=self.stage.pad.step_m,
-            live=self.owner.wants_live,
+            live=self.owner.watched.wants_live,
         )
         complaint = remembered.save(self._path, self.settings)
         if complaint:
@@ -395,7 +395,7 @@ class Window(QMainWindow):
 
     def _restore(self) -> None:
         own: Settings = self.settings
-        self.owner.wants_live = own.live
+        self.owner.watched.wants_live = own.live
         self.camera.colours.setCurrentText(own.colours)
         self.camera.scale.setCurrentText(own.scale)
         self.stage.pad.choose_step(own.jog_m)

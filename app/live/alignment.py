@@ -22,7 +22,7 @@ def plan_alignment(start: StagePosition, then: Then[list[str]]) -> Order:
     """What `align` would do from there, a line each; nothing moves."""
 
     def act(owner: DeviceOwner) -> None:
-        owner.require("camera", "stage", "light")
+        owner.watched.require("camera", "stage", "light")
         then(planned_moves(session_of(owner), start))
 
     return Order("plan the alignment", act, key="plan")
@@ -53,10 +53,10 @@ def run_alignment(start: StagePosition, now: float, then: Then[Aligned]) -> Orde
     """Measure how stage, beam and camera lie together; the moves have been confirmed."""
 
     def act(owner: DeviceOwner) -> None:
-        owner.require("camera", "stage", "light")
+        owner.watched.require("camera", "stage", "light")
         session = session_of(owner)
         try:
-            with owner.still_camera():
+            with owner.watched.still_camera():
                 session.home_if_needed()
                 then(Aligned.of(align(session, start, now)))
         except BaseException:

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 
-from drivers.base import Clock
+from drivers.clock import Clock
 
 CAPACITY = 5000
 """Older messages are forgotten: a window that stays open for weeks must not grow."""

@@ -43,22 +43,23 @@ def connect(make: MakeSetup) -> Order:
 
 def disconnect() -> Order:
     """Close all devices."""
-    return Order("disconnect", lambda owner: owner.close(), doing=Doing.CONNECTING)
+    return Order("disconnect", lambda owner: owner.watched.close(), doing=Doing.CONNECTING)
 
 
 def reconnect(*names: str) -> Order:
     """Close and open some devices; nothing moves."""
-    return Order(f"reconnect {' and '.join(names)}", lambda owner: owner.reconnect(*names), doing=Doing.CONNECTING)
+    name = f"reconnect {' and '.join(names)}"
+    return Order(name, lambda owner: owner.watched.reconnect(*names), doing=Doing.CONNECTING)
 
 
 def live(wanted: bool) -> Order:
-    return Order("live", lambda owner: owner.set_live(wanted), key="live")
+    return Order("live", lambda owner: owner.watched.set_live(wanted), key="live")
 
 
 def set_exposure(seconds: float) -> Order:
     def act(owner: DeviceOwner) -> None:
-        owner.require("camera")
-        owner.camera_changed(owner.setup.devices.camera.set_exposure(seconds))
+        owner.watched.require("camera")
+        owner.watched.camera_changed(owner.setup.devices.camera.set_exposure(seconds))
 
     return Order("exposure", act, key="exposure")
 
@@ -67,9 +68,9 @@ def set_region(region: Region) -> Order:
     """Read out this part of the sensor from now on."""
 
     def act(owner: DeviceOwner) -> None:
-        with owner.still_camera():
+        with owner.watched.still_camera():
             owner.setup.devices.camera.set_region(region)
-        owner.camera_changed()
+        owner.watched.camera_changed()
 
     return Order("region", act, key="region")
 
@@ -78,11 +79,11 @@ def suggest_exposure(then: Then[float] | None = None) -> Order:
     """The exposure at which the brightest pixels reach 70 % of the range, set."""
 
     def act(owner: DeviceOwner) -> None:
-        with owner.still_camera():
+        with owner.watched.still_camera():
             camera = owner.setup.devices.camera
             found, _ = find_exposure(session_of(owner), camera.info.black_level_adu, SUGGESTED, 0)
         seconds = camera.info.exposure_s.low if found < camera.info.exposure_s.low else float(f"{found:.2g}")
-        owner.camera_changed(camera.set_exposure(min(seconds, camera.info.exposure_s.high)))
+        owner.watched.camera_changed(camera.set_exposure(min(seconds, camera.info.exposure_s.high)))
         owner.journal.info(f"camera: {seconds:.4g} s brings the brightest pixels to about {100 * SUGGESTED:.0f} %")
         if then is not None:
             then(seconds)
@@ -94,7 +95,7 @@ def move_to(target: StagePosition, name: str = "") -> Order:
     """To a displacement, directly."""
 
     def act(owner: DeviceOwner) -> None:
-        owner.require("stage")
+        owner.watched.require("stage")
         stage = owner.setup.devices.stage
         stage.info.require(target)
         start = stage.position()
@@ -109,7 +110,7 @@ def jog(y_m: float, x_m: float) -> Order:
     """By so much from where the stage is."""
 
     def act(owner: DeviceOwner) -> None:
-        owner.require("stage")
+        owner.watched.require("stage")
         stage = owner.setup.devices.stage
         if not stage.homed:
             raise NotReadyError("stage", "is not homed, positions mean nothing; home it first")
@@ -131,7 +132,7 @@ def home() -> Order:
     """Both axes to the ends of their travel."""
 
     def act(owner: DeviceOwner) -> None:
-        owner.require("stage")
+        owner.watched.require("stage")
         owner.tell("homing both axes")
         owner.setup.devices.stage.home(owner.stopped)
         owner.journal.info("stage: homed")
@@ -143,7 +144,7 @@ def light(wanted_open: bool) -> Order:
     """Let the beam through, or block it."""
 
     def act(owner: DeviceOwner) -> None:
-        owner.require("light")
+        owner.watched.require("light")
         beam = owner.setup.devices.light
         if wanted_open:
             beam.unblock()
@@ -226,7 +227,7 @@ def check(request: ScanRequest, then: Then[Checked[ScanRequest]]) -> Order:
 
     def act(owner: DeviceOwner) -> None:
         try:
-            owner.require("camera", "stage", "light")
+            owner.watched.require("camera", "stage", "light")
             found = Checked(request, tuple(request.scan(owner.setup).findings()))
         except Exception as error:
             words = known_message(error)
@@ -242,7 +243,7 @@ def scan(request: ScanRequest) -> Order:
     """Carry a scan out, or complete one."""
 
     def act(owner: DeviceOwner) -> None:
-        owner.require("camera", "stage", "light")
+        owner.watched.require("camera", "stage", "light")
         left = _left(request.path) if request.resume else ()
         if left:
             _taken_again(owner, request.path, left, whole=True)
@@ -264,7 +265,7 @@ def retake(path: Path, points: Sequence[int]) -> Order:
     """Take points of a complete run again, one after the other, each a revision of its file."""
 
     def act(owner: DeviceOwner) -> None:
-        owner.require("camera", "stage", "light")
+        owner.watched.require("camera", "stage", "light")
         _taken_again(owner, path, points, whole=False)
 
     return Order("take again", act, doing=Doing.SCANNING)
@@ -292,10 +293,10 @@ def _carried_out(owner: DeviceOwner, made: Scan) -> RunState:
     """Run a scan, shown and watched. Raises what `Runner.run` raises."""
     made = _speaking(made, owner)
     watcher = _Watcher(owner, made)
-    runner = made.runner(watcher, owner.watch, watcher.enough)
+    runner = made.runner(watcher, owner.watched.watch, watcher.enough)
     begun = [listener.run_begins(made) for listener in owner.listeners]
     watcher.others = [observer for observer in begun if observer is not None]
-    with owner.still_camera(), owner.running(runner):
+    with owner.watched.still_camera(), owner.running(runner):
         try:
             return runner.run()
         except Exception as error:
@@ -336,10 +337,10 @@ class _Watcher:
     def frame_committed(self, frame: Frame, progress: Progress) -> None:
         info = self._owner.state.camera.info
         if info is not None:
-            self._owner.frames.put(Look(frame.exposure, info, frame))
+            self._owner.watched.frames.put(Look(frame.exposure, info, frame))
         exposure = frame.exposure.exposure_s
         if self._owner.state.camera.exposure_s != exposure:
-            self._owner.publish(camera=replace(self._owner.state.camera, exposure_s=exposure))
+            self._owner.watched.publish(camera=replace(self._owner.state.camera, exposure_s=exposure))
         remaining_s = progress.remaining_s / self._owner.setup.speed
         self._put(step=frame.step, done=progress.done, total=progress.total, remaining_s=remaining_s)
         for other in self.others:
@@ -361,4 +362,4 @@ class _Watcher:
         # Published inside too: an older status must not follow a newer one.
         with self._lock:
             self._status = replace(self._status, **changes)  # type: ignore[arg-type]
-            self._owner.publish(run=self._status)
+            self._owner.watched.publish(run=self._status)

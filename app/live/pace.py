@@ -7,7 +7,7 @@ import time
 
 
 class PacedClock:
-    """Real time stretched by a factor. Implements `drivers.base.Clock`.
+    """Real time stretched by a factor. Implements `drivers.clock.Clock`.
 
     Args:
         speed: seconds that pass a real second, finite and above 0.

@@ -15,7 +15,8 @@ from app.errors import known_message
 from app.live.orders import ScanRequest
 from app.live.slot import Slot
 from app.profile import Profile
-from drivers.base import Clock, StageInfo
+from drivers.base import StageInfo
+from drivers.clock import Clock
 from recon.files.reuse import Source
 
 

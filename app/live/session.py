@@ -27,7 +27,7 @@ class WindowCourse(Course):
         self._name, self._total = name, total
         self._owner.tell(name, 0, total)
 
-    def advance(self, done: int, note: str = "") -> None:
+    def advance(self, done: int, note: str = "", share: float | None = None) -> None:
         self._owner.tell(self._name, done, self._total)
 
     def say(self, text: str) -> None:

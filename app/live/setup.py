@@ -12,7 +12,7 @@ from app.live.pace import PacedClock
 from app.live.state import Kind
 from app.profile import Profile, load_profile
 from app.replaying import Replay
-from drivers.base import Clock
+from drivers.clock import Clock
 from drivers.manual import Ask
 
 

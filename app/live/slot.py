@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from app.acquire.frame import Frame
 from app.acquire.observer import Observer, Progress, RunState
-from drivers.base import Clock
+from drivers.clock import Clock
 
 T = TypeVar("T")
 

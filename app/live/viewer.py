@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from app.live.order import Look
 from app.live.picture import Picture, ViewSettings, render
 from app.live.slot import Slot
-from drivers.base import Clock
+from drivers.clock import Clock
 
 TICK_S = 1 / 60
 RATE_OVER_S = 2.0

@@ -26,7 +26,7 @@ def _tell(run: Callable[[], dict[str, Any]], as_json: bool, *names: str) -> None
         run: the study.
         as_json: one line, with `interrupted`; else the table and the values of these names.
     """
-    from app.cli import report
+    from app.reporting import report
 
     stopped: Interrupted | None = None
     try:

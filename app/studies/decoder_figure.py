@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from app.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, save, styled
 from recon.decoders.latentspace import LatentSpace
 
-COLOURS = ("tab:blue", "tab:cyan", "tab:orange", "tab:green", "tab:olive", "tab:purple", "tab:brown", "tab:pink")
+COLOURS = (BLUE, SKY, ORANGE, GREEN, PURPLE, VERMILION, BLACK, GREY)
 
 
+@styled
 def decoder_figure(
     spaces: Sequence[LatentSpace], rows: Sequence[dict[str, Any]], threshold: float, digits: tuple[int, int], path: Path
 ) -> Path:
@@ -37,13 +38,13 @@ def decoder_figure(
             )
     spectrum.axhline(threshold, color="0.6", lw=0.8, ls="--")
     spectrum.set_ylim(1e-7, 2)
-    spectrum.set_ylabel("singular value of the covariance,\nof the largest", fontsize=9)
-    spectrum.set_title("(A) latents of unseen digits", fontsize=10)
-    spectrum.legend(fontsize=8, frameon=False, loc="upper right")
-    linear.set_title("(A') the square layers, folded into one matrix W", fontsize=10)
-    linear.set_ylabel("singular value of W, of the largest", fontsize=9)
+    spectrum.set_ylabel("singular value of the covariance,\nof the largest")
+    spectrum.set_title("(A) latents of unseen digits")
+    spectrum.legend(loc="upper right")
+    linear.set_title("(A') the square layers, folded into one matrix W")
+    linear.set_ylabel("singular value of W, of the largest")
     for axes in (spectrum, linear):
-        axes.set_xlabel("order", fontsize=9)
+        axes.set_xlabel("order")
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.25)
     columns = (
@@ -58,7 +59,7 @@ def decoder_figure(
             axes.set_xticks([])
             axes.set_yticks([])
             if k == 0:
-                axes.set_title(title, fontsize=10)
+                axes.set_title(title)
             if len(images) == 0:
                 # As large as a strip, so that titles line up.
                 blank = np.ones_like(_strip(space.gaussian))
@@ -76,10 +77,7 @@ def decoder_figure(
             ha="right",
             va="center",
         )
-    FigureCanvasAgg(figure)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path
+    return save(figure, path)
 
 
 def _strip(images: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.typing import LineStyleType
 
+from app.drawing import BLUE, GREEN, ORANGE, VERMILION, headed, save, styled
 from app.studies.curves import Curve, Dose
 
 LABELS = {
@@ -19,12 +19,13 @@ LABELS = {
     "paper": "latent, the paper's estimator",
     "pixel": "conventional",
 }
-COLOURS = {"latent": "tab:blue", "hybrid": "tab:red", "paper": "tab:orange", "pixel": "tab:green"}
+COLOURS = {"latent": BLUE, "hybrid": VERMILION, "paper": ORANGE, "pixel": GREEN}
 STYLES: tuple[LineStyleType, ...] = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 """One a decoder."""
 
 
+@styled
 def dose_study_figure(curves: Sequence[Curve], baselines: tuple[float, float], heading: str, path: Path) -> Path:
     """Draws and writes it; returns the path.
 
@@ -61,7 +62,6 @@ def dose_study_figure(curves: Sequence[Curve], baselines: tuple[float, float], h
     below.set_ylim(-4, 104)
     for axes in (above, below):
         axes.grid(axis="x", color="0.92", lw=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
     methods = list(dict.fromkeys(c.method for c in curves))
     entries = [Line2D([], [], color=COLOURS[method], label=LABELS[method]) for method in methods]
     entries += [
@@ -72,12 +72,9 @@ def dose_study_figure(curves: Sequence[Curve], baselines: tuple[float, float], h
         Line2D([], [], color="0.3", linestyle="", marker=MARKERS[k % len(MARKERS)], markersize=4, label=Path(name).stem)
         for k, name in enumerate(decoders)
     ]
-    figure.suptitle(heading, fontsize=10)
-    figure.legend(handles=entries, fontsize=8, loc="outside lower center", ncols=3, frameon=False)
-    FigureCanvasAgg(figure)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path
+    headed(figure, heading)
+    figure.legend(handles=entries, loc="outside lower center", ncols=3)
+    return save(figure, path)
 
 
 def _mark(axes: Axes, found: Dose, level: float, colour: str) -> None:

@@ -18,11 +18,11 @@ from app.errors import Interrupted, UsageError
 from app.latent import POSES, Decoder, estimator
 from app.outputs import require_folder
 from app.progress import Course
-from app.reconstruction import lit_part
 from app.runs import entry_of_exposure
 from app.studies.landscape_figure import maps_figure, paper_figure
 from app.studies.objects import MNIST, Pose, load_object, make_truth
 from app.studies.scene import FIELD_M, StudyScene
+from app.task import lit_part
 from app.unfinished import warning_of
 from recon.basins import Shape, condition_number, shape_of
 from recon.dataset import Ptychogram

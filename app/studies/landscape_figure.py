@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from app.drawing import VERMILION, count_words, headed, save, styled
 from recon.basins import basin_of, local_minima
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ LOWEST = 1e-5
 """Share of a landscape's depth at which the logarithmic colours begin."""
 
 
+@styled
 def paper_figure(found: Sequence[Landscape], exposures: Sequence[str], heading: str, path: Path) -> Path:
     """The panels of the paper's Fig. 6 that there are: surface, map in both units, and what is drawn on the plane.
 
@@ -32,23 +33,24 @@ def paper_figure(found: Sequence[Landscape], exposures: Sequence[str], heading: 
     panels = _panels(found, exposures)
     count = len(panels)
     figure = Figure(figsize=(4.1 * count, 10.6), layout="constrained")
-    figure.suptitle(heading, fontsize=10)
+    headed(figure, heading)
     grid = figure.add_gridspec(3, count, height_ratios=(1.05, 1.0, 0.9))
     for column, (letter, one) in enumerate(panels):
         surface = figure.add_subplot(grid[0, column], projection="3d")
         _surface(surface, one)
-        surface.set_title(f"({letter}) {one.decoder}, {one.exposure}\n{_name(one.loss)}", fontsize=9)
+        surface.set_title(f"({letter}) {one.decoder}, {_light(one)}\n{_name(one.loss)}")
         _map(figure.add_subplot(grid[1, column]), one, both_units=True)
         _thumbnails(figure.add_subplot(grid[2, column]), one)
-    return _saved(figure, path)
+    return save(figure, path)
 
 
+@styled
 def maps_figure(found: Sequence[Landscape], heading: str, path: Path) -> Path:
     """A map of every landscape: a row a decoder and exposure, a column a loss."""
     rows = list(dict.fromkeys((one.decoder, one.exposure) for one in found))
     columns = list(dict.fromkeys(one.loss for one in found))
     figure = Figure(figsize=(3.3 * len(columns) + 0.4, 3.5 * len(rows) + 0.5), layout="constrained")
-    figure.suptitle(f"{heading}\noutline: basin of the optimum; dots: local minima", fontsize=10)
+    headed(figure, f"{heading}\noutline: basin of the optimum; dots: local minima; cross: the optimum")
     places = figure.subplots(len(rows), len(columns), squeeze=False)
     for axes in places.flat:
         axes.set_visible(False)
@@ -58,12 +60,12 @@ def maps_figure(found: Sequence[Landscape], heading: str, path: Path) -> Path:
         _map(axes, one, both_units=False)
         s = one.shapes["whitened"]
         axes.set_title(
-            f"{one.decoder}, {one.exposure}, {_name(one.loss)}\n"
+            f"{one.decoder}, {_light(one)}, {_name(one.loss)}\n"
             f"minima {s.minima} (deep {s.deep_minima}), basin {100 * s.basin:.0f} %, "
             f"bent down {100 * s.bent_down:.0f} %",
             fontsize=7,
         )
-    return _saved(figure, path)
+    return save(figure, path)
 
 
 def _panels(found: Sequence[Landscape], exposures: Sequence[str]) -> list[tuple[str, Landscape]]:
@@ -84,6 +86,12 @@ def _panels(found: Sequence[Landscape], exposures: Sequence[str]) -> list[tuple[
     return sorted(((letter, known[key]) for key, letter in chosen.items()), key=lambda pair: pair[0])
 
 
+def _light(one: Landscape) -> str:
+    """The exposure; photons as people write them."""
+    number, _, unit = one.exposure.partition(" ")
+    return f"{count_words(float(number))} photons" if unit == "photons" else one.exposure
+
+
 def _name(loss: str) -> str:
     return {"mixed": "Eq. 1 (mixed)", "poisson": "Poisson only", "exact": "exact likelihood"}.get(loss, loss)
 
@@ -97,11 +105,19 @@ def _surface(axes: Any, one: Landscape) -> None:
     unit = 10.0**power if power > 2 else 1.0
     label = rf"$L - L_{{\min}}$, $10^{{{power}}}$ nats" if power > 2 else r"$L - L_{\min}$, nats"
     axes.plot_surface(
-        a, b, raised / unit, facecolors=colormaps[COLOURS](shade), rcount=80, ccount=80, lw=0, antialiased=False
+        a,
+        b,
+        raised / unit,
+        facecolors=colormaps[COLOURS](shade),
+        rcount=80,
+        ccount=80,
+        lw=0,
+        antialiased=False,
+        shade=False,
     )
-    axes.set_xlabel(r"$\alpha$", fontsize=8, labelpad=-6)
-    axes.set_ylabel(r"$\beta$", fontsize=8, labelpad=-6)
-    axes.set_zlabel(label, fontsize=8, labelpad=-2)
+    axes.set_xlabel(r"$\alpha$", labelpad=-6)
+    axes.set_ylabel(r"$\beta$", labelpad=-6)
+    axes.set_zlabel(label, labelpad=-2)
     axes.tick_params(labelsize=6, pad=-2)
     axes.view_init(elev=38, azim=-56)
 
@@ -111,17 +127,21 @@ def _map(axes: Axes, one: Landscape, *, both_units: bool) -> None:
     top = float(raised.max())
     shown = np.maximum(raised, LOWEST * top)
     norm = LogNorm(LOWEST * top, top)
-    axes.pcolormesh(one.first, one.second, shown.T, norm=norm, cmap=COLOURS, shading="nearest", rasterized=True)
+    drawn = axes.pcolormesh(one.first, one.second, shown.T, norm=norm, cmap=COLOURS, shading="nearest", rasterized=True)
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    bar = figure.colorbar(drawn, ax=axes, location="bottom", shrink=0.8, pad=0.02, aspect=30)
+    bar.set_label(r"$L - L_{\min}$ (nats)")
     levels = top * 10.0 ** np.arange(-4, 0, 0.5)
     axes.contour(one.first, one.second, raised.T, levels=levels, colors="white", linewidths=0.35, alpha=0.6)
     steps = (float(one.first[1] - one.first[0]), float(one.second[1] - one.second[0]))
     basin = basin_of(one.values, steps).astype(float)
     if 0 < basin.mean() < 1:
-        axes.contour(one.first, one.second, basin.T, levels=[0.5], colors="tab:red", linewidths=1.2)
+        axes.contour(one.first, one.second, basin.T, levels=[0.5], colors=VERMILION, linewidths=1.2)
     minima = local_minima(one.values)
     axes.plot(one.first[minima[:, 0]], one.second[minima[:, 1]], "o", ms=3, mfc="none", mec="white", mew=0.8)
     row, column = one.shapes["whitened"].optimum
-    axes.plot(one.first[row], one.second[column], "+", ms=9, mew=1.4, color="tab:red")
+    axes.plot(one.first[row], one.second[column], "+", ms=9, mew=1.4, color=VERMILION)
     axes.set_aspect("equal" if np.ptp(one.first) == np.ptp(one.second) else "auto")
     axes.tick_params(labelsize=6)
     axes.set_xlabel("first component, standard deviations", fontsize=7)
@@ -155,10 +175,3 @@ def _thumbnails(axes: Axes, one: Landscape) -> None:
         " in brackets: the paper's units",
         fontsize=7,
     )
-
-
-def _saved(figure: Figure, path: Path) -> Path:
-    FigureCanvasAgg(figure)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from app.calibration import for_run, software, storable
 from app.latent import Decoder, arrays_of, estimator, settings_of
-from app.reconstruction import cleaned, lit_part
+from app.task import cleaned, lit_part
 from app.worker.book import RunBook
 from app.worker.light import Light, Look
 from app.worker.message import Calibrated, Epoch, Estimate, Key, Pixels

@@ -16,7 +16,7 @@ from app.live.journal import Journal, Severity
 from app.streams import resilient
 from app.worker.link import LinkState
 from app.worker.live import Live
-from drivers.base import Clock, SystemClock
+from drivers.clock import Clock, SystemClock
 from recon.files.darks import DarkSummary
 
 START_S = 120.0

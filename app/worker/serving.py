@@ -32,7 +32,7 @@ def serve(
 
     Nothing is stored here. Without --keys it listens on this machine only.
     """
-    from app.cli import report, say
+    from app.reporting import report, say
     from app.stopping import Interrupt
     from app.worker import keys as keyring
 

@@ -27,9 +27,9 @@ from drivers.base import (
     Region,
     StageInfo,
     StagePosition,
-    VirtualClock,
     never,
 )
+from drivers.clock import VirtualClock
 from recon.dataset import Truth
 from recon.files.write import Fault, RunWriter, no_fault
 

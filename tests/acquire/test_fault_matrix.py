@@ -32,9 +32,9 @@ from drivers.base import (
     LightState,
     MotionError,
     StagePosition,
-    VirtualClock,
     never,
 )
+from drivers.clock import VirtualClock
 from recon.files.read import open_run
 from tests.acquire.fakes import FakeBench, FakeCamera, FakeStage
 from tests.files.compare import assert_same_measurement

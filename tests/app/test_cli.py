@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,9 +11,10 @@ from typing import Annotated, get_origin, get_type_hints
 import h5py
 import pytest
 
-from app.cli import app, finite
+from app.cli import app
 from app.errors import known_message, run_guarded
 from app.profile import PROFILES
+from app.reporting import finite
 from tests.files.compare import assert_same_measurement
 
 
@@ -72,7 +74,7 @@ def test_scan_abort_and_resume(capsys, tmp_path):
     assert values["run"] == str(whole)
     assert values["frames"] == 1 + 9 + 2 * 3
     assert values["seconds"] >= 0
-    assert "to go" in err
+    assert re.search(r"calibration: frame \d+ of \d+", err)
     code, out, _ = call(
         capsys, "scan", "--profile", "tiny", "--seed", "3", "--out", parts, "--abort-after", "4", "--json"
     )

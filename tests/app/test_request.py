@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.reconstruction import PAPER_RATES, papers_trials
+from app.methods import PAPER_RATES, papers_trials
 from app.request import Request
 
 

@@ -19,7 +19,8 @@ from app.profile import load_profile
 from app.progress import Course, stderr_console
 from app.streams import ResilientStream, is_silent, resilient
 from app.worker.following import Console
-from drivers.base import OperatorNeeded, SystemClock
+from drivers.base import OperatorNeeded
+from drivers.clock import SystemClock
 from recon.files.read import open_run
 
 GONE = BrokenPipeError(errno.EPIPE, "Broken pipe")

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from drivers.base import TriggerSettings, VirtualClock
+from drivers.base import TriggerSettings
 from drivers.basler import BaslerCamera, BaslerSettings
+from drivers.clock import VirtualClock
 from simulators.pylon_wire import SERIAL, PylonWire
 
 SHAPE = (64, 96)

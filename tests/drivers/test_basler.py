@@ -25,9 +25,9 @@ from drivers.base import (
     LimitError,
     NotReadyError,
     Region,
-    VirtualClock,
 )
 from drivers.basler import BaslerCamera, load_pylon
+from drivers.clock import VirtualClock
 from simulators.pylon_wire import WireFault
 from tests.drivers.emulated import SHAPE, Canned, Stand, Watcher, fed, settings
 from tests.drivers.rig import wait_until

@@ -12,15 +12,8 @@ import pytest
 from app.acquire.planning import approach_point, make_plan
 from app.profile import load_profile, shipped_profiles
 from drivers.apt_settings import ZFS25B, ThorlabsSettings
-from drivers.base import (
-    Cancelled,
-    InstrumentError,
-    LimitError,
-    NotReadyError,
-    Stage,
-    StagePosition,
-    VirtualClock,
-)
+from drivers.base import Cancelled, InstrumentError, LimitError, NotReadyError, Stage, StagePosition
+from drivers.clock import VirtualClock
 from drivers.thorlabs import ThorlabsStage
 from simulators.apt_protocol import Id
 from simulators.apt_wire import AptWire

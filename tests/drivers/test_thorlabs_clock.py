@@ -14,15 +14,8 @@ from drivers.apt_axis import LAG_S, STALL_S, STANDING_S
 from drivers.apt_link import Identity
 from drivers.apt_settings import MotionParameters, ThorlabsSettings
 from drivers.apt_watch import AxisState, Pace, Watch
-from drivers.base import (
-    Cancelled,
-    ConnectionLost,
-    DeviceTimeout,
-    InstrumentError,
-    MotionError,
-    StagePosition,
-    VirtualClock,
-)
+from drivers.base import Cancelled, ConnectionLost, DeviceTimeout, InstrumentError, MotionError, StagePosition
+from drivers.clock import VirtualClock
 from drivers.thorlabs import MARGIN_S, ThorlabsStage
 from tests.drivers.rig import HERE, LIMITS
 

@@ -11,15 +11,8 @@ import pytest
 
 from drivers.apt_link import AptLink
 from drivers.apt_watch import LimitedLog
-from drivers.base import (
-    Cancelled,
-    ConnectionLost,
-    DeviceTimeout,
-    InstrumentError,
-    MotionError,
-    StagePosition,
-    VirtualClock,
-)
+from drivers.base import Cancelled, ConnectionLost, DeviceTimeout, InstrumentError, MotionError, StagePosition
+from drivers.clock import VirtualClock
 from simulators.apt_protocol import Id, StatusBit
 from simulators.apt_wire import FaultKind, WireFault
 from tests.drivers.rig import FASTER, HERE, KINDS, rig, wait_until

@@ -16,18 +16,8 @@ from app.gui.program import configure_plots
 from app.gui.window import Window
 from app.live.setup import Setup
 from app.live.state import BenchState, Health
-from drivers.base import (
-    Camera,
-    Cancel,
-    Facts,
-    InstrumentError,
-    LightState,
-    Stage,
-    StageInfo,
-    StagePosition,
-    SystemClock,
-    never,
-)
+from drivers.base import Camera, Cancel, Facts, InstrumentError, LightState, Stage, StageInfo, StagePosition, never
+from drivers.clock import SystemClock
 from drivers.manual import ManualLight
 
 PATIENCE_MS = 20_000
@@ -115,7 +105,7 @@ class Desk:
 
     @property
     def bench(self) -> BenchState:
-        latest = self.window.owner.bench.newest()
+        latest = self.window.owner.watched.bench.newest()
         assert latest is not None
         return latest.item
 

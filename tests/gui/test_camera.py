@@ -72,8 +72,8 @@ def test_a_frozen_picture_stays_while_the_camera_goes_on(at_desk):
     shown(at_desk)
     camera = at_desk.window.camera
     camera.freeze.click()
-    kept, number = camera._view, at_desk.window.owner.frames.newest().number
-    at_desk.until(lambda: at_desk.window.owner.frames.newest().number > number + 5)
+    kept, number = camera._view, at_desk.window.owner.watched.frames.newest().number
+    at_desk.until(lambda: at_desk.window.owner.watched.frames.newest().number > number + 5)
     at_desk.until(lambda: "FROZEN" in camera.status.text())
     assert camera._view is kept
     camera.freeze.click()

@@ -26,8 +26,8 @@ def test_a_camera_that_is_unplugged_while_live_is_a_fault_and_can_be_reconnected
     at_desk.home()
     at_desk.click(window.top.reconnect)
     at_desk.until(lambda: lamp(at_desk, "camera") is Health.CONNECTED)
-    seen = window.owner.frames.newest().number
-    at_desk.until(lambda: window.owner.frames.newest().number > seen + 2)
+    seen = window.owner.watched.frames.newest().number
+    at_desk.until(lambda: window.owner.watched.frames.newest().number > seen + 2)
 
 
 def test_a_stage_that_is_lost_is_a_fault_and_the_camera_goes_on(at_desk):
@@ -37,8 +37,8 @@ def test_a_stage_that_is_lost_is_a_fault_and_the_camera_goes_on(at_desk):
     at_desk.until(lambda: lamp(at_desk, "stage") is Health.FAULT)
     assert at_desk.bench.stage.position is None
     at_desk.until(lambda: not window.stage.home.isEnabled())
-    seen = window.owner.frames.newest().number
-    at_desk.until(lambda: window.owner.frames.newest().number > seen + 2)
+    seen = window.owner.watched.frames.newest().number
+    at_desk.until(lambda: window.owner.watched.frames.newest().number > seen + 2)
     before = len(at_desk.stage.stops)
     window.stop()
     assert len(at_desk.stage.stops) == before + 1

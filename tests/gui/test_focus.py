@@ -45,7 +45,7 @@ def test_after_a_move_space_switches_no_light(desk):
     window = desk.window
     stage = window.stage
     desk.until(lambda: window.light.block.isEnabled())
-    window.owner._setup.devices.clock.speed = SLOW
+    window.owner.setup.devices.clock.speed = SLOW
     desk.click(stage.centre)
     desk.click(stage.confirm.yes)
     desk.until(lambda: desk.bench.activity.doing is Doing.MOVING)

@@ -56,9 +56,9 @@ def test_pause_holds_the_scan_and_continue_completes_it(at_desk, tmp_path):
         return at_desk.bench.run.done == sum(one.repeats for one in plan.steps[: step.number + 1])
 
     at_desk.until(all_written)
-    held, age = at_desk.bench.run.done, at_desk.window.owner.bench.newest().number
+    held, age = at_desk.bench.run.done, at_desk.window.owner.watched.bench.newest().number
     # While it is paused the devices are still looked at, and whoever pauses or aborts need not wait for that.
-    at_desk.until(lambda: at_desk.window.owner.bench.newest().number > age + 3)
+    at_desk.until(lambda: at_desk.window.owner.watched.bench.newest().number > age + 3)
     assert lock.acquire(timeout=5)
     lock.release()
     assert at_desk.bench.run.done - held <= 1

@@ -23,7 +23,7 @@ def homed(desk: Desk, speed: float = SLOW) -> None:
     desk.connect(FAST)
     desk.home()
     # The same stage in slow motion.
-    desk.window.owner._setup.devices.clock.speed = speed
+    desk.window.owner.setup.devices.clock.speed = speed
 
 
 def far_away(desk: Desk) -> None:
@@ -44,7 +44,7 @@ def test_the_button_stops_a_move(at_desk):
     homed(at_desk)
     far_away(at_desk)
     at_desk.bot.mousePress(at_desk.window.top.stop, Qt.LeftButton)
-    place = at_desk.window.owner._setup.devices.stage.position()
+    place = at_desk.window.owner.setup.devices.stage.position()
     stands(at_desk)
     assert at_desk.bench.stage.position == place
 
@@ -138,10 +138,10 @@ def test_steps_do_not_pile_up_behind_a_key_that_is_held_down(at_desk):
     homed(at_desk)
     pad = at_desk.window.stage.pad
     at_desk.click(at_desk.window.stage.centre)
-    at_desk.window.owner._setup.devices.clock.speed = FAST
+    at_desk.window.owner.setup.devices.clock.speed = FAST
     at_desk.click(at_desk.window.stage.confirm.yes)
     at_desk.until(lambda: at_desk.bench.idle and at_desk.bench.stage.position.y > 12e-3)
-    at_desk.window.owner._setup.devices.clock.speed = SLOW
+    at_desk.window.owner.setup.devices.clock.speed = SLOW
     pad.setFocus()
     at_desk.until(pad.arrows["+x"].isEnabled)
     moves = len(at_desk.stage.motions)

@@ -21,7 +21,8 @@ from app.live.planner import Ask, Planner, planned
 from app.live.setup import Setup
 from app.live.state import Doing, Health, RunStatus
 from app.profile import load_profile
-from drivers.base import StagePosition, SystemClock, VirtualClock
+from drivers.base import StagePosition
+from drivers.clock import SystemClock, VirtualClock
 from recon.files.read import open_run
 
 PATIENCE_S = 20.0
@@ -265,15 +266,15 @@ def test_an_abort_between_two_points_takes_none_of_those_to_come(connected, owne
     path = tmp_path / "run.h5"
     connected.after(orders.scan(ScanRequest(path, owner.state.profile)))
     ends, held = Ends(owner), Held(monkeypatch, "interrupted", after=1)
-    frames = owner.frames.newest().number
+    frames = owner.watched.frames.newest().number
     owner.give(orders.retake(path, (1, 2, 3)))
     assert held.reached.wait(PATIENCE_S)
-    of_one = owner.frames.newest().number - frames
+    of_one = owner.watched.frames.newest().number - frames
     owner.abort()
     held.go_on.set()
     connected.idle()
     assert held.made == 2
-    assert owner.frames.newest().number - frames == of_one
+    assert owner.watched.frames.newest().number - frames == of_one
     # The one that was being made began and ended at once.
     assert ends.states[-1] is RunState.ABORTED
     assert "point 2 taken again, aborted" in texts(owner)

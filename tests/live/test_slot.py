@@ -3,7 +3,7 @@ import time
 
 from app.acquire.observer import SilentObserver
 from app.live.slot import Slot, SlotObserver
-from drivers.base import SystemClock, VirtualClock
+from drivers.clock import SystemClock, VirtualClock
 from tests.acquire.fakes import FakeBench
 
 

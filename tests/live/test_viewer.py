@@ -9,7 +9,8 @@ from app.live.order import Look
 from app.live.picture import ViewSettings
 from app.live.slot import Slot
 from app.live.viewer import Viewer
-from drivers.base import CameraInfo, Exposure, Interval, Region, VirtualClock
+from drivers.base import CameraInfo, Exposure, Interval, Region
+from drivers.clock import VirtualClock
 
 INFO = CameraInfo(
     "fake", "1", (8, 8), Region(0, 0, 8, 8), 1e-6, 12, 1.0, 100.0, 0.0, Interval(1e-6, 10.0, "s"), simulated=True
@@ -81,7 +82,7 @@ def test_a_dark_begins_anew_when_the_frames_change_their_shape(viewer):
 
 
 def test_the_thread_shows_what_is_put_and_ends():
-    from drivers.base import SystemClock
+    from drivers.clock import SystemClock
 
     clock = SystemClock()
     viewer = Viewer(Slot(clock), clock)

@@ -20,8 +20,9 @@ from thorlabs_apt_device.protocol.parsing import id_to_func
 from simulators import apt_protocol as apt
 from simulators.apt_controller import Controller, Identity
 from simulators.apt_motor import Motor, Trouble
+from simulators.apt_port import Port
 from simulators.apt_protocol import Decoder, Id, StatusBit
-from simulators.apt_wire import AptWire, FaultKind, WireFault, _Port
+from simulators.apt_wire import AptWire, FaultKind, WireFault
 from simulators.carriage import Carriage, StageSettings
 
 BENCH = StageSettings((0.5e-3, 24.5e-3), (0.5e-3, 24.5e-3), (12.5e-3, 12.5e-3))
@@ -463,7 +464,7 @@ def status_requests(count):
 
 
 def test_a_controller_takes_one_message_after_the_other():
-    port = _Port(Path("nowhere"), answer_s=0.015, byte_s=1e-4)
+    port = Port(Path("nowhere"), answer_s=0.015, byte_s=1e-4)
     port.arrive(status_requests(3), now=10.0)
     taken = []
     for tick in range(100):
@@ -476,7 +477,7 @@ def test_a_controller_takes_one_message_after_the_other():
 
 
 def test_answers_wait_for_the_controller_and_for_the_line(monkeypatch):
-    port = _Port(Path("nowhere"), answer_s=0.015, byte_s=1e-3)
+    port = Port(Path("nowhere"), answer_s=0.015, byte_s=1e-3)
     port.master = 0
     written = []
     monkeypatch.setattr(port, "_write", written.append)

@@ -19,8 +19,8 @@ from drivers.base import (
     NotReadyError,
     Stage,
     StagePosition,
-    VirtualClock,
 )
+from drivers.clock import VirtualClock
 from simulators.bench import BenchSettings, build_bench
 from simulators.faults import Fault, FaultyCamera, FaultyStage
 from simulators.light import SimulatedLight

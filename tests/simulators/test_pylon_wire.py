@@ -18,16 +18,9 @@ from app.acquire.runner import Runner
 from app.acquire.scan import check, describe
 from app.devices import Devices
 from app.profile import load_profile
-from drivers.base import (
-    AcquisitionError,
-    ConnectionLost,
-    DeviceTimeout,
-    LimitError,
-    Region,
-    StagePosition,
-    VirtualClock,
-)
+from drivers.base import AcquisitionError, ConnectionLost, DeviceTimeout, LimitError, Region, StagePosition
 from drivers.basler import BaslerCamera, BaslerSettings, load_pylon
+from drivers.clock import VirtualClock
 from recon.files import schema
 from recon.files.read import open_run
 from recon.files.write import RunWriter

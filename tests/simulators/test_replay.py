@@ -22,8 +22,8 @@ from drivers.base import (
     Stage,
     StageInfo,
     StagePosition,
-    VirtualClock,
 )
+from drivers.clock import VirtualClock
 from simulators.replay import Moment, Playhead, ReplayCamera, ReplayLight, ReplayStage
 
 HERE, THERE = StagePosition(1e-3, 2e-3), StagePosition(1.1e-3, 2e-3)

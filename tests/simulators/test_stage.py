@@ -10,14 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivers.base import (
-    Cancelled,
-    LimitError,
-    NotReadyError,
-    Stage,
-    StagePosition,
-    VirtualClock,
-)
+from drivers.base import Cancelled, LimitError, NotReadyError, Stage, StagePosition
+from drivers.clock import VirtualClock
 from simulators.carriage import StageSettings
 from simulators.stage import HOMING_VELOCITY_M_S, SimulatedStage
 

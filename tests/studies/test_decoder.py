@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.cli import finite
 from app.errors import Interrupted, UsageError
 from app.progress import Course
+from app.reporting import finite
 from app.studies.decoder import SHIPPED, DecoderStudy, Digits, kind_of, run_decoder_study, square_layers
 from recon.decoders.images import LabelledImages
 from recon.decoders.package import load_package

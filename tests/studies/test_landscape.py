@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.cli import app, finite
+from app.cli import app
 from app.errors import Interrupted, UsageError, run_guarded
 from app.progress import Course
+from app.reporting import finite
 from app.studies.landscape import LandscapeStudy, run_landscape_study
 from app.studies.scene import StudyScene
 from tests.studies.rigs import objects_file

@@ -22,7 +22,7 @@ from app.worker.message import Choose, Estimate, Said
 from app.worker.place import OwnWorker
 from app.worker.session import Session
 from app.worker.source import RecordedSource
-from drivers.base import SystemClock
+from drivers.clock import SystemClock
 from recon.files.results import load_result
 from tests.worker.fakes import COMMAND, FakeEngine
 from tests.worker.test_link import Listener, until
