@@ -160,7 +160,7 @@ def test_an_interruption_before_the_first_epoch_leaves_nothing(letters, tmp_path
     [
         ({"out": Path("decoder.h5")}, "ends in .safetensors"),
         ({"out": Path("a.safetensors"), "name": "b"}, "both name the package"),
-        ({"image_size": 28}, "multiple of 16, got 28"),
+        ({"image_size": 28}, "--image-size 28: is no positive multiple of 16"),
         ({"device": "toaster"}, "device 'toaster' is not usable"),
         ({"validation": "1.5"}, "between 0 and 1"),
         ({"validation": "0.001"}, "leaves 0 to validate"),

@@ -127,7 +127,7 @@ def test_a_missing_dask_says_how_to_get_it(whole, tmp_path):
     except ImportError:
         folder, _ = whole
         with pytest.raises(StudyError, match=r"pip install 'ptychoscope\[dask\]'"):
-            run(study(folder), tmp_path / "out", scheduler="tcp://127.0.0.1:1")
+            run(study(folder), tmp_path / "out", scheduler="tcp://127.0.0.1:1", process_count=None)
     else:
         pytest.skip("dask is installed")
 
@@ -143,7 +143,7 @@ def test_a_cluster_finds_the_same(whole, tmp_path):
     distributed = pytest.importorskip("distributed", reason="dask is not installed: pip install 'ptychoscope[dask]'")
     folder, values = whole
     with distributed.LocalCluster(1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
-        found = run(study(folder), tmp_path / "out", scheduler=cluster.scheduler_address)
+        found = run(study(folder), tmp_path / "out", scheduler=cluster.scheduler_address, process_count=None)
     assert [c["psnr_db"] for c in curves_of(found)] == [c["psnr_db"] for c in curves_of(values)]
 
 
