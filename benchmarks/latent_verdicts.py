@@ -22,6 +22,8 @@ from benchmarks.report import append_rows, machine
 from recon import verdict
 
 LEAST_DICE = 0.8
+SAID = (0.0, 0.3, 0.5, 0.7, 0.85, 0.95, 1.0)
+"""Edges between which probabilities of success are held against the share of successes."""
 CALLED, TRUE, FALSE = 0.95, 0.95, 0.02
 """What is asked: successes called recovered, recovered that are successes, false ones at most."""
 
@@ -123,6 +125,18 @@ class Shares:
         return f"successes called {self.called:.1%}, recovered that are {self.true:.1%}, false: {false or 'not run'}"
 
 
+def sureness(table: Table) -> str:
+    """Of digits: mean probability of success and its Brier score; said, and the share that came true, of how many."""
+    said, true = table.probability, table.success
+    groups = []
+    for k, (low, high) in enumerate(itertools.pairwise(SAID)):
+        inside = (said >= low) & ((said < high) | (k == len(SAID) - 2))
+        if inside.any():
+            groups.append(f"{said[inside].mean():.2f}: {true[inside].mean():.2f} of {inside.sum()}")
+    brier = np.square(said - true).mean()
+    return f"{said.mean():.3f} where {true.mean():.3f} are, Brier score {brier:.3f}; said: true {', '.join(groups)}"
+
+
 def tuned(table: Table) -> Thresholds:
     """Constants that keep the claims with most to spare, or miss them least; near the ones in use where it is equal."""
     now = Thresholds()
@@ -191,6 +205,10 @@ def main() -> None:
             (f"{label}: successes", f"{part.success.sum() / max(digits, 1):.1%}", "98 % at 1,000, 90 % at 300")
         )
         results.append((f"{label}: verdicts", shares.line(), "95 %, 95 %, 2 % at 1,000" if dose == photons[0] else ""))
+        if digits:
+            sure = sureness(part.where(part.kind == "digit"))
+            print(f"    probability of success: {sure}")
+            results.append((f"{label}: probability of success", sure, "as said"))
     if asked.tune:
         bright = table.where(table.photons == photons[0])
         half = bright.index % 2 == 0
@@ -202,7 +220,10 @@ def main() -> None:
         print(f"    odd objects, as it is: {Shares.of(rest, rest.called(Thresholds())).line()}")
         _spread(bright)
     if asked.record:
-        command = f"python -m benchmarks.latent_verdicts --count {asked.count} --negatives {asked.negatives}"
+        command = (
+            f"python -m benchmarks.latent_verdicts --count {asked.count} --negatives {asked.negatives} "
+            f"--photons {asked.photons} --read-noise {sigma:g}"
+        )
         append_rows(command, results, machine("torch"))
 
 

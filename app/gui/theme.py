@@ -163,8 +163,8 @@ def _sheet(t: Theme) -> str:
     QLabel#bad {{ color: {t.bad}; }}
     QPushButton, QToolButton {{ background: {t.field}; color: {t.text}; border: 1px solid {t.line};
         border-radius: 4px; padding: 4px 10px; min-height: 18px; }}
-    QToolButton {{ padding: 4px 7px; }}
-    QToolButton[popupMode="2"] {{ padding-right: 22px; }}
+    QToolButton {{ padding: 4px 6px; }}
+    QToolButton[popupMode="2"] {{ padding-right: 18px; }}
     QToolButton::menu-indicator {{ image: url({DOWN}); width: 9px; height: 6px; subcontrol-origin: border;
         subcontrol-position: center right; right: 6px; }}
     QPushButton:hover, QToolButton:hover {{ border-color: {t.accent}; }}
@@ -183,8 +183,8 @@ def _sheet(t: Theme) -> str:
     QLineEdit:focus, QPlainTextEdit:focus, QAbstractSpinBox:focus, QComboBox:focus {{ border-color: {t.accent}; }}
     QLineEdit:disabled, QAbstractSpinBox:disabled, QComboBox:disabled, QPlainTextEdit:disabled {{
         color: {t.faint}; background: {t.panel}; }}
-    QComboBox {{ padding-right: 22px; }}
-    QComboBox::drop-down {{ subcontrol-origin: border; subcontrol-position: center right; width: 20px;
+    QComboBox {{ padding-right: 18px; }}
+    QComboBox::drop-down {{ subcontrol-origin: border; subcontrol-position: center right; width: 18px;
         border: none; }}
     QComboBox::down-arrow {{ image: url({DOWN}); width: 9px; height: 6px; }}
     QComboBox:hover {{ border-color: {t.accent}; }}

@@ -14,7 +14,7 @@ from benchmarks.latent_cases import Case, _deranged, _share, read_rows
 from benchmarks.latent_coverage import calibration, coverage
 from benchmarks.latent_scene import settings_of
 from benchmarks.latent_truth import KEPT_SHARE, _temperature, tempered
-from benchmarks.latent_verdicts import Shares, Table, Thresholds, tuned
+from benchmarks.latent_verdicts import Shares, Table, Thresholds, sureness, tuned
 from recon import verdict
 from recon.decoders.mixture import Mixture
 
@@ -103,6 +103,14 @@ def test_shares_count_what_metrics_define():
     assert shares.false == {"kmnist": 0.25}
     strict = Shares.of(table, table.called(replace(Thresholds(), sure=0.99)))
     assert strict.called == 0
+
+
+def test_probabilities_of_success_are_held_against_what_came_true():
+    rows = [verdict_row("digit", k, 0.6, good=k < 3) for k in range(4)]
+    rows += [verdict_row("digit", 4, 1.0), verdict_row("digit", 5, 0.1, good=False)]
+    told = sureness(Table.of(rows))
+    assert told.startswith("0.583 where 0.667 are, Brier score 0.142; ")
+    assert told.endswith("said: true 0.10: 0.00 of 1, 0.60: 0.75 of 4, 1.00: 1.00 of 1")
 
 
 def test_tuning_finds_thresholds_that_keep_the_claims():

@@ -52,8 +52,8 @@ def package(written) -> DecoderPackage:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="only POSIX systems have a umask")
-def test_a_package_is_as_readable_as_any_other_file(written):
-    other = written.with_name("other.txt")
+def test_a_package_is_as_readable_as_any_other_file(written, tmp_path):
+    other = tmp_path / "other.txt"
     other.touch()
     assert stat.S_IMODE(written.stat().st_mode) == stat.S_IMODE(other.stat().st_mode)
 

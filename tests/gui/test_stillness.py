@@ -138,6 +138,6 @@ def test_the_title_says_what_it_is(at_desk):
 
 def test_a_profile_that_is_wrong_is_a_message_and_no_bench(at_desk):
     at_desk.window.connect_bench(Choice("nowhere"))
-    at_desk.until(lambda: "profile 'nowhere': cannot be read" in at_desk.messages())
+    at_desk.until(lambda: "profile 'nowhere': does not exist" in at_desk.messages())
     at_desk.until(at_desk.window.notices.banner.isVisible)
     assert at_desk.bench.name == ""

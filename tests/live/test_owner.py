@@ -165,7 +165,7 @@ def test_a_bench_that_cannot_be_made_leaves_the_one_that_is_there(connected, own
     before, told = owner.setup, []
     owner.at_connecting.append(lambda: told.append(len(told)))
     connected.after(orders.connect(lambda ask: Setup.of_profile("nowhere", ask)))
-    assert texts(owner).count("profile 'nowhere': cannot be read") == 1
+    assert texts(owner).count("profile 'nowhere': does not exist") == 1
     assert owner.setup is before
     assert owner.state.stage.homed
     assert (owner.state.name, told) == ("tiny", [])

@@ -98,4 +98,4 @@ def test_what_makes_no_sense_is_one_line(capsys, tmp_path, arguments, words):
 def test_the_rest_of_a_run_is_taken_whole(capsys, tmp_path):
     arguments = ["scan", "--resume", str(tmp_path / "r.h5"), "--enough", "0.1"]
     assert run_guarded(lambda: app(arguments, standalone_mode=False)) == 2
-    assert "leave --enough and --bright out" in capsys.readouterr().err
+    assert "knows the rest of its scan; leave that out" in capsys.readouterr().err
