@@ -50,6 +50,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
 )
 
 
@@ -304,7 +305,7 @@ def reconstruct(
 
     Latent: a posterior over what the decoder can draw, with error bars and a verdict; hybrid: it and what the light
     adds; conventional: free pixels; paper: Adam on Eq. 1 without a prior, 40 epochs from the mean latent at two rates,
-    the lowest loss is kept. The paper's full procedure, some eight times as long: --epochs 100 --start both
+    the lowest loss is kept. The paper's full procedure, some six times as long: --epochs 100 --start both
     --learning-rate 0.1 --learning-rate 0.3 --learning-rate 1. Ctrl-C keeps what there is, marked as interrupted, unless
     the run holds a complete image; the exit code is then 130.
     """
